@@ -1,1 +1,50 @@
-//! x
+//! Blocked quantization formats and the SIMD products that run on them.
+//!
+//! Weights are rows of blocks in one of the [`Format`]s, which are GGUF's, byte for byte. In memory and on disk 16 rows lie
+//! interleaved in a **panel** ([`panel`]), the order in which every instruction set reads them: one vector lane is one row.
+//! An [`Isa`] is found at run time; every one of them computes the same `f32` bits as the scalar reference.
+//!
+//! ```
+//! use kernels::{Format, Isa, Matrix, MatrixRef, Rounding, quantize_activations, ActivationBlock};
+//!
+//! // 20 outputs, 64 inputs.
+//! let (rows, cols) = (20, 64);
+//! let weights: Vec<f32> = (0..rows * cols).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
+//! let isa = Isa::best();
+//! let packed = Matrix::encode(isa, Format::Q8_0, Rounding::Nearest, &weights, rows, cols)?;
+//!
+//! // One row of activations.
+//! let x: Vec<f32> = (0..cols).map(|i| (i as f32 * 0.1).sin()).collect();
+//! let mut blocks = [ActivationBlock::default(); 2];
+//! quantize_activations(isa, &x, &mut blocks)?;
+//!
+//! let mut y = [[f32::NAN; 16]; 2]; // two panels of 16 rows
+//! kernels::multiply(isa, packed.view(), &blocks, 1, &mut y)?;
+//!
+//! let exact: f32 = weights[..cols].iter().zip(&x).map(|(w, x)| w * x).sum();
+//! assert!((y[0][0] - exact).abs() < 0.05);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! This crate knows nothing of files, names or threads: it computes the part of the output it is given.
+//! The arithmetic is laid down in `docs/quantization.md`, the layout in `docs/file-format.md`.
+
+#![deny(unsafe_code)]
+
+mod activations;
+mod encode;
+mod error;
+mod format;
+#[expect(unsafe_code, reason = "intrinsics, behind values that prove the instruction set is present")]
+mod isa;
+mod matrix;
+mod multiply;
+pub mod panel;
+
+pub use activations::{ACTIVATION_BLOCK, ActivationBlock, quantize_activations};
+pub use encode::encode_panel;
+pub use error::{EncodeError, IsaError, ShapeError, UnknownFormat};
+pub use format::{Format, Rounding};
+pub use isa::{ISA_VARIABLE, Isa, KNOWN_ISAS};
+pub use matrix::{Matrix, MatrixRef};
+pub use multiply::{multiply, multiply_exact};

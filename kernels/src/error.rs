@@ -1,0 +1,132 @@
+//! What can go wrong at the public edge of this crate.
+
+use core::fmt;
+
+/// Lengths that do not agree: a mistake of the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShapeError {
+    /// What was measured.
+    pub what: &'static str,
+    /// Its length.
+    pub found: usize,
+    /// The length it should have.
+    pub expected: usize,
+}
+
+impl ShapeError {
+    /// `Ok` if `found` is `expected`.
+    pub(crate) fn check(what: &'static str, found: usize, expected: usize) -> Result<(), Self> {
+        if found == expected { Ok(()) } else { Err(Self { what, found, expected }) }
+    }
+}
+
+impl fmt::Display for ShapeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: found {}, expected {}", self.what, self.found, self.expected)
+    }
+}
+
+impl std::error::Error for ShapeError {}
+
+/// A name that is no [`Format`](crate::Format).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownFormat {
+    /// The name.
+    pub name: String,
+}
+
+impl fmt::Display for UnknownFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unknown format {:?}, expected one of ", self.name)?;
+        for (i, format) in crate::Format::ALL.iter().enumerate() {
+            write!(f, "{}{format}", if i == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for UnknownFormat {}
+
+/// An instruction set that cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IsaError {
+    /// No instruction set has this name.
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// This processor lacks it.
+    Unavailable {
+        /// The name.
+        name: &'static str,
+        /// What the processor would need.
+        needs: &'static str,
+    },
+}
+
+impl fmt::Display for IsaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown { name } => {
+                write!(f, "unknown instruction set {name:?}, expected one of")?;
+                crate::isa::KNOWN_ISAS.iter().try_for_each(|(name, _)| write!(f, " {name}"))
+            }
+            Self::Unavailable { name, needs } => write!(f, "this processor lacks the instruction set {name} ({needs})"),
+        }
+    }
+}
+
+impl std::error::Error for IsaError {}
+
+/// Why a row of weights cannot be encoded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// A buffer has the wrong length.
+    Shape(ShapeError),
+    /// A weight is NaN or infinite.
+    NotFinite {
+        /// Row within the panel.
+        row: usize,
+        /// Column.
+        col: usize,
+        /// The weight.
+        value: f32,
+    },
+    /// A block's scale does not fit the format's binary16.
+    ScaleOverflow {
+        /// Row within the panel.
+        row: usize,
+        /// First column of the block.
+        col: usize,
+        /// Largest magnitude in the block.
+        magnitude: f32,
+    },
+}
+
+impl fmt::Display for EncodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shape(error) => error.fmt(f),
+            Self::NotFinite { row, col, value } => {
+                write!(f, "weight [{row}, {col}] is {value}, expected a finite number")
+            }
+            Self::ScaleOverflow { row, col, magnitude } => {
+                write!(
+                    f,
+                    "weights from [{row}, {col}] reach {magnitude:e}, which the block's half-precision scale cannot express"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for EncodeError {}
+
+impl From<ShapeError> for EncodeError {
+    fn from(error: ShapeError) -> Self {
+        Self::Shape(error)
+    }
+}

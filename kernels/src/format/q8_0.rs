@@ -1,0 +1,67 @@
+//! `q8_0`: 32 columns, a half-precision scale and signed 8-bit codes. 34 bytes.
+
+use half::f16;
+
+use super::{BlockFormat, Lanes, PANEL_ROWS, Rounding, Scaled32, inverse, scales_and_codes, scales_and_codes_mut, store_scales};
+use crate::activations::ActivationBlock;
+use crate::isa::Simd;
+
+pub(crate) struct Q8_0;
+
+impl BlockFormat for Q8_0 {
+    const LEN: usize = 32;
+    const FIELDS: &'static [usize] = &[2, 4, 4, 4, 4, 4, 4, 4, 4];
+    type Tile<S: Simd> = Scaled32<S>;
+
+    fn decode(block: &[u8], weights: &mut [f32]) {
+        let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
+        for (weight, &code) in weights.iter_mut().zip(&block[2..]) {
+            *weight = scale * f32::from(code.cast_signed());
+        }
+    }
+
+    #[inline(always)]
+    fn encode(_: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
+        let (columns, _) = columns.as_chunks::<4>();
+        let mut scales = [0.0; PANEL_ROWS];
+        for column in columns.as_flattened() {
+            for (largest, x) in scales.iter_mut().zip(column) {
+                *largest = if x.abs() > *largest { x.abs() } else { *largest };
+            }
+        }
+        for scale in &mut scales {
+            *scale /= 127.0;
+        }
+        let inverse = scales.map(inverse);
+        let (scales_out, codes_out) = scales_and_codes_mut(block);
+        for (group, codes) in columns.iter().zip(codes_out) {
+            let mut packed = [0u32; PANEL_ROWS];
+            for (j, column) in group.iter().enumerate() {
+                for ((packed, x), inverse) in packed.iter_mut().zip(column).zip(&inverse) {
+                    let code = (x * inverse).round() as i32;
+                    *packed |= (code.cast_unsigned() & 255) << (8 * j);
+                }
+            }
+            *codes.as_chunks_mut::<4>().0.as_mut_array().expect("16 rows") = packed.map(u32::to_le_bytes);
+        }
+        store_scales(&scales, scales_out).1
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(simd: S, block: &[u8]) -> Scaled32<S> {
+        let (scales, groups) = scales_and_codes(block);
+        let codes = core::array::from_fn(|group| simd.load(&groups[group]));
+        Scaled32 { codes, scale: simd.load_f16(scales) }
+    }
+
+    #[inline(always)]
+    fn multiply_add<S: Simd>(simd: S, tile: &Scaled32<S>, x: &[ActivationBlock], acc: S::F32) -> S::F32 {
+        let x = &x[0];
+        tile.accumulate(simd, simd.dot_i8(&tile.codes, &x.codes, x.sum), x, acc)
+    }
+
+    #[inline(always)]
+    fn multiply_add_exact<S: Simd>(simd: S, tile: &Scaled32<S>, x: &[f32], acc: &mut [S::F32; 4]) {
+        tile.accumulate_exact(simd, 0, x, acc);
+    }
+}

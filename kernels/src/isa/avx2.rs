@@ -1,0 +1,109 @@
+//! AVX2 with FMA and F16C: a logical vector is two registers, rows 0..8 and rows 8..16.
+
+use core::arch::x86_64::*;
+
+use crate::activations::Group;
+
+define_isa! {
+    /// 256-bit vectors.
+    Avx2, is_x86_feature_detected ("avx2" "fma" "f16c");
+    type Bytes = [__m256i; 2];
+    type I32 = [__m256i; 2];
+    type F32 = [__m256; 2];
+    const WIDE: bool = false;
+
+    fn load(src: &[u8; 64]) -> [__m256i; 2] {
+        // SAFETY: `src` is 64 readable bytes, the two loads read bytes 0..32 and 32..64 and need no alignment.
+        unsafe { [_mm256_loadu_si256(src.as_ptr().cast()), _mm256_loadu_si256(src[32..].as_ptr().cast())] }
+    }
+
+    fn nibbles(packed: [__m256i; 2]) -> [[__m256i; 2]; 2] {
+        let mask = _mm256_set1_epi8(15);
+        let [a, b] = packed;
+        [
+            [_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)],
+            [_mm256_and_si256(_mm256_srli_epi16::<4>(a), mask), _mm256_and_si256(_mm256_srli_epi16::<4>(b), mask)],
+        ]
+    }
+
+    fn dot_u4<const N: usize>(w: &[[__m256i; 2]; N], x: &[Group; N], offset: i32) -> [__m256i; 2] {
+        const { assert!(N <= 8) };
+        // One 16-bit sum takes two columns of each of the N groups: at most 2·8·15·127 = 30480, so widening waits until the end.
+        let mut sums = [_mm256_setzero_si256(); 2];
+        for (w, &x) in w.iter().zip(x) {
+            let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
+            sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(w[0], x));
+            sums[1] = _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(w[1], x));
+        }
+        let ones = _mm256_set1_epi16(1);
+        let offset = _mm256_set1_epi32(offset);
+        [
+            _mm256_add_epi32(_mm256_madd_epi16(sums[0], ones), offset),
+            _mm256_add_epi32(_mm256_madd_epi16(sums[1], ones), offset),
+        ]
+    }
+
+    fn dot_i8<const N: usize>(w: &[[__m256i; 2]; N], x: &[Group; N], _x_sum: i32) -> [__m256i; 2] {
+        let ones = _mm256_set1_epi16(1);
+        let mut sums = [_mm256_setzero_si256(); 2];
+        for (w, &x) in w.iter().zip(x) {
+            let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
+            // `maddubs` wants unsigned times signed: |w| and x with the sign of w. |w| ≤ 128 and |x| ≤ 127, so a pair
+            // of products reaches at most 32512 and never saturates.
+            let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), _mm256_sign_epi8(x, w[0]));
+            sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(products, ones));
+            let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), _mm256_sign_epi8(x, w[1]));
+            sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(products, ones));
+        }
+        sums
+    }
+
+    fn byte<const J: usize>(w: [__m256i; 2]) -> [__m256i; 2] {
+        // The byte moves to the top of its lane and comes down with its sign.
+        let up = _mm_cvtsi32_si128(24 - 8 * J as i32);
+        [
+            _mm256_srai_epi32::<24>(_mm256_sll_epi32(w[0], up)),
+            _mm256_srai_epi32::<24>(_mm256_sll_epi32(w[1], up)),
+        ]
+    }
+
+    fn add_i32(a: [__m256i; 2], b: i32) -> [__m256i; 2] {
+        let b = _mm256_set1_epi32(b);
+        [_mm256_add_epi32(a[0], b), _mm256_add_epi32(a[1], b)]
+    }
+
+    fn to_f32(a: [__m256i; 2]) -> [__m256; 2] {
+        [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])]
+    }
+
+    fn load_f16(src: &[u8; 32]) -> [__m256; 2] {
+        // SAFETY: `src` is 32 readable bytes, the two loads read bytes 0..16 and 16..32 and need no alignment.
+        let [a, b] = unsafe { [_mm_loadu_si128(src.as_ptr().cast()), _mm_loadu_si128(src[16..].as_ptr().cast())] };
+        [_mm256_cvtph_ps(a), _mm256_cvtph_ps(b)]
+    }
+
+    fn splat(v: f32) -> [__m256; 2] {
+        [_mm256_set1_ps(v); 2]
+    }
+
+    fn add(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])]
+    }
+
+    fn mul(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])]
+    }
+
+    fn mul_add(a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+        [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
+    }
+
+    fn store(v: [__m256; 2], dst: &mut [f32; 16]) {
+        let (low, high) = dst.split_at_mut(8);
+        // SAFETY: `low` and `high` are 8 writable `f32` each; the stores need no alignment.
+        unsafe {
+            _mm256_storeu_ps(low.as_mut_ptr(), v[0]);
+            _mm256_storeu_ps(high.as_mut_ptr(), v[1]);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! AVX-512 with VNNI: a logical vector is one register, and one instruction multiplies and adds 64 bytes.
+
+use core::arch::x86_64::*;
+
+use crate::activations::Group;
+
+define_isa! {
+    /// 512-bit vectors and `vpdpbusd`.
+    Avx512Vnni, is_x86_feature_detected ("avx512f" "avx512bw" "avx512vl" "avx512vnni" "avx2" "fma" "f16c");
+    type Bytes = __m512i;
+    type I32 = __m512i;
+    type F32 = __m512;
+    const WIDE: bool = true;
+
+    fn load(src: &[u8; 64]) -> __m512i {
+        // SAFETY: `src` is 64 readable bytes and the load needs no alignment.
+        unsafe { _mm512_loadu_si512(src.as_ptr().cast()) }
+    }
+
+    fn nibbles(packed: __m512i) -> [__m512i; 2] {
+        let mask = _mm512_set1_epi8(15);
+        [_mm512_and_si512(packed, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(packed), mask)]
+    }
+
+    fn dot_u4<const N: usize>(w: &[__m512i; N], x: &[Group; N], offset: i32) -> __m512i {
+        let mut sum = _mm512_set1_epi32(offset);
+        for (&w, &x) in w.iter().zip(x) {
+            sum = _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned))));
+        }
+        sum
+    }
+
+    fn dot_i8<const N: usize>(w: &[__m512i; N], x: &[Group; N], x_sum: i32) -> __m512i {
+        // `vpdpbusd` wants unsigned times signed: w + 128 is the byte with its top bit flipped, and Σ (w + 128)·x is too large by 128·Σ x.
+        let flip = _mm512_set1_epi8(-128);
+        let mut sum = _mm512_set1_epi32(-128 * x_sum);
+        for (&w, &x) in w.iter().zip(x) {
+            let x = _mm512_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
+            sum = _mm512_dpbusd_epi32(sum, _mm512_xor_si512(w, flip), x);
+        }
+        sum
+    }
+
+    fn byte<const J: usize>(w: __m512i) -> __m512i {
+        // The byte moves to the top of its lane and comes down with its sign.
+        _mm512_srai_epi32::<24>(_mm512_sll_epi32(w, _mm_cvtsi32_si128(24 - 8 * J as i32)))
+    }
+
+    fn add_i32(a: __m512i, b: i32) -> __m512i {
+        _mm512_add_epi32(a, _mm512_set1_epi32(b))
+    }
+
+    fn to_f32(a: __m512i) -> __m512 {
+        _mm512_cvtepi32_ps(a)
+    }
+
+    fn load_f16(src: &[u8; 32]) -> __m512 {
+        // SAFETY: `src` is 32 readable bytes and the load needs no alignment.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(src.as_ptr().cast()) })
+    }
+
+    fn splat(v: f32) -> __m512 {
+        _mm512_set1_ps(v)
+    }
+
+    fn add(a: __m512, b: __m512) -> __m512 {
+        _mm512_add_ps(a, b)
+    }
+
+    fn mul(a: __m512, b: __m512) -> __m512 {
+        _mm512_mul_ps(a, b)
+    }
+
+    fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+        _mm512_fmadd_ps(a, b, c)
+    }
+
+    fn store(v: __m512, dst: &mut [f32; 16]) {
+        // SAFETY: `dst` is 16 writable `f32` and the store needs no alignment.
+        unsafe { _mm512_storeu_ps(dst.as_mut_ptr(), v) }
+    }
+}

@@ -1,0 +1,181 @@
+//! Matrices of packed weights.
+
+use core::fmt;
+use core::ops::Range;
+
+use crate::encode::encode_panel;
+use crate::error::{EncodeError, ShapeError};
+use crate::format::{BlockFormat, Format, FormatVisitor, PANEL_ROWS, Rounding};
+use crate::isa::Isa;
+use crate::panel;
+
+/// A view of a matrix of packed weights: a format, a shape, and the panels.
+///
+/// Invariant: `panels` is exactly [`Format::matrix_bytes`]`(rows, cols)` long.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct MatrixRef<'a> {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    panels: &'a [u8],
+}
+
+impl<'a> MatrixRef<'a> {
+    /// A view of `panels`.
+    ///
+    /// # Errors
+    /// If the length is not [`Format::matrix_bytes`]`(rows, cols)`.
+    pub fn new(format: Format, rows: usize, cols: usize, panels: &'a [u8]) -> Result<Self, ShapeError> {
+        let expected = format.matrix_bytes(rows, cols).unwrap_or(usize::MAX);
+        ShapeError::check("bytes of a packed matrix", panels.len(), expected)?;
+        Ok(Self { format, rows, cols, panels })
+    }
+
+    /// What the blocks mean.
+    #[must_use]
+    pub fn format(self) -> Format {
+        self.format
+    }
+
+    /// Rows: outputs of a linear layer.
+    #[must_use]
+    pub fn rows(self) -> usize {
+        self.rows
+    }
+
+    /// Columns: inputs of a linear layer.
+    #[must_use]
+    pub fn cols(self) -> usize {
+        self.cols
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.panels
+    }
+
+    /// Panels of 16 rows; the last may be partly padding.
+    #[must_use]
+    pub fn panel_count(self) -> usize {
+        self.rows.div_ceil(PANEL_ROWS)
+    }
+
+    /// Blocks of activations in a row of the other operand.
+    #[must_use]
+    pub fn activation_blocks(self) -> usize {
+        self.cols.div_ceil(self.format.block_len()) * (self.format.block_len() / crate::ACTIVATION_BLOCK)
+    }
+
+    /// The matrix of the rows of some panels.
+    ///
+    /// # Panics
+    /// If the range is not within `0..panel_count()`.
+    #[must_use]
+    pub fn panels(self, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= self.panel_count(),
+            "panels {range:?} of {}",
+            self.panel_count()
+        );
+        let bytes = self.panel_bytes();
+        Self {
+            rows: self.rows.min(range.end * PANEL_ROWS) - (range.start * PANEL_ROWS).min(self.rows),
+            panels: &self.panels[range.start * bytes..range.end * bytes],
+            ..self
+        }
+    }
+
+    /// Bytes of a panel.
+    pub(crate) fn panel_bytes(self) -> usize {
+        self.panels.len() / self.panel_count().max(1)
+    }
+
+    /// Decodes one row.
+    ///
+    /// # Errors
+    /// If `weights` is not `cols` long, or there is no such row.
+    pub fn decode_row(self, row: usize, weights: &mut [f32]) -> Result<(), ShapeError> {
+        ShapeError::check("weights of a row", weights.len(), self.cols)?;
+        if row >= self.rows {
+            return Err(ShapeError { what: "row, of as many as expected", found: row, expected: self.rows });
+        }
+        let bytes = self.panel_bytes();
+        let panel = &self.panels[row / PANEL_ROWS * bytes..][..bytes];
+        self.format.visit(DecodeRow { format: self.format, panel, row: row % PANEL_ROWS, weights });
+        Ok(())
+    }
+}
+
+impl fmt::Debug for MatrixRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MatrixRef({} {} x {})", self.format, self.rows, self.cols)
+    }
+}
+
+struct DecodeRow<'a> {
+    format: Format,
+    panel: &'a [u8],
+    row: usize,
+    weights: &'a mut [f32],
+}
+
+impl FormatVisitor for DecodeRow<'_> {
+    type Output = ();
+
+    fn visit<F: BlockFormat>(self) {
+        let mut block = vec![0; F::BYTES];
+        let mut tail = vec![0.0; F::LEN];
+        for (bytes, weights) in self.panel.chunks_exact(F::PANEL_BYTES).zip(self.weights.chunks_mut(F::LEN)) {
+            panel::unpack_row(self.format, bytes, self.row, &mut block);
+            if weights.len() == F::LEN {
+                F::decode(&block, weights);
+            } else {
+                F::decode(&block, &mut tail);
+                weights.copy_from_slice(&tail[..weights.len()]);
+            }
+        }
+    }
+}
+
+/// A matrix of packed weights that owns its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    panels: Vec<u8>,
+}
+
+impl Matrix {
+    /// Encodes a row-major `rows x cols` matrix.
+    ///
+    /// # Errors
+    /// If the length is not `rows · cols`, a weight is not finite, or a scale overflows; the row is the matrix's.
+    pub fn encode(
+        isa: Isa,
+        format: Format,
+        rounding: Rounding,
+        weights: &[f32],
+        rows: usize,
+        cols: usize,
+    ) -> Result<Self, EncodeError> {
+        ShapeError::check("weights of a matrix", weights.len(), rows.checked_mul(cols).unwrap_or(usize::MAX))?;
+        let bytes = format.matrix_bytes(rows, cols).ok_or(ShapeError { what: "matrix", found: rows, expected: 0 })?;
+        let mut panels = vec![0; bytes];
+        if bytes > 0 {
+            let panel_bytes = bytes / rows.div_ceil(PANEL_ROWS);
+            let out = panels.chunks_exact_mut(panel_bytes);
+            for (i, (weights, panel)) in weights.chunks(PANEL_ROWS * cols).zip(out).enumerate() {
+                encode_panel(isa, format, rounding, weights, cols, panel).map_err(|e| e.in_panel(i))?;
+            }
+        }
+        Ok(Self { format, rows, cols, panels })
+    }
+
+    /// A view of it.
+    #[must_use]
+    pub fn view(&self) -> MatrixRef<'_> {
+        MatrixRef { format: self.format, rows: self.rows, cols: self.cols, panels: &self.panels }
+    }
+}
