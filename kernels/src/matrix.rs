@@ -160,7 +160,7 @@ impl Matrix {
         rows: usize,
         cols: usize,
     ) -> Result<Self, EncodeError> {
-        ShapeError::check("weights of a matrix", weights.len(), rows.checked_mul(cols).unwrap_or(usize::MAX))?;
+        ShapeError::check("weights of a matrix", weights.len(), rows.saturating_mul(cols))?;
         let bytes = format.matrix_bytes(rows, cols).ok_or(ShapeError { what: "matrix", found: rows, expected: 0 })?;
         let mut panels = vec![0; bytes];
         if bytes > 0 {

@@ -71,7 +71,7 @@ fn for_each_field(format: Format, row: usize, panel_bytes: usize, mut field: imp
 fn check(format: Format, cols: usize, rows_len: usize, panel_len: usize) -> Result<usize, ShapeError> {
     let row_bytes = panel_len / PANEL_ROWS;
     ShapeError::check("bytes of a panel", panel_len, format.panel_bytes(cols).unwrap_or(usize::MAX))?;
-    let rows = if row_bytes == 0 { 0 } else { (rows_len / row_bytes).min(PANEL_ROWS) };
+    let rows = rows_len.checked_div(row_bytes).unwrap_or(0).min(PANEL_ROWS);
     ShapeError::check("bytes of the rows of a panel", rows_len, rows * row_bytes)?;
     Ok(row_bytes)
 }

@@ -104,11 +104,7 @@ fn search(columns: &[Lanes; 32], extreme: &Lanes, scales: &mut Lanes, codes: &mu
     let unit = extreme.map(inverse);
     let mut best = ([0.0; PANEL_ROWS], [1.0; PANEL_ROWS]);
     let mut best_inverse = [0.0; PANEL_ROWS];
-    for candidate in 0..2 * STEPS.len() {
-        let anchor = match candidate.checked_sub(STEPS.len()) {
-            None => -8.0 + STEPS[candidate],
-            Some(step) => 7.0 + STEPS[step],
-        };
+    for anchor in ANCHORS {
         let inverse = unit.map(|unit| anchor * unit);
         let (xq, qq) = sums(columns, &inverse);
         for row in 0..PANEL_ROWS {
@@ -158,8 +154,18 @@ fn search(columns: &[Lanes; 32], extreme: &Lanes, scales: &mut Lanes, codes: &mu
     }
 }
 
-/// Where the largest weight is tried, relative to -8 and to +7.
-const STEPS: [f32; 19] = [-0.9, -0.8, -0.7, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
+/// Codes at which the largest weight is tried: around -8 and around +7, in steps of a tenth.
+const ANCHORS: [f32; 38] = {
+    let mut anchors = [0.0; 38];
+    let mut i = 0;
+    while i < 19 {
+        let step = (i as f32 - 9.0) / 10.0;
+        anchors[i] = -8.0 + step;
+        anchors[19 + i] = 7.0 + step;
+        i += 1;
+    }
+    anchors
+};
 
 /// How often scale and codes are fitted to each other.
 const REFITS: usize = 2;

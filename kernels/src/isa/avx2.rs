@@ -13,8 +13,12 @@ define_isa! {
     const WIDE: bool = false;
 
     fn load(src: &[u8; 64]) -> [__m256i; 2] {
-        // SAFETY: `src` is 64 readable bytes, the two loads read bytes 0..32 and 32..64 and need no alignment.
-        unsafe { [_mm256_loadu_si256(src.as_ptr().cast()), _mm256_loadu_si256(src[32..].as_ptr().cast())] }
+        let (halves, _) = src.as_chunks::<32>();
+        // SAFETY: a half is 32 readable bytes and the load needs no alignment.
+        let low = unsafe { _mm256_loadu_si256(halves[0].as_ptr().cast()) };
+        // SAFETY: as above.
+        let high = unsafe { _mm256_loadu_si256(halves[1].as_ptr().cast()) };
+        [low, high]
     }
 
     fn nibbles(packed: [__m256i; 2]) -> [[__m256i; 2]; 2] {
@@ -77,9 +81,12 @@ define_isa! {
     }
 
     fn load_f16(src: &[u8; 32]) -> [__m256; 2] {
-        // SAFETY: `src` is 32 readable bytes, the two loads read bytes 0..16 and 16..32 and need no alignment.
-        let [a, b] = unsafe { [_mm_loadu_si128(src.as_ptr().cast()), _mm_loadu_si128(src[16..].as_ptr().cast())] };
-        [_mm256_cvtph_ps(a), _mm256_cvtph_ps(b)]
+        let (halves, _) = src.as_chunks::<16>();
+        // SAFETY: a half is 16 readable bytes and the load needs no alignment.
+        let low = unsafe { _mm_loadu_si128(halves[0].as_ptr().cast()) };
+        // SAFETY: as above.
+        let high = unsafe { _mm_loadu_si128(halves[1].as_ptr().cast()) };
+        [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
     }
 
     fn splat(v: f32) -> [__m256; 2] {
@@ -99,11 +106,9 @@ define_isa! {
     }
 
     fn store(v: [__m256; 2], dst: &mut [f32; 16]) {
-        let (low, high) = dst.split_at_mut(8);
-        // SAFETY: `low` and `high` are 8 writable `f32` each; the stores need no alignment.
-        unsafe {
-            _mm256_storeu_ps(low.as_mut_ptr(), v[0]);
-            _mm256_storeu_ps(high.as_mut_ptr(), v[1]);
+        for (half, v) in dst.as_chunks_mut::<8>().0.iter_mut().zip(v) {
+            // SAFETY: a half is 8 writable `f32` and the store needs no alignment.
+            unsafe { _mm256_storeu_ps(half.as_mut_ptr(), v) };
         }
     }
 }

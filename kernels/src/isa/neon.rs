@@ -16,16 +16,12 @@ macro_rules! neon {
             const WIDE: bool = true;
 
             fn load(src: &[u8; 64]) -> [int8x16_t; 4] {
-                let (parts, _) = src.as_chunks::<16>();
-                // SAFETY: every part is 16 readable bytes and the loads need no alignment.
-                unsafe {
-                    [
-                        vreinterpretq_s8_u8(vld1q_u8(parts[0].as_ptr())),
-                        vreinterpretq_s8_u8(vld1q_u8(parts[1].as_ptr())),
-                        vreinterpretq_s8_u8(vld1q_u8(parts[2].as_ptr())),
-                        vreinterpretq_s8_u8(vld1q_u8(parts[3].as_ptr())),
-                    ]
+                let mut lanes = [vdupq_n_s8(0); 4];
+                for (lanes, part) in lanes.iter_mut().zip(src.as_chunks::<16>().0) {
+                    // SAFETY: a part is 16 readable bytes and the load needs no alignment.
+                    *lanes = unsafe { vreinterpretq_s8_u8(vld1q_u8(part.as_ptr())) };
                 }
+                lanes
             }
 
             fn nibbles(packed: [int8x16_t; 4]) -> [[int8x16_t; 4]; 2] {
@@ -94,13 +90,9 @@ macro_rules! neon {
             }
 
             fn store(v: [float32x4_t; 4], dst: &mut [f32; 16]) {
-                let (parts, _) = dst.as_chunks_mut::<4>();
-                // SAFETY: every part is 4 writable `f32` and the stores need no alignment.
-                unsafe {
-                    vst1q_f32(parts[0].as_mut_ptr(), v[0]);
-                    vst1q_f32(parts[1].as_mut_ptr(), v[1]);
-                    vst1q_f32(parts[2].as_mut_ptr(), v[2]);
-                    vst1q_f32(parts[3].as_mut_ptr(), v[3]);
+                for (part, v) in dst.as_chunks_mut::<4>().0.iter_mut().zip(v) {
+                    // SAFETY: a part is 4 writable `f32` and the store needs no alignment.
+                    unsafe { vst1q_f32(part.as_mut_ptr(), v) };
                 }
             }
 
