@@ -15,8 +15,11 @@ pub struct ShapeError {
 }
 
 impl ShapeError {
-    /// `Ok` if `found` is `expected`.
-    pub(crate) fn check(what: &'static str, found: usize, expected: usize) -> Result<(), Self> {
+    /// Compares two lengths.
+    ///
+    /// # Errors
+    /// If `found` is not `expected`.
+    pub fn check(what: &'static str, found: usize, expected: usize) -> Result<(), Self> {
         if found == expected { Ok(()) } else { Err(Self { what, found, expected }) }
     }
 }

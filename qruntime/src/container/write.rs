@@ -1,0 +1,217 @@
+//! Writes a file as a stream: the header first, with room for the checksums, which are filled in at the end.
+
+use std::fmt;
+use std::io::{self, Seek, SeekFrom, Write};
+
+use kernels::Format;
+use safetensors::Dtype;
+use serde_json::{Map, Value, json};
+use xxhash_rust::xxh3::Xxh3Default;
+
+use super::{ALIGNMENT, Description, KEY, LAYOUT, PackedDescription, Storage, TensorDescription, VERSION};
+
+/// Bytes of a packed tensor: the panels of each of its matrices one after the other, then zeros up to a multiple of 64.
+///
+/// `None` if the shape has fewer than two dimensions or an empty one, or the size overflows.
+#[must_use]
+pub fn packed_bytes(format: Format, shape: &[usize]) -> Option<usize> {
+    if shape.contains(&0) {
+        return None;
+    }
+    let (&[rows, cols], matrices) = shape.split_last_chunk::<2>().map(|(matrices, matrix)| (matrix, matrices))?;
+    let matrices = matrices.iter().try_fold(1usize, |n, &m| n.checked_mul(m))?;
+    // The number of weights must be representable, too: it is multiplied out everywhere.
+    rows.checked_mul(cols)?.checked_mul(matrices)?;
+    format.matrix_bytes(rows, cols)?.checked_mul(matrices)?.checked_next_multiple_of(ALIGNMENT)
+}
+
+/// One tensor to be written.
+#[derive(Debug)]
+struct Planned {
+    name: String,
+    storage: Storage,
+    shape: Vec<usize>,
+    bytes: usize,
+    checksum: u64,
+}
+
+/// Writes one file, tensor by tensor, in a single pass.
+///
+/// Packed tensors come first, so that each begins at a multiple of 64 bytes; plain ones follow, the widest numbers first, so that each is aligned to its
+/// numbers. [`Writer::order`] says in which order the caller's tensors are to be written.
+pub struct Writer<W> {
+    out: W,
+    tensors: Vec<Planned>,
+    /// For each of `tensors`, which of the caller's it is.
+    order: Vec<usize>,
+    recipe: Value,
+    /// The tensor being written, and how many of its bytes are.
+    current: usize,
+    written: usize,
+    hash: Xxh3Default,
+}
+
+impl<W: Write + Seek> Writer<W> {
+    /// Plans a file of the given tensors (name, storage, logical shape) and writes its header.
+    ///
+    /// `recipe` is kept in the file for people and programs to read.
+    ///
+    /// # Errors
+    /// If the output fails, or a tensor's size overflows or is no whole number of bytes.
+    pub fn new(out: W, tensors: Vec<(String, Storage, Vec<usize>)>, recipe: Value) -> io::Result<Self> {
+        let mut order: Vec<usize> = (0..tensors.len()).collect();
+        let alignment = |storage: &Storage| match storage {
+            Storage::Packed(_) => usize::MAX,
+            Storage::Plain(dtype) => dtype.bitsize(),
+        };
+        order.sort_by_key(|&i| std::cmp::Reverse(alignment(&tensors[i].1)));
+        let mut tensors: Vec<_> = tensors.into_iter().map(Some).collect();
+        let tensors = order
+            .iter()
+            .filter_map(|&i| tensors[i].take())
+            .map(|(name, storage, shape)| {
+                let bytes = match storage {
+                    Storage::Packed(format) => packed_bytes(format, &shape),
+                    Storage::Plain(dtype) => plain_bytes(dtype, &shape),
+                };
+                let bytes = bytes.ok_or_else(|| {
+                    let message = format!("tensor \"{}\": cannot store {storage:?} {shape:?}", name.escape_debug());
+                    io::Error::new(io::ErrorKind::InvalidInput, message)
+                })?;
+                Ok(Planned { name, storage, shape, bytes, checksum: 0 })
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        let mut writer = Self { out, tensors, order, recipe, current: 0, written: 0, hash: Xxh3Default::new() };
+        let header = writer.header()?;
+        writer.out.write_all(&header)?;
+        writer.skip_finished();
+        Ok(writer)
+    }
+
+    /// For each tensor in the order of writing, its index in the list given to [`new`](Self::new).
+    #[must_use]
+    pub fn order(&self) -> &[usize] {
+        &self.order
+    }
+
+    /// Bytes of the whole file, header included.
+    ///
+    /// # Errors
+    /// If the header cannot be built.
+    pub fn file_bytes(&self) -> io::Result<u64> {
+        Ok(self.header()?.len() as u64 + self.tensors.iter().map(|t| t.bytes as u64).sum::<u64>())
+    }
+
+    /// Appends bytes to the current tensor; when it has all of its bytes (padding is added here) the next one begins.
+    ///
+    /// # Errors
+    /// If the output fails, or `bytes` go beyond the end of the tensor.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let tensor = self.tensors.get_mut(self.current).filter(|t| bytes.len() <= t.bytes - self.written);
+        let tensor =
+            tensor.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "more bytes than the tensors hold"))?;
+        self.hash.update(bytes);
+        self.out.write_all(bytes)?;
+        self.written += bytes.len();
+        let left = tensor.bytes - self.written;
+        if matches!(tensor.storage, Storage::Packed(_)) && left < ALIGNMENT && left > 0 && self.at_last_panel() {
+            return self.write(&[0; ALIGNMENT][..left]);
+        }
+        self.skip_finished();
+        Ok(())
+    }
+
+    /// Whether all panels of the current packed tensor are written, and only padding is missing.
+    fn at_last_panel(&self) -> bool {
+        let tensor = &self.tensors[self.current];
+        match (&tensor.storage, tensor.shape.as_slice()) {
+            (Storage::Packed(format), [matrices @ .., rows, cols]) => {
+                let matrix = format.matrix_bytes(*rows, *cols).unwrap_or(usize::MAX);
+                matrix.saturating_mul(matrices.iter().product()) == self.written
+            }
+            _ => false,
+        }
+    }
+
+    /// Goes on to the next tensor that lacks bytes.
+    fn skip_finished(&mut self) {
+        while let Some(tensor) = self.tensors.get_mut(self.current).filter(|t| t.bytes == self.written) {
+            tensor.checksum = self.hash.digest();
+            self.hash.reset();
+            self.current += 1;
+            self.written = 0;
+        }
+    }
+
+    /// Writes the checksums into the header and hands the output back.
+    ///
+    /// # Errors
+    /// If the output fails, or tensors lack bytes.
+    pub fn finish(mut self) -> io::Result<W> {
+        if let Some(tensor) = self.tensors.get(self.current) {
+            let message =
+                format!("tensor \"{}\" has {} of {} bytes", tensor.name.escape_debug(), self.written, tensor.bytes);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let header = self.header()?;
+        self.out.seek(SeekFrom::Start(0))?;
+        self.out.write_all(&header)?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
+
+    /// The header with the checksums as they stand: always of the same length.
+    fn header(&self) -> io::Result<Vec<u8>> {
+        let mut entries = Map::new();
+        let mut offset = 0usize;
+        for tensor in &self.tensors {
+            let end = offset + tensor.bytes;
+            let (dtype, shape) = match tensor.storage {
+                Storage::Packed(_) => (Dtype::U8, vec![tensor.bytes]),
+                Storage::Plain(dtype) => (dtype, tensor.shape.clone()),
+            };
+            entries.insert(tensor.name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}));
+            offset = end;
+        }
+        let description = Description {
+            version: VERSION,
+            tensors: self.tensors.iter().map(Planned::describe).collect(),
+            recipe: self.recipe.clone(),
+        };
+        let mut header = Map::new();
+        header.insert("__metadata__".into(), json!({KEY: serde_json::to_string(&description)?}));
+        header.append(&mut entries);
+        let json = serde_json::to_vec(&header)?;
+        let len = (json.len() + size_of::<u64>()).next_multiple_of(ALIGNMENT) - size_of::<u64>();
+        let mut bytes = (len as u64).to_le_bytes().to_vec();
+        bytes.extend(json);
+        bytes.resize(len + size_of::<u64>(), b' ');
+        Ok(bytes)
+    }
+}
+
+impl<W> fmt::Debug for Writer<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Writer({} of {} tensors written)", self.current, self.tensors.len())
+    }
+}
+
+impl Planned {
+    fn describe(&self) -> TensorDescription {
+        let packed = match self.storage {
+            Storage::Packed(format) => Some(PackedDescription {
+                format: format.name().into(),
+                layout: LAYOUT.into(),
+                shape: self.shape.clone(),
+            }),
+            Storage::Plain(_) => None,
+        };
+        TensorDescription { name: self.name.clone(), xxh3: format!("{:016x}", self.checksum), packed }
+    }
+}
+
+/// Bytes of plain numbers.
+fn plain_bytes(dtype: Dtype, shape: &[usize]) -> Option<usize> {
+    let bits = shape.iter().try_fold(dtype.bitsize(), |n, &d| n.checked_mul(d))?;
+    (bits % 8 == 0).then_some(bits / 8)
+}

@@ -1,0 +1,161 @@
+//! What can go wrong, by who is at fault.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use kernels::{IsaError, ShapeError};
+
+/// Any failure of this crate.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Its answer.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    File(FileError),
+    /// The model has no such tensor.
+    NoSuchTensor {
+        /// The name asked for.
+        name: String,
+    },
+    /// The tensor exists, but is not of the kind asked for.
+    WrongKind {
+        /// The tensor.
+        name: String,
+        /// What it is.
+        found: String,
+        /// What was asked for.
+        expected: &'static str,
+    },
+    /// The caller's lengths do not agree.
+    Shape(ShapeError),
+    /// The instruction set that was asked for cannot be had.
+    Isa(IsaError),
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { path, .. } => write!(f, "cannot access {}", path.display()),
+            Self::File(error) => error.fmt(f),
+            Self::NoSuchTensor { name } => write!(f, "the model has no tensor \"{}\"", name.escape_debug()),
+            Self::WrongKind { name, found, expected } => {
+                write!(f, "tensor \"{}\" is {found}, expected {expected}", name.escape_debug())
+            }
+            Self::Shape(error) => error.fmt(f),
+            Self::Isa(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<FileError> for Error {
+    fn from(error: FileError) -> Self {
+        Self::File(error)
+    }
+}
+
+impl From<ShapeError> for Error {
+    fn from(error: ShapeError) -> Self {
+        Self::Shape(error)
+    }
+}
+
+impl From<IsaError> for Error {
+    fn from(error: IsaError) -> Self {
+        Self::Isa(error)
+    }
+}
+
+/// What is wrong with a file, for programs; the message says the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FileErrorKind {
+    /// It is not a safetensors file, or a damaged one.
+    NotSafetensors,
+    /// Its description of the packed tensors cannot be read.
+    Metadata,
+    /// It was written for a later version of this library.
+    Version,
+    /// A tensor's description does not agree with its bytes.
+    Tensor,
+    /// The files of a model do not agree with each other.
+    Shards,
+}
+
+/// A file that was refused: what is wrong with it, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileError {
+    pub(crate) kind: FileErrorKind,
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) tensor: Option<String>,
+    pub(crate) message: String,
+}
+
+impl FileError {
+    pub(crate) fn new(kind: FileErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, path: None, tensor: None, message: message.into() }
+    }
+
+    /// A tensor whose description does not agree with its bytes.
+    pub(crate) fn tensor(name: &str, message: impl Into<String>) -> Self {
+        Self { tensor: Some(name.into()), ..Self::new(FileErrorKind::Tensor, message) }
+    }
+
+    pub(crate) fn in_file(mut self, path: &Path) -> Self {
+        self.path = Some(path.into());
+        self
+    }
+
+    /// What is wrong.
+    #[must_use]
+    pub fn kind(&self) -> FileErrorKind {
+        self.kind
+    }
+
+    /// The file, where it has a name.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The tensor, where it is one's fault.
+    #[must_use]
+    pub fn tensor_name(&self) -> Option<&str> {
+        self.tensor.as_deref()
+    }
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.path {
+            write!(f, "{}: ", path.display())?;
+        }
+        if let Some(name) = &self.tensor {
+            write!(f, "tensor \"{}\": ", name.escape_debug())?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for FileError {}

@@ -1,0 +1,241 @@
+//! A model: its files, and its tensors by name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+use kernels::Isa;
+use serde::Deserialize;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::bytes::Bytes;
+use crate::container::parse::parse;
+use crate::container::{Entry, Storage};
+use crate::error::{Error, FileError, FileErrorKind};
+use crate::linear::Linear;
+use crate::tensor::{PackedTensor, PlainTensor};
+
+/// A model in memory, mapped or read: a safetensors file, or a folder as Hugging Face lays it out.
+///
+/// Opening reads the headers only; weights are touched when they are multiplied. Any safetensors checkpoint opens; its tensors are then plain.
+pub struct Model {
+    files: Vec<ModelFile>,
+    /// Tensor name to file and entry.
+    tensors: BTreeMap<String, (usize, usize)>,
+    isa: Isa,
+}
+
+struct ModelFile {
+    path: Option<PathBuf>,
+    bytes: Bytes,
+    entries: Vec<Entry>,
+    recipe: serde_json::Value,
+    described: bool,
+}
+
+impl Model {
+    /// Maps the file or folder at `path`. Nothing is copied: pages come from the operating system's cache as they are used.
+    ///
+    /// # Safety
+    /// While the model lives, nobody may change or truncate its files, neither this process nor another one. The operating system does not enforce
+    /// this. A weight that changes can only change results: lengths, offsets and names are taken out of the map and checked
+    /// once, here. But Rust takes mapped bytes for constant, and touching a page beyond the end of a truncated file kills the process (`SIGBUS`).
+    /// [`quantize convert`](https://docs.rs/quantize-cli) replaces files by renaming, which is harmless to a map. Where the promise cannot be made, use
+    /// [`read`](Self::read).
+    ///
+    /// # Errors
+    /// If a file cannot be opened or is not what it should be, or the environment asks for an instruction set that cannot be had.
+    #[expect(unsafe_code, reason = "hands the caller's promise on to the map")]
+    pub unsafe fn map(path: impl AsRef<Path>) -> Result<Self, Error> {
+        // SAFETY: the caller makes the promise.
+        Self::open(path.as_ref(), |path| unsafe { Bytes::map(path) })
+    }
+
+    /// Reads the file or folder at `path` into memory.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map), and if there is not enough memory.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::open(path.as_ref(), Bytes::read)
+    }
+
+    /// Opens a file whose bytes are already in memory; they are copied.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    pub fn from_bytes(file: &[u8]) -> Result<Self, Error> {
+        let bytes = Bytes::copy(file).map_err(|source| Error::Io { path: "memory".into(), source })?;
+        Self::new(vec![ModelFile::new(None, bytes)?])
+    }
+
+    fn open(path: &Path, bytes: impl Fn(&Path) -> Result<Bytes, Error>) -> Result<Self, Error> {
+        let files = model_files(path)?;
+        let open = |path: PathBuf| Ok(ModelFile::new(Some(&path), bytes(&path)?)?);
+        Self::new(files.into_iter().map(open).collect::<Result<_, Error>>()?)
+    }
+
+    fn new(files: Vec<ModelFile>) -> Result<Self, Error> {
+        let mut tensors = BTreeMap::new();
+        for (f, file) in files.iter().enumerate() {
+            for (e, entry) in file.entries.iter().enumerate() {
+                if tensors.insert(entry.name.clone(), (f, e)).is_some() {
+                    let error = FileError {
+                        kind: FileErrorKind::Shards,
+                        ..FileError::tensor(&entry.name, "also in another file of the model")
+                    };
+                    return Err(match &file.path {
+                        Some(path) => error.in_file(path).into(),
+                        None => error.into(),
+                    });
+                }
+            }
+        }
+        Ok(Self { files, tensors, isa: Isa::from_env()? })
+    }
+
+    /// The tensors, by name.
+    pub fn tensors(&self) -> impl Iterator<Item = &Entry> {
+        self.tensors.values().map(|&(f, e)| &self.files[f].entries[e])
+    }
+
+    /// How the model was made, as its converter wrote it down; null if it did not.
+    #[must_use]
+    pub fn recipe(&self) -> &serde_json::Value {
+        self.files.first().map_or(&serde_json::Value::Null, |file| &file.recipe)
+    }
+
+    /// Whether every file carries a description of its tensors: one that was written by this library, rather than any safetensors file.
+    #[must_use]
+    pub fn is_described(&self) -> bool {
+        self.files.iter().all(|file| file.described)
+    }
+
+    /// Bytes of all files together.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes.len() as u64).sum()
+    }
+
+    /// The instruction set that layers of this model use: the best one, or what `QRUNTIME_ISA` says.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    fn find(&self, name: &str) -> Result<(&Entry, &[u8]), Error> {
+        let &(f, e) = self.tensors.get(name).ok_or_else(|| Error::NoSuchTensor { name: name.into() })?;
+        let file = &self.files[f];
+        let entry = &file.entries[e];
+        Ok((entry, &file.bytes[entry.range.clone()]))
+    }
+
+    /// A packed tensor.
+    ///
+    /// # Errors
+    /// If there is none of that name, or it is plain.
+    pub fn packed(&self, name: &str) -> Result<PackedTensor<'_>, Error> {
+        let (entry, bytes) = self.find(name)?;
+        PackedTensor::new(entry, bytes).ok_or_else(|| wrong_kind(entry, "a packed tensor"))
+    }
+
+    /// A tensor of plain numbers.
+    ///
+    /// # Errors
+    /// If there is none of that name, or it is packed.
+    pub fn plain(&self, name: &str) -> Result<PlainTensor<'_>, Error> {
+        let (entry, bytes) = self.find(name)?;
+        PlainTensor::new(entry, bytes).ok_or_else(|| wrong_kind(entry, "a tensor of plain numbers"))
+    }
+
+    /// A linear layer: the packed matrix `{name}.weight`, and `{name}.bias` if there is one. It borrows the model's memory.
+    ///
+    /// # Errors
+    /// If there is no such matrix, it is not packed, or the bias is not a vector of as many numbers as the matrix has rows.
+    pub fn linear(&self, name: &str) -> Result<Linear<'_>, Error> {
+        let weight = self.packed(&format!("{name}.weight"))?;
+        if weight.matrix_count() != 1 {
+            return Err(Error::WrongKind {
+                name: weight.name().into(),
+                found: format!("{} matrices", weight.matrix_count()),
+                expected: "one matrix",
+            });
+        }
+        let linear = Linear::new(weight.matrix(0), self.isa);
+        match self.plain(&format!("{name}.bias")) {
+            Ok(bias) => linear.with_bias(bias.to_f32()?),
+            Err(Error::NoSuchTensor { .. }) => Ok(linear),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Compares a tensor's bytes with its checksum; `None` if the file has none for it.
+    ///
+    /// # Errors
+    /// If there is no such tensor.
+    pub fn verify(&self, name: &str) -> Result<Option<bool>, Error> {
+        let (entry, bytes) = self.find(name)?;
+        Ok(entry.checksum.map(|checksum| xxh3_64(bytes) == checksum))
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Model({} tensors in {} files)", self.tensors.len(), self.files.len())
+    }
+}
+
+impl ModelFile {
+    fn new(path: Option<&Path>, bytes: Bytes) -> Result<Self, FileError> {
+        let contents = parse(&bytes).map_err(|error| match path {
+            Some(path) => error.in_file(path),
+            None => error,
+        })?;
+        let path = path.map(Path::to_owned);
+        Ok(Self { path, bytes, entries: contents.entries, recipe: contents.recipe, described: contents.described })
+    }
+}
+
+fn wrong_kind(entry: &Entry, expected: &'static str) -> Error {
+    let found = match &entry.storage {
+        Storage::Packed(format) => format!("packed as {format}"),
+        Storage::Plain(dtype) => format!("plain {dtype:?}"),
+    };
+    Error::WrongKind { name: entry.name.clone(), found, expected }
+}
+
+/// The safetensors files of the model at `path`: the file itself; or, in a folder, the shards that
+/// `model.safetensors.index.json` lists, or else `model.safetensors`.
+///
+/// # Errors
+/// If there is neither, or the index cannot be read or names a file outside the folder.
+pub fn model_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+
+    if !path.is_dir() {
+        return Ok(vec![path.into()]);
+    }
+    let index = path.join("model.safetensors.index.json");
+    let single = path.join("model.safetensors");
+    if !index.exists() {
+        return Ok(vec![single]);
+    }
+    let text = std::fs::read_to_string(&index).map_err(Error::io(&index))?;
+    let bad = |message: String| Error::File(FileError::new(FileErrorKind::Shards, message).in_file(&index));
+    let Index { weight_map } = serde_json::from_str(&text).map_err(|e| bad(format!("not an index of shards: {e}")))?;
+    let mut files: Vec<String> = weight_map.into_values().collect();
+    files.sort_unstable();
+    files.dedup();
+    for file in &files {
+        let mut components = Path::new(file).components();
+        if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
+            return Err(bad(format!("shard {file:?}, expected the name of a file in the same folder")));
+        }
+    }
+    if files.is_empty() {
+        return Err(bad("lists no shards".into()));
+    }
+    Ok(files.into_iter().map(|file| path.join(file)).collect())
+}

@@ -1,0 +1,123 @@
+//! Typed views of tensors.
+
+use half::{bf16, f16};
+use kernels::{Format, MatrixRef};
+use safetensors::Dtype;
+
+use crate::container::{Entry, Storage};
+use crate::error::Error;
+
+/// A packed tensor of a model: one matrix, or several of the same shape one after the other (the experts of a mixture).
+#[derive(Clone, Copy, Debug)]
+pub struct PackedTensor<'a> {
+    entry: &'a Entry,
+    format: Format,
+    bytes: &'a [u8],
+}
+
+impl<'a> PackedTensor<'a> {
+    /// `bytes` is what `entry.range` says.
+    pub(crate) fn new(entry: &'a Entry, bytes: &'a [u8]) -> Option<Self> {
+        match entry.storage {
+            Storage::Packed(format) => Some(Self { entry, format, bytes }),
+            Storage::Plain(_) => None,
+        }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(self) -> &'a str {
+        &self.entry.name
+    }
+
+    /// What the blocks mean.
+    #[must_use]
+    pub fn format(self) -> Format {
+        self.format
+    }
+
+    /// The shape: rows (outputs) and columns (inputs) last.
+    #[must_use]
+    pub fn shape(self) -> &'a [usize] {
+        &self.entry.shape
+    }
+
+    /// How many matrices the tensor holds.
+    #[must_use]
+    pub fn matrix_count(self) -> usize {
+        self.entry.shape.iter().rev().skip(2).product()
+    }
+
+    /// One of the matrices.
+    ///
+    /// # Panics
+    /// If `index` is not below [`matrix_count`](Self::matrix_count).
+    #[must_use]
+    pub fn matrix(self, index: usize) -> MatrixRef<'a> {
+        assert!(index < self.matrix_count(), "matrix {index} of {}", self.matrix_count());
+        let &[rows, cols] = self.entry.shape.last_chunk().expect("a packed tensor has rows and columns");
+        let bytes = self.format.matrix_bytes(rows, cols).expect("checked when the file was opened");
+        MatrixRef::new(self.format, rows, cols, &self.bytes[index * bytes..(index + 1) * bytes])
+            .expect("a slice of the matrix's length")
+    }
+}
+
+/// A tensor of plain numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct PlainTensor<'a> {
+    entry: &'a Entry,
+    dtype: Dtype,
+    bytes: &'a [u8],
+}
+
+impl<'a> PlainTensor<'a> {
+    /// `bytes` is what `entry.range` says.
+    pub(crate) fn new(entry: &'a Entry, bytes: &'a [u8]) -> Option<Self> {
+        match entry.storage {
+            Storage::Plain(dtype) => Some(Self { entry, dtype, bytes }),
+            Storage::Packed(_) => None,
+        }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(self) -> &'a str {
+        &self.entry.name
+    }
+
+    /// The type of the numbers.
+    #[must_use]
+    pub fn dtype(self) -> Dtype {
+        self.dtype
+    }
+
+    /// The shape.
+    #[must_use]
+    pub fn shape(self) -> &'a [usize] {
+        &self.entry.shape
+    }
+
+    /// The bytes, little-endian and row-major.
+    #[must_use]
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The numbers as `f32`.
+    ///
+    /// # Errors
+    /// If they are not `F32`, `F16` or `BF16`.
+    pub fn to_f32(self) -> Result<Vec<f32>, Error> {
+        let pairs = || self.bytes.as_chunks::<2>().0.iter().copied();
+        match self.dtype {
+            Dtype::F32 => Ok(self.bytes.as_chunks::<4>().0.iter().copied().map(f32::from_le_bytes).collect()),
+            Dtype::F16 => Ok(pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect()),
+            Dtype::BF16 => Ok(pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect()),
+            other => Err(Error::WrongKind {
+                name: self.entry.name.clone(),
+                found: format!("{other:?}"),
+                expected: "F32, F16 or BF16",
+            }),
+        }
+    }
+}
