@@ -1,12 +1,44 @@
 //! Encoding: rows of `f32` into a panel, one row per lane.
 
+use core::marker::PhantomData;
+
 use crate::error::{EncodeError, ShapeError};
-use crate::format::{BlockFormat, Format, FormatVisitor, Lanes, PANEL_ROWS, Rounding};
+use crate::format::{BlockFormat, Format, FormatVisitor, LONGEST_BLOCK, Lanes, PANEL_ROWS, Rounding};
 use crate::isa::{Isa, Kernel, Simd};
+
+/// How far encoded weights are from the original ones: sums over all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Distortion {
+    /// `Σ (w - q)²` over the weights `w` and what they decode to, `q`.
+    pub error: f64,
+    /// `Σ w²`.
+    pub signal: f64,
+}
+
+impl Distortion {
+    /// Relative RMS error, `√(error / signal)`; 0 where nothing differs.
+    #[must_use]
+    pub fn relative_rms(self) -> f64 {
+        if self.error == 0.0 { 0.0 } else { (self.error / self.signal).sqrt() }
+    }
+
+    /// Signal to quantization noise in decibels; infinite where nothing differs.
+    #[must_use]
+    pub fn sqnr_db(self) -> f64 {
+        if self.error == 0.0 { f64::INFINITY } else { 10.0 * (self.signal / self.error).log10() }
+    }
+}
+
+impl core::ops::AddAssign for Distortion {
+    fn add_assign(&mut self, other: Self) {
+        self.error += other.error;
+        self.signal += other.signal;
+    }
+}
 
 /// Encodes up to 16 rows of `cols` weights, row-major, into a panel. Rows that are missing become zero.
 ///
-/// The bytes do not depend on the instruction set.
+/// Returns what that cost. Neither that nor the bytes depend on the instruction set.
 ///
 /// # Errors
 /// If `panel` is not [`Format::panel_bytes`]`(cols)` long or `weights` no whole number of rows up to 16; if a weight is not finite;
@@ -18,7 +50,7 @@ pub fn encode_panel(
     weights: &[f32],
     cols: usize,
     panel: &mut [u8],
-) -> Result<(), EncodeError> {
+) -> Result<Distortion, EncodeError> {
     ShapeError::check("bytes of a panel", panel.len(), format.panel_bytes(cols).unwrap_or(usize::MAX))?;
     let rows = weights.len().checked_div(cols).unwrap_or(0).min(PANEL_ROWS);
     ShapeError::check("weights of a panel", weights.len(), rows * cols)?;
@@ -47,7 +79,7 @@ struct EncodePanel<'a> {
 }
 
 impl FormatVisitor for EncodePanel<'_> {
-    type Output = Result<(), EncodeError>;
+    type Output = Result<Distortion, EncodeError>;
 
     fn visit<F: BlockFormat>(self) -> Self::Output {
         let cols = self.cols;
@@ -56,28 +88,28 @@ impl FormatVisitor for EncodePanel<'_> {
             let at = weights.iter().position(|w| !w.is_finite()).unwrap_or_default();
             return Err(EncodeError::NotFinite { row: at / cols, col: at % cols, value: weights[at] });
         }
+        let mut distortion = Distortion::default();
         let mut columns = vec![[0.0; PANEL_ROWS]; F::LEN];
         for (i, block) in self.panel.chunks_exact_mut(F::PANEL_BYTES).enumerate() {
             let first = i * F::LEN;
-            let len = F::LEN.min(cols - first);
-            columns[len..].fill([0.0; PANEL_ROWS]);
-            let encode = EncodeBlock::<F> {
+            columns[F::LEN.min(cols - first)..].fill([0.0; PANEL_ROWS]);
+            let (cost, overflow) = self.isa.run(EncodeBlock::<F> {
                 rounding: self.rounding,
                 weights,
                 cols,
                 first,
                 columns: &mut columns,
                 block,
-                format: core::marker::PhantomData,
-            };
-            let overflow = self.isa.run(encode);
+                format: PhantomData,
+            });
             if overflow != 0 {
                 let row = overflow.trailing_zeros() as usize;
                 let magnitude = columns.iter().fold(0.0f32, |max, column| max.max(column[row].abs()));
                 return Err(EncodeError::ScaleOverflow { row, col: first, magnitude });
             }
+            distortion += cost;
         }
-        Ok(())
+        Ok(distortion)
     }
 }
 
@@ -100,20 +132,35 @@ struct EncodeBlock<'a, F> {
     first: usize,
     columns: &'a mut [Lanes],
     block: &'a mut [u8],
-    format: core::marker::PhantomData<F>,
+    format: PhantomData<F>,
 }
 
 impl<F: BlockFormat> Kernel for EncodeBlock<'_, F> {
-    type Output = u16;
+    /// What the block cost, and which rows' scales overflowed.
+    type Output = (Distortion, u16);
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> u16 {
+    fn run<S: Simd>(self, simd: S) -> (Distortion, u16) {
         let len = F::LEN.min(self.cols - self.first);
         for (row, weights) in self.weights.chunks_exact(self.cols).enumerate() {
             for (column, &weight) in self.columns.iter_mut().zip(&weights[self.first..self.first + len]) {
                 column[row] = weight;
             }
         }
-        F::encode(self.rounding, &self.columns[..F::LEN], self.block)
+        let columns = &self.columns[..F::LEN];
+        let overflow = F::encode(self.rounding, columns, self.block);
+
+        let mut decoded = [[0.0; PANEL_ROWS]; LONGEST_BLOCK];
+        F::weights(simd, &F::unpack(simd, self.block), &mut decoded[..F::LEN]);
+        let (mut error, mut signal) = ([0.0; PANEL_ROWS], [0.0; PANEL_ROWS]);
+        for (column, decoded) in columns.iter().zip(&decoded) {
+            for row in 0..PANEL_ROWS {
+                let difference = column[row] - decoded[row];
+                error[row] += difference * difference;
+                signal[row] += column[row] * column[row];
+            }
+        }
+        let sum = |lanes: Lanes| lanes.into_iter().map(f64::from).sum();
+        (Distortion { error: sum(error), signal: sum(signal) }, overflow)
     }
 }

@@ -42,7 +42,7 @@ mod multiply;
 pub mod panel;
 
 pub use activations::{ACTIVATION_BLOCK, ActivationBlock, quantize_activations};
-pub use encode::encode_panel;
+pub use encode::{Distortion, encode_panel};
 pub use error::{EncodeError, IsaError, ShapeError, UnknownFormat};
 pub use format::{Format, Rounding};
 pub use isa::{ISA_VARIABLE, Isa, KNOWN_ISAS};

@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 
 use crate::activations::ActivationBlock;
 use crate::error::ShapeError;
-use crate::format::{BlockFormat, Format, FormatVisitor, PANEL_ROWS};
+use crate::format::{BlockFormat, FormatVisitor, LONGEST_BLOCK, PANEL_ROWS};
 use crate::isa::{Isa, Kernel, Simd};
 use crate::matrix::MatrixRef;
 
@@ -142,35 +142,45 @@ impl<F: BlockFormat> Kernel for MultiplyExactAs<'_, F> {
         let MultiplyExact { weights, x, out, .. } = self.0;
         let cols = weights.cols();
         for_each_panel(weights, x.len().checked_div(cols), out, |panel, out| {
-            for (x, out) in x.chunks_exact(cols).zip(out) {
-                let mut acc = [simd.splat(0.0); 4];
-                let mut padded = [0.0; LONGEST_BLOCK];
-                for (block, x) in panel.chunks_exact(F::PANEL_BYTES).zip(x.chunks(F::LEN)) {
-                    let tile = F::unpack(simd, block);
-                    if x.len() == F::LEN {
-                        F::multiply_add_exact(simd, &tile, x, &mut acc);
-                    } else {
-                        padded[..x.len()].copy_from_slice(x);
-                        F::multiply_add_exact(simd, &tile, &padded[..F::LEN], &mut acc);
-                    }
-                }
-                simd.store(simd.add(simd.add(acc[0], acc[1]), simd.add(acc[2], acc[3])), out);
-            }
+            let row = tiles_exact::<F, S, 4>(simd, panel, x, cols, out, 0);
+            tiles_exact::<F, S, 1>(simd, panel, x, cols, out, row);
         });
     }
 }
 
-/// Columns of the longest block of any format.
-const LONGEST_BLOCK: usize = {
-    let (mut longest, mut i) = (0, 0);
-    while i < Format::ALL.len() {
-        if Format::ALL[i].block_len() > longest {
-            longest = Format::ALL[i].block_len();
+/// As [`tiles`], with exact activations: a block is decoded once for `C` rows of activations.
+#[inline(always)]
+fn tiles_exact<F: BlockFormat, S: Simd, const C: usize>(
+    simd: S,
+    panel: &[u8],
+    x: &[f32],
+    cols: usize,
+    out: &mut [[f32; PANEL_ROWS]],
+    mut row: usize,
+) -> usize {
+    let mut weights = [[0.0; PANEL_ROWS]; LONGEST_BLOCK];
+    while let Some(out) = out.get_mut(row..row + C) {
+        let x: [&[f32]; C] = core::array::from_fn(|c| &x[(row + c) * cols..][..cols]);
+        let mut acc = [[simd.splat(0.0); 4]; C];
+        for (i, block) in panel.chunks_exact(F::PANEL_BYTES).enumerate() {
+            F::weights(simd, &F::unpack(simd, block), &mut weights[..F::LEN]);
+            // The last block's padding is left out.
+            let columns = i * F::LEN..cols.min((i + 1) * F::LEN);
+            for (acc, x) in acc.iter_mut().zip(&x) {
+                for (group, x) in weights.chunks_exact(4).zip(x[columns.clone()].chunks(4)) {
+                    for ((weights, &x), acc) in group.iter().zip(x).zip(acc.iter_mut()) {
+                        *acc = simd.mul_add(simd.load_f32(weights), simd.splat(x), *acc);
+                    }
+                }
+            }
         }
-        i += 1;
+        for (acc, out) in acc.into_iter().zip(out) {
+            simd.store(simd.add(simd.add(acc[0], acc[1]), simd.add(acc[2], acc[3])), out);
+        }
+        row += C;
     }
-    longest
-};
+    row
+}
 
 /// Calls `product(panel, its outputs)` for every panel; `x_rows` is `None` where rows of activations are empty, and products zero.
 #[inline(always)]

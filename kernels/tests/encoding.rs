@@ -149,10 +149,10 @@ proptest! {
             for &rounding in Rounding::ALL {
                 let results: Vec<_> = Isa::available().map(|isa| {
                     let mut panel = vec![0; format.panel_bytes(32).unwrap()];
-                    encode_panel(isa, format, rounding, &weights, 32, &mut panel).map(|()| panel)
+                    encode_panel(isa, format, rounding, &weights, 32, &mut panel).map(|distortion| (panel, distortion))
                 }).collect();
                 prop_assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
-                if let Ok(panel) = &results[0] {
+                if let Ok((panel, _)) = &results[0] {
                     let mut decoded = [f32::NAN; 32];
                     MatrixRef::new(format, 1, 32, panel).unwrap().decode_row(0, &mut decoded).unwrap();
                     // Half a step, the rounding of the scale to half precision (or its subnormal step), and the weight cut off beyond +7.

@@ -44,8 +44,8 @@ pub(crate) trait BlockFormat: 'static {
     /// `acc` plus the block's share of the product: the arithmetic contract.
     fn multiply_add<S: Simd>(simd: S, tile: &Self::Tile<S>, x: &[ActivationBlock], acc: S::F32) -> S::F32;
 
-    /// `acc[k % 4]` plus decoded weight times activation, for every column `k` of the block in ascending order.
-    fn multiply_add_exact<S: Simd>(simd: S, tile: &Self::Tile<S>, x: &[f32], acc: &mut [S::F32; 4]);
+    /// The decoded weights, column by column.
+    fn weights<S: Simd>(simd: S, tile: &Self::Tile<S>, columns: &mut [Lanes]);
 }
 
 const fn sum(widths: &[usize]) -> usize {
@@ -108,6 +108,18 @@ formats! {
     /// 4-bit codes, one half-precision scale per 32 columns; 4.5 bits per weight.
     Q4_0 = "q4_0", ggml 2, in q4_0;
 }
+
+/// Columns of the longest block of any format.
+pub(crate) const LONGEST_BLOCK: usize = {
+    let (mut longest, mut i) = (0, 0);
+    while i < Format::ALL.len() {
+        if Format::ALL[i].block_len() > longest {
+            longest = Format::ALL[i].block_len();
+        }
+        i += 1;
+    }
+    longest
+};
 
 impl Format {
     /// Columns in a block.
@@ -223,15 +235,13 @@ impl<S: Simd> Scaled32<S> {
         simd.mul_add(simd.to_f32(dots), simd.mul(self.scale, simd.splat(x.scale)), acc)
     }
 
-    /// The exact-activation product, where a weight is `scale · (code + offset)`.
+    /// The weights `scale · (code + offset)`, column by column.
     #[inline(always)]
-    fn accumulate_exact(&self, simd: S, offset: i32, x: &[f32], acc: &mut [S::F32; 4]) {
-        let (x, _) = x.as_chunks::<4>();
-        for (&codes, x) in self.codes.iter().zip(x) {
+    fn weights(&self, simd: S, offset: i32, columns: &mut [Lanes]) {
+        for (&codes, columns) in self.codes.iter().zip(columns.as_chunks_mut::<4>().0) {
             let codes = [simd.byte::<0>(codes), simd.byte::<1>(codes), simd.byte::<2>(codes), simd.byte::<3>(codes)];
-            for ((code, &x), acc) in codes.into_iter().zip(x).zip(acc.iter_mut()) {
-                let weight = simd.mul(self.scale, simd.to_f32(simd.add_i32(code, offset)));
-                *acc = simd.mul_add(weight, simd.splat(x), *acc);
+            for (code, column) in codes.into_iter().zip(columns) {
+                simd.store(simd.mul(self.scale, simd.to_f32(simd.add_i32(code, offset))), column);
             }
         }
     }

@@ -61,7 +61,7 @@ impl BlockFormat for Q8_0 {
     }
 
     #[inline(always)]
-    fn multiply_add_exact<S: Simd>(simd: S, tile: &Scaled32<S>, x: &[f32], acc: &mut [S::F32; 4]) {
-        tile.accumulate_exact(simd, 0, x, acc);
+    fn weights<S: Simd>(simd: S, tile: &Scaled32<S>, columns: &mut [Lanes]) {
+        tile.weights(simd, 0, columns);
     }
 }

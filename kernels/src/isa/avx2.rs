@@ -89,6 +89,15 @@ define_isa! {
         [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
     }
 
+    fn load_f32(src: &[f32; 16]) -> [__m256; 2] {
+        let (halves, _) = src.as_chunks::<8>();
+        // SAFETY: a half is 8 readable `f32` and the load needs no alignment.
+        let low = unsafe { _mm256_loadu_ps(halves[0].as_ptr()) };
+        // SAFETY: as above.
+        let high = unsafe { _mm256_loadu_ps(halves[1].as_ptr()) };
+        [low, high]
+    }
+
     fn splat(v: f32) -> [__m256; 2] {
         [_mm256_set1_ps(v); 2]
     }

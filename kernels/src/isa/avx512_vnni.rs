@@ -59,6 +59,11 @@ define_isa! {
         _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(src.as_ptr().cast()) })
     }
 
+    fn load_f32(src: &[f32; 16]) -> __m512 {
+        // SAFETY: `src` is 16 readable `f32` and the load needs no alignment.
+        unsafe { _mm512_loadu_ps(src.as_ptr()) }
+    }
+
     fn splat(v: f32) -> __m512 {
         _mm512_set1_ps(v)
     }

@@ -68,6 +68,15 @@ macro_rules! neon {
                 lanes
             }
 
+            fn load_f32(src: &[f32; 16]) -> [float32x4_t; 4] {
+                let mut lanes = [vdupq_n_f32(0.0); 4];
+                for (lanes, part) in lanes.iter_mut().zip(src.as_chunks::<4>().0) {
+                    // SAFETY: a part is 4 readable `f32` and the load needs no alignment.
+                    *lanes = unsafe { vld1q_f32(part.as_ptr()) };
+                }
+                lanes
+            }
+
             fn splat(v: f32) -> [float32x4_t; 4] {
                 [vdupq_n_f32(v); 4]
             }

@@ -88,6 +88,11 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn load_f32(self, src: &[f32; 16]) -> [f32; 16] {
+        *src
+    }
+
+    #[inline(always)]
     fn splat(self, v: f32) -> [f32; 16] {
         [v; 16]
     }
