@@ -1,1 +1,16 @@
-//! x
+//! Converts checkpoints to blocked quantized formats, and measures what it cost.
+//!
+//! The commands of the program `quantize` as functions, so that tests and other programs can call them: a [`source::Source`] is opened,
+//! a [`plan::Plan`] made for it, [`convert::convert`] carries it out, [`compare::compare`] sets the result beside the source.
+
+#![forbid(unsafe_code)]
+
+pub mod args;
+pub mod command;
+pub mod compare;
+pub mod convert;
+mod output;
+pub mod plan;
+pub mod progress;
+pub mod report;
+pub mod source;

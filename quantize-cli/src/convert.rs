@@ -1,0 +1,211 @@
+//! Carries a plan out: reads, encodes on every core, writes in order. Memory does not depend on the size of the model.
+
+use std::cell::RefCell;
+use std::io::{Seek, Write};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, bail};
+use half::bf16;
+use kernels::panel::PANEL_ROWS;
+use kernels::{Distortion, Format, Isa, Rounding, encode_panel};
+use qruntime::container::{Storage, Writer};
+use rayon::prelude::*;
+use safetensors::Dtype;
+use serde_json::{Value, json};
+
+use crate::plan::{Action, Plan, PlannedTensor};
+use crate::progress::Progress;
+use crate::source::{Source, SourceTensor};
+
+/// Bytes of `f32` that all threads together hold at a time, and that one of them does at most.
+const F32_IN_FLIGHT: usize = 64 << 20;
+const F32_PER_JOB: usize = 4 << 20;
+
+/// Converts `source` as `plan` says, into `out`. Returns the output, and for every tensor of the plan what packing cost it.
+///
+/// Encoding uses rayon's current pool; the bytes do not depend on the number of threads. When `cancelled` becomes true, the conversion stops with an error.
+///
+/// # Errors
+/// If the source cannot be read, a weight is not finite, or the output fails.
+pub fn convert<W: Write + Seek + Send>(
+    source: &Source,
+    plan: &Plan,
+    isa: Isa,
+    out: W,
+    progress: &Progress,
+    cancelled: &AtomicBool,
+) -> Result<(W, Vec<Option<Distortion>>)> {
+    let tensors = plan.tensors.iter().map(|t| (t.name.clone(), t.storage.clone(), t.shape.clone())).collect();
+    let mut writer = Writer::new(out, tensors, recipe(source, plan)).context("cannot write the output")?;
+    let order = writer.order().to_vec();
+    let mut distortions = vec![None; plan.tensors.len()];
+    let threads = rayon::current_num_threads();
+    let f32_per_job = (F32_IN_FLIGHT / threads).min(F32_PER_JOB);
+    let mut jobs = order.iter().flat_map(|&t| jobs(plan, t, f32_per_job / size_of::<f32>()));
+
+    let (sender, receiver) = mpsc::sync_channel::<Vec<Done>>(1);
+    thread::scope(|scope| {
+        let writing = scope.spawn(move || {
+            for done in receiver.into_iter().flatten() {
+                writer.write(&done.bytes).context("cannot write the output")?;
+            }
+            Ok::<_, anyhow::Error>(writer)
+        });
+        let mut encode = || {
+            loop {
+                let batch: Vec<Job<'_>> = jobs.by_ref().take(2 * threads).collect();
+                if batch.is_empty() {
+                    return Ok(());
+                }
+                if cancelled.load(Ordering::Relaxed) {
+                    bail!("interrupted; nothing was written");
+                }
+                let done: Vec<Done> =
+                    batch.par_iter().map(|job| job.run(source, plan.rounding, isa)).collect::<Result<_>>()?;
+                for (job, done) in batch.iter().zip(&done) {
+                    if let Some(distortion) = done.distortion {
+                        *distortions[job.tensor].get_or_insert_default() += distortion;
+                    }
+                    progress.advance(done.read, &job.planned.name);
+                }
+                if sender.send(done).is_err() {
+                    // The writer stopped: its error says why.
+                    return Ok(());
+                }
+            }
+        };
+        let encoded = encode();
+        drop(sender);
+        let written = writing.join().map_err(|_| anyhow!("the writing thread panicked"))?;
+        encoded?;
+        let out = written?.finish().context("cannot write the output")?;
+        Ok((out, distortions))
+    })
+}
+
+/// What the output says of how it was made.
+fn recipe(source: &Source, plan: &Plan) -> Value {
+    json!({
+        "created_by": concat!("quantize ", env!("CARGO_PKG_VERSION")),
+        "to": plan.to.name(),
+        "rounding": plan.rounding.name(),
+        "rules": plan.rules,
+        "source": {"tensors": source.tensors().len(), "bytes": source.total_bytes()},
+    })
+}
+
+/// A part of a tensor: what one thread does at a time.
+struct Job<'a> {
+    tensor: usize,
+    planned: &'a PlannedTensor,
+    work: Work,
+}
+
+enum Work {
+    /// Encode these panels of one matrix of `rows x cols`.
+    Pack { format: Format, rows: usize, cols: usize, matrix: usize, panels: Range<usize> },
+    /// Copy these bytes.
+    Copy(Range<usize>),
+    /// Write these numbers as BF16.
+    Bf16(Range<usize>),
+}
+
+struct Done {
+    bytes: Vec<u8>,
+    distortion: Option<Distortion>,
+    /// Bytes of the source that this took.
+    read: u64,
+}
+
+/// The jobs of one tensor, in the order of its bytes.
+fn jobs(plan: &Plan, tensor: usize, elements_per_job: usize) -> Vec<Job<'_>> {
+    let planned = &plan.tensors[tensor];
+    let job = |work| Job { tensor, planned, work };
+    let pieces = |len: usize, piece: usize| {
+        (0..len).step_by(piece.max(1)).map(move |start| start..len.min(start + piece.max(1)))
+    };
+    match (planned.action, &planned.storage, planned.shape.as_slice()) {
+        (Action::Pack(format), _, &[ref matrices @ .., rows, cols]) => {
+            let panels_per_job = (elements_per_job / (PANEL_ROWS * cols)).max(1);
+            (0..matrices.iter().product())
+                .flat_map(|matrix| {
+                    pieces(rows.div_ceil(PANEL_ROWS), panels_per_job)
+                        .map(move |panels| Work::Pack { format, rows, cols, matrix, panels })
+                })
+                .map(job)
+                .collect()
+        }
+        (_, Storage::Plain(Dtype::BF16), _) if planned.bytes != 0 && planned.why_converted() => {
+            pieces(planned.elements(), elements_per_job).map(Work::Bf16).map(job).collect()
+        }
+        _ => pieces(planned.bytes, elements_per_job * size_of::<f32>()).map(Work::Copy).map(job).collect(),
+    }
+}
+
+thread_local! {
+    /// Each thread's weights, kept between jobs.
+    static WEIGHTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Job<'_> {
+    fn run(&self, source: &Source, rounding: Rounding, isa: Isa) -> Result<Done> {
+        let tensor = &source.tensors()[self.planned.index];
+        match &self.work {
+            Work::Copy(range) => {
+                let mut bytes = vec![0; range.len()];
+                source.read_bytes(tensor, range.clone(), &mut bytes)?;
+                Ok(Done { bytes, distortion: None, read: range.len() as u64 })
+            }
+            Work::Bf16(range) => with_weights(source, tensor, range.clone(), |weights| {
+                let bytes = weights.iter().flat_map(|&w| bf16::from_f32(w).to_le_bytes()).collect();
+                Ok(Done { bytes, distortion: None, read: range.len() as u64 })
+            }),
+            &Work::Pack { format, rows, cols, matrix, ref panels } => {
+                let first_row = panels.start * PANEL_ROWS;
+                let end_row = rows.min(panels.end * PANEL_ROWS);
+                let elements = (matrix * rows + first_row) * cols..(matrix * rows + end_row) * cols;
+                let read = (elements.len() as u64) * (tensor.bytes() as u64) / (tensor.elements().max(1) as u64);
+                with_weights(source, tensor, elements, |weights| {
+                    let panel_bytes = format.panel_bytes(cols).context("panel too large")?;
+                    let mut bytes = vec![0; panels.len() * panel_bytes];
+                    let mut distortion = Distortion::default();
+                    let encoded = bytes.chunks_exact_mut(panel_bytes).zip(weights.chunks(PANEL_ROWS * cols));
+                    for (i, (panel, weights)) in encoded.enumerate() {
+                        distortion += encode_panel(isa, format, rounding, weights, cols, panel)
+                            .map_err(|e| e.in_panel(panels.start + i))
+                            .with_context(|| self.describe(matrix))?;
+                    }
+                    Ok(Done { bytes, distortion: Some(distortion), read })
+                })
+            }
+        }
+    }
+
+    fn describe(&self, matrix: usize) -> String {
+        let name = self.planned.name.escape_debug();
+        match self.planned.shape.len() {
+            2 => format!("cannot pack \"{name}\" (a rule can keep it as it is)"),
+            _ => format!("cannot pack matrix {matrix} of \"{name}\" (a rule can keep it as it is)"),
+        }
+    }
+}
+
+/// Reads weights into this thread's buffer and hands them on.
+fn with_weights<T>(
+    source: &Source,
+    tensor: &SourceTensor,
+    elements: Range<usize>,
+    then: impl FnOnce(&[f32]) -> Result<T>,
+) -> Result<T> {
+    WEIGHTS.with_borrow_mut(|buffer| {
+        if buffer.len() < elements.len() {
+            buffer.resize(elements.len(), 0.0);
+        }
+        let weights = &mut buffer[..elements.len()];
+        source.read_f32(tensor, elements, weights)?;
+        then(weights)
+    })
+}

@@ -1,0 +1,42 @@
+//! Progress of long work: on stderr, and only when that is a terminal.
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A bar that counts bytes.
+#[derive(Clone, Debug)]
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// A bar up to `total` bytes; silent if `quiet` or if stderr is no terminal.
+    #[must_use]
+    pub fn new(total: u64, quiet: bool) -> Self {
+        if quiet || !std::io::stderr().is_terminal() {
+            return Self::silent();
+        }
+        let bar = ProgressBar::new(total);
+        let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {binary_bytes_per_sec}  {eta} left  {wide_msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self(bar)
+    }
+
+    /// No bar.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self(ProgressBar::hidden())
+    }
+
+    /// Counts bytes done, and names what is worked on.
+    pub fn advance(&self, bytes: u64, what: &str) {
+        if self.0.message() != what {
+            self.0.set_message(what.to_owned());
+        }
+        self.0.inc(bytes);
+    }
+
+    /// Removes the bar.
+    pub fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
