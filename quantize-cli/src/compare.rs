@@ -209,7 +209,9 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 
 /// A generator that depends on the tensor's name only, so that a figure can be had again.
 fn generator(name: &str) -> Pcg64 {
-    Pcg64::seed_from_u64(name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)))
+    Pcg64::seed_from_u64(
+        name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)),
+    )
 }
 
 /// Independent standard normal activations.

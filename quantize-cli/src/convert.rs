@@ -13,7 +13,6 @@ use kernels::panel::PANEL_ROWS;
 use kernels::{Distortion, Format, Isa, Rounding, encode_panel};
 use qruntime::container::{Storage, Writer};
 use rayon::prelude::*;
-use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use crate::plan::{Action, Plan, PlannedTensor};
@@ -109,7 +108,7 @@ enum Work {
     Pack { format: Format, rows: usize, cols: usize, matrix: usize, panels: Range<usize> },
     /// Copy these bytes.
     Copy(Range<usize>),
-    /// Write these numbers as BF16.
+    /// Write these numbers, 8-bit floats with their scales, as BF16.
     Bf16(Range<usize>),
 }
 
@@ -132,13 +131,18 @@ fn jobs(plan: &Plan, tensor: usize, elements_per_job: usize) -> Vec<Job<'_>> {
             let panels_per_job = (elements_per_job / (PANEL_ROWS * cols)).max(1);
             (0..matrices.iter().product())
                 .flat_map(|matrix| {
-                    pieces(rows.div_ceil(PANEL_ROWS), panels_per_job)
-                        .map(move |panels| Work::Pack { format, rows, cols, matrix, panels })
+                    pieces(rows.div_ceil(PANEL_ROWS), panels_per_job).map(move |panels| Work::Pack {
+                        format,
+                        rows,
+                        cols,
+                        matrix,
+                        panels,
+                    })
                 })
                 .map(job)
                 .collect()
         }
-        (_, Storage::Plain(Dtype::BF16), _) if planned.bytes != 0 && planned.why_converted() => {
+        (_, Storage::Plain(dtype), _) if *dtype != planned.dtype => {
             pieces(planned.elements(), elements_per_job).map(Work::Bf16).map(job).collect()
         }
         _ => pieces(planned.bytes, elements_per_job * size_of::<f32>()).map(Work::Copy).map(job).collect(),

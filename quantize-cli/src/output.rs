@@ -23,7 +23,8 @@ impl Staged {
             }
             check_replaceable(destination)?;
         }
-        let name = destination.file_name().with_context(|| format!("{} is no name of a file", destination.display()))?;
+        let name =
+            destination.file_name().with_context(|| format!("{} is no name of a file", destination.display()))?;
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
         hidden.push(format!(".{}.partial", std::process::id()));

@@ -62,6 +62,8 @@ pub struct PlannedTensor {
     pub shape: Vec<usize>,
     /// What becomes of it.
     pub action: Action,
+    /// The type of its numbers in the source.
+    pub dtype: Dtype,
     /// How it will be stored.
     pub storage: Storage,
     /// Bytes in the model.
@@ -144,7 +146,7 @@ fn plan_tensor(index: usize, tensor: &SourceTensor, to: Format, rules: &[Rule]) 
         Action::Keep if tensor.dtype() == Dtype::F8_E4M3 => (Storage::Plain(Dtype::BF16), 2 * tensor.elements()),
         Action::Keep => (Storage::Plain(tensor.dtype()), tensor.bytes()),
     };
-    Ok(PlannedTensor { index, name: tensor.name().into(), shape, action, storage, bytes, why })
+    Ok(PlannedTensor { index, name: tensor.name().into(), shape, action, dtype: tensor.dtype(), storage, bytes, why })
 }
 
 /// What becomes of a tensor that no rule names, and why.

@@ -16,7 +16,8 @@ impl Progress {
             return Self::silent();
         }
         let bar = ProgressBar::new(total);
-        let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {binary_bytes_per_sec}  {eta} left  {wide_msg}");
+        let style =
+            ProgressStyle::with_template("{bar:30} {percent:>3} %  {binary_bytes_per_sec}  {eta} left  {wide_msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Self(bar)
     }

@@ -1,0 +1,77 @@
+//! `quantize compare`: what did it cost?
+
+use anyhow::{Result, ensure};
+use serde::Serialize;
+
+use crate::args::CompareArgs;
+use crate::compare::{Comparison, compare};
+use crate::progress::Progress;
+use crate::report::{Answer, percent, shape, table};
+use crate::source::Source;
+
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    comparison: Comparison,
+    max_error: Option<f64>,
+    within: bool,
+}
+
+pub(super) fn run(args: &CompareArgs) -> Result<Answer> {
+    let limit = args.max_error;
+    ensure!(
+        limit.is_none_or(|limit| limit >= 0.0),
+        "--max-error {}: expected a number from 0 on",
+        limit.unwrap_or(0.0)
+    );
+    let source = Source::open(&args.source)?;
+    let model = super::open(&args.model)?;
+    let progress = Progress::new(source.total_bytes(), args.json);
+    let comparison = compare(&source, &model, &progress)?;
+    progress.finish();
+    let worst = comparison.packed.first().map_or(0.0, |t| t.relative_rms);
+    let within = comparison.mismatches.is_empty() && limit.is_none_or(|limit| worst <= limit);
+    let report = Report { comparison, max_error: limit, within };
+    Answer::of(&report, args.json, report.within, to_text)
+}
+
+fn to_text(report: &Report) -> String {
+    let Comparison { packed, identical, converted, mismatches } = &report.comparison;
+    let rows: Vec<Vec<String>> = packed
+        .iter()
+        .map(|t| {
+            vec![
+                t.name.escape_debug().to_string(),
+                t.format.into(),
+                shape(&t.shape),
+                percent(t.relative_rms),
+                format!("{:.1}", t.sqnr_db),
+                percent(t.product_random),
+                percent(t.product_realistic),
+            ]
+        })
+        .collect();
+    let heading = ["tensor", "format", "shape", ">weights", ">SQNR dB", ">product, random x", ">product, realistic x"];
+    let mut text = table(&heading, &rows);
+    text.push_str("\nErrors are relative RMS; products are what the runtime computes, activations in 8 bits.\n");
+    text.push_str(&format!("{} tensors packed, {identical} kept and identical", packed.len()));
+    if !converted.is_empty() {
+        text.push_str(&format!(", {} kept in another type", converted.len()));
+    }
+    text.push('\n');
+    for mismatch in mismatches {
+        text.push_str(&format!("mismatch: {}\n", mismatch.escape_debug()));
+    }
+    match (report.max_error, packed.first()) {
+        (Some(limit), Some(worst)) if worst.relative_rms > limit => {
+            text.push_str(&format!(
+                "over the limit of {}: {} at {}\n",
+                percent(limit),
+                worst.name,
+                percent(worst.relative_rms)
+            ));
+        }
+        _ => {}
+    }
+    text
+}

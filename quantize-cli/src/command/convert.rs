@@ -1,0 +1,202 @@
+//! `quantize convert`: a checkpoint into a model.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use kernels::{Distortion, Isa};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::args::ConvertArgs;
+use crate::convert::convert;
+use crate::output::{Staged, synchronize};
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::report::{Answer, bytes, percent, shape, table, three_digits};
+use crate::source::Source;
+
+#[derive(Serialize)]
+struct Report {
+    out: String,
+    dry_run: bool,
+    tensors: Vec<Tensor>,
+    /// Bytes of the tensors in the model, and in the source.
+    bytes: u64,
+    source_bytes: u64,
+    bits_per_weight: f64,
+    /// Whole-model relative RMS error of the packed weights.
+    relative_rms: Option<f64>,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Tensor {
+    name: String,
+    action: String,
+    why: String,
+    shape: Vec<usize>,
+    bytes: usize,
+    /// Of the weights, where they are packed.
+    relative_rms: Option<f64>,
+}
+
+pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
+    let start = Instant::now();
+    let isa = Isa::from_env()?;
+    let source = Source::open(&args.source)?;
+    let plan = Plan::new(&source, args.to, &args.rules, args.rounding)?;
+    let distortions = if args.dry_run {
+        vec![None; plan.tensors.len()]
+    } else {
+        let mut pool = rayon::ThreadPoolBuilder::new();
+        if let Some(threads) = args.threads {
+            pool = pool.num_threads(threads.into());
+        }
+        pool.build().context("cannot start threads")?.install(|| write(args, &source, &plan, isa))?
+    };
+    let report = report(args, &source, &plan, &distortions, start.elapsed().as_secs_f64());
+    Answer::of(&report, args.json, true, |report| to_text(report, args.quiet))
+}
+
+/// Converts into a temporary sibling of the output and puts it in its place.
+fn write(args: &ConvertArgs, source: &Source, plan: &Plan, isa: Isa) -> Result<Vec<Option<Distortion>>> {
+    let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    ensure!(!same(&args.source, &args.out), "{} is both source and output", args.out.display());
+    let staged = Staged::new(&args.out, args.force)?;
+    let cancelled = cancel_on_signal();
+    let progress = Progress::new(source.total_bytes(), args.quiet);
+
+    let folder = args.out.extension().is_none_or(|extension| extension != "safetensors");
+    let file_path = if folder {
+        fs::create_dir(staged.path()).with_context(|| format!("cannot create {}", staged.path().display()))?;
+        copy_companions(source, plan, staged.path())?;
+        staged.path().join("model.safetensors")
+    } else {
+        staged.path().into()
+    };
+    let file = File::create(&file_path).with_context(|| format!("cannot create {}", file_path.display()))?;
+    let (file, distortions) = convert(source, plan, isa, file, &progress, &cancelled)
+        .with_context(|| format!("no {} was made", args.out.display()))?;
+    progress.finish();
+    file.sync_all().with_context(|| format!("cannot synchronize {}", file_path.display()))?;
+    drop(file);
+    if folder {
+        synchronize(staged.path())?;
+    }
+    staged.commit()?;
+    Ok(distortions)
+}
+
+/// A flag that an interrupt sets, so that what is half written is removed before the program ends.
+fn cancel_on_signal() -> Arc<AtomicBool> {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&cancelled);
+    // A second handler in the same process is refused; then the first one's program decides what an interrupt does.
+    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
+    cancelled
+}
+
+/// Copies tokenizer and configuration files; `config.json` says in the copy how the weights are stored.
+fn copy_companions(source: &Source, plan: &Plan, out: &Path) -> Result<()> {
+    for companion in source.companions() {
+        let (from, to) = (source.path().join(companion), out.join(companion));
+        let context = || format!("cannot copy {} to {}", from.display(), to.display());
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent).with_context(context)?;
+        }
+        match source.config() {
+            Some(Value::Object(config)) if companion == Path::new("config.json") => {
+                let mut config = config.clone();
+                config.insert("quantization_config".into(), quantization_config(plan));
+                let text = serde_json::to_string_pretty(&config)? + "\n";
+                fs::write(&to, text).with_context(context)?;
+            }
+            _ => drop(fs::copy(&from, &to).with_context(context)?),
+        }
+    }
+    Ok(())
+}
+
+fn quantization_config(plan: &Plan) -> Value {
+    json!({
+        "quant_method": "qruntime",
+        "version": qruntime::container::VERSION,
+        "format": plan.to.name(),
+        "rounding": plan.rounding.name(),
+        "rules": plan.rules,
+    })
+}
+
+fn report(
+    args: &ConvertArgs,
+    source: &Source,
+    plan: &Plan,
+    distortions: &[Option<Distortion>],
+    seconds: f64,
+) -> Report {
+    let mut total = Distortion::default();
+    for &distortion in distortions.iter().flatten() {
+        total += distortion;
+    }
+    let tensors = plan.tensors.iter().zip(distortions).map(|(planned, distortion)| Tensor {
+        name: planned.name.clone(),
+        action: planned.action.to_string(),
+        why: planned.why.clone(),
+        shape: planned.shape.clone(),
+        bytes: planned.bytes,
+        relative_rms: distortion.map(Distortion::relative_rms),
+    });
+    Report {
+        out: args.out.display().to_string(),
+        dry_run: args.dry_run,
+        tensors: tensors.collect(),
+        bytes: plan.bytes(),
+        source_bytes: source.total_bytes(),
+        bits_per_weight: 8.0 * plan.bytes() as f64 / plan.elements().max(1) as f64,
+        relative_rms: distortions.iter().any(Option::is_some).then(|| total.relative_rms()),
+        seconds,
+    }
+}
+
+fn to_text(report: &Report, quiet: bool) -> String {
+    let mut text = String::new();
+    if !quiet {
+        let mut tensors: Vec<&Tensor> = report.tensors.iter().collect();
+        tensors.sort_by(|a, b| b.relative_rms.unwrap_or(-1.0).total_cmp(&a.relative_rms.unwrap_or(-1.0)));
+        let rows: Vec<Vec<String>> = tensors
+            .iter()
+            .map(|t| {
+                let error = t.relative_rms.map_or_else(|| "-".into(), percent);
+                let name = t.name.escape_debug().to_string();
+                vec![name, shape(&t.shape), t.action.clone(), bytes(t.bytes as u64), error, t.why.clone()]
+            })
+            .collect();
+        text = table(&["tensor", "shape", "becomes", ">size", ">error", "because"], &rows);
+        text.push('\n');
+    }
+    let mut kinds: Vec<&str> = report.tensors.iter().map(|t| t.action.as_str()).collect();
+    kinds.sort_unstable();
+    let counts: Vec<String> = kinds.chunk_by(|a, b| a == b).map(|kind| format!("{} {}", kind.len(), kind[0])).collect();
+    let size = format!(
+        "{} tensors ({}), {} ({:.2} bits/weight, {} of the source)",
+        report.tensors.len(),
+        counts.join(", "),
+        bytes(report.bytes),
+        report.bits_per_weight,
+        percent(report.bytes as f64 / report.source_bytes.max(1) as f64),
+    );
+    if report.dry_run {
+        return text + &format!("would write {}: {size}\n", report.out);
+    }
+    let worst =
+        report.tensors.iter().max_by(|a, b| a.relative_rms.unwrap_or(-1.0).total_cmp(&b.relative_rms.unwrap_or(-1.0)));
+    let worst =
+        worst.and_then(|t| Some(format!(", worst {} {} at {} error", t.name, t.action, percent(t.relative_rms?))));
+    let speed = three_digits(report.source_bytes as f64 / 1e9 / report.seconds);
+    let time = format!("{} s, {speed} GB/s", three_digits(report.seconds));
+    text + &format!("wrote {}: {size}{}, {time}\n", report.out, worst.unwrap_or_default())
+}

@@ -1,0 +1,82 @@
+//! `quantize inspect`: what is in a model.
+
+use anyhow::Result;
+use qruntime::container::Storage;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::args::InspectArgs;
+use crate::report::{Answer, bytes, shape, table, three_digits};
+
+#[derive(Serialize)]
+struct Report {
+    tensors: Vec<Tensor>,
+    /// Bytes of all files.
+    file_bytes: u64,
+    elements: u64,
+    bits_per_weight: f64,
+    /// How the model was made, as it says itself.
+    recipe: Value,
+}
+
+#[derive(Serialize)]
+struct Tensor {
+    name: String,
+    storage: String,
+    packed: bool,
+    shape: Vec<usize>,
+    bytes: usize,
+    bits_per_weight: f64,
+}
+
+pub(super) fn run(args: &InspectArgs) -> Result<Answer> {
+    let model = super::open(&args.model)?;
+    let tensors: Vec<Tensor> = model
+        .tensors()
+        .map(|entry| {
+            let (storage, packed) = match entry.storage() {
+                Storage::Packed(format) => (format.name().to_owned(), true),
+                Storage::Plain(dtype) => (format!("{dtype:?}").to_lowercase(), false),
+            };
+            Tensor {
+                name: entry.name().into(),
+                storage,
+                packed,
+                shape: entry.shape().into(),
+                bytes: entry.bytes(),
+                bits_per_weight: 8.0 * entry.bytes() as f64 / entry.elements().max(1) as f64,
+            }
+        })
+        .collect();
+    let elements = model.tensors().map(|entry| entry.elements() as u64).sum::<u64>();
+    let stored = tensors.iter().map(|t| t.bytes as u64).sum::<u64>();
+    let report = Report {
+        tensors,
+        file_bytes: model.file_bytes(),
+        elements,
+        bits_per_weight: 8.0 * stored as f64 / elements.max(1) as f64,
+        recipe: model.recipe().clone(),
+    };
+    Answer::of(&report, args.json, true, to_text)
+}
+
+fn to_text(report: &Report) -> String {
+    let rows: Vec<Vec<String>> = report
+        .tensors
+        .iter()
+        .map(|t| {
+            let bits = format!("{:.2}", t.bits_per_weight);
+            vec![t.name.escape_debug().to_string(), t.storage.clone(), shape(&t.shape), bytes(t.bytes as u64), bits]
+        })
+        .collect();
+    let mut text = table(&["tensor", "format", "shape", ">size", ">bits/weight"], &rows);
+    if let Value::Object(recipe) = &report.recipe {
+        text.push('\n');
+        for (key, value) in recipe {
+            text.push_str(&format!("{key}: {}\n", value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)));
+        }
+    }
+    let (count, size) = (report.tensors.len(), bytes(report.file_bytes));
+    let elements = three_digits(report.elements as f64 / 1e6);
+    text + &format!("\n{count} tensors, {elements} M weights, {size}, {:.2} bits/weight\n", report.bits_per_weight)
+}

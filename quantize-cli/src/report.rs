@@ -1,0 +1,102 @@
+//! Answers for people and for programs: one struct, printed as a table or as JSON.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use serde::Serialize;
+use serde_json::Value;
+
+/// Version of the JSON that commands print.
+pub const SCHEMA: u32 = 1;
+
+/// What a command has to say.
+#[derive(Debug)]
+pub struct Answer {
+    /// For stdout.
+    pub text: String,
+    /// Whether the answer is yes: exit status 0 rather than 1.
+    pub yes: bool,
+}
+
+impl Answer {
+    /// The answer yes.
+    #[must_use]
+    pub fn yes(text: String) -> Self {
+        Self { text, yes: true }
+    }
+
+    /// A report as JSON with its schema, or the text that `text` makes of it.
+    ///
+    /// # Errors
+    /// If the report cannot be serialized.
+    pub fn of<T: Serialize>(report: &T, json: bool, yes: bool, text: impl FnOnce(&T) -> String) -> Result<Self> {
+        if !json {
+            return Ok(Self { text: text(report), yes });
+        }
+        let mut object = serde_json::Map::new();
+        object.insert("schema".into(), SCHEMA.into());
+        match serde_json::to_value(report)? {
+            Value::Object(fields) => object.extend(fields),
+            other => drop(object.insert("report".into(), other)),
+        }
+        let mut text = serde_json::to_string_pretty(&object)?;
+        text.push('\n');
+        Ok(Self { text, yes })
+    }
+}
+
+/// Rows of cells under a heading, in columns as wide as they must be. Columns whose heading begins with `>` are aligned to the right.
+#[must_use]
+pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let right: Vec<bool> = heading.iter().map(|h| h.starts_with('>')).collect();
+    let heading: Vec<String> = heading.iter().map(|h| h.trim_start_matches('>').into()).collect();
+    let lines = || std::iter::once(&heading).chain(rows);
+    let widths: Vec<usize> =
+        (0..heading.len()).map(|i| lines().map(|line| line[i].chars().count()).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for line in lines() {
+        let mut row = String::new();
+        for ((cell, &width), &right) in line.iter().zip(&widths).zip(&right) {
+            let _ = if right { write!(row, "{cell:>width$}  ") } else { write!(row, "{cell:<width$}  ") };
+        }
+        text.push_str(row.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Bytes with a unit: powers of 1000, three digits.
+#[must_use]
+pub fn bytes(n: u64) -> String {
+    let mut value = n as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 999.5 {
+            return if unit == "B" { format!("{n} B") } else { format!("{} {unit}", three_digits(value)) };
+        }
+        value /= 1000.0;
+    }
+    format!("{} TB", three_digits(value))
+}
+
+/// A positive number with three significant digits where it has a fraction.
+#[must_use]
+pub fn three_digits(value: f64) -> String {
+    match value {
+        v if v >= 99.95 => format!("{v:.0}"),
+        v if v >= 9.995 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
+    }
+}
+
+/// A fraction in percent, three digits.
+#[must_use]
+pub fn percent(fraction: f64) -> String {
+    format!("{} %", three_digits(100.0 * fraction))
+}
+
+/// A shape, `4096 x 4096`.
+#[must_use]
+pub fn shape(shape: &[usize]) -> String {
+    let dimensions: Vec<String> = shape.iter().map(ToString::to_string).collect();
+    if dimensions.is_empty() { "scalar".into() } else { dimensions.join(" x ") }
+}

@@ -1,0 +1,308 @@
+//! Checkpoints to convert: a safetensors file, or a Hugging Face folder with one or with shards.
+//!
+//! ```no_run
+//! use quantize_cli::source::Source;
+//!
+//! let source = Source::open("models/tiny".as_ref())?;
+//! for tensor in source.tensors().iter().filter(|tensor| tensor.is_float()) {
+//!     let mut row = vec![0.0; tensor.cols()];
+//!     for r in 0..tensor.rows() {
+//!         source.read_f32(tensor, r * tensor.cols()..(r + 1) * tensor.cols(), &mut row)?;
+//!     }
+//! }
+//! # Ok::<(), quantize_cli::source::SourceError>(())
+//! ```
+//!
+//! Opening reads headers and small JSON files only. Tensors are then read in pieces, by positioned reads into the
+//! caller's buffers from any number of threads, so a converter's memory does not grow with the model.
+//!
+//! Every byte is untrusted. What [`Source::open`] lets through is whole: each file is as long as its header says, its
+//! tensors tile it, and index and shards agree on who holds what.
+//!
+//! 8-bit floating-point tensors (`F8_E4M3`) come with their scales applied; the scales are not listed as tensors.
+
+mod error;
+mod float;
+mod folder;
+mod safetensors;
+mod scale;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use ::safetensors::Dtype;
+use serde_json::Value;
+
+use self::float::Float;
+use self::folder::{Index, Layout};
+use self::safetensors::Shard;
+use self::scale::Scales;
+
+pub use self::error::{SourceError, SourceErrorKind};
+
+/// Bytes that are read before they are converted: enough to hide the cost of a system call, and they stay in cache.
+const PIECE: usize = 64 * 1024;
+
+/// An open checkpoint.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    shards: Vec<Shard>,
+    tensors: Vec<SourceTensor>,
+    positions: HashMap<String, usize>,
+    total_bytes: u64,
+    config: Option<Value>,
+    companions: Vec<PathBuf>,
+    dropped: Vec<String>,
+}
+
+/// A tensor of a [`Source`].
+#[derive(Debug)]
+pub struct SourceTensor {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    elements: usize,
+    bytes: usize,
+    /// Number of the file in `Source::shards`.
+    file: usize,
+    /// Of the first byte in the file.
+    offset: u64,
+    scales: Option<Scales>,
+}
+
+impl Source {
+    /// Opens a `.safetensors` file, or a folder with `model.safetensors.index.json` and its shards, with
+    /// `model.safetensors`, or with exactly one `.safetensors` file; the first of these wins.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read; is malformed, truncated or too long; if a shard is missing, or index and shards
+    /// disagree; if there are no tensors; or if the scales of an 8-bit tensor do not fit it.
+    pub fn open(path: &Path) -> Result<Self, SourceError> {
+        let is_folder = path.metadata().map_err(|error| SourceError::io(path, error))?.is_dir();
+        let Layout { files, index } = if is_folder { Layout::of_folder(path)? } else { Layout::of_file(path)? };
+
+        let mut shards = Vec::with_capacity(files.len());
+        let mut tensors = Vec::new();
+        for file in files {
+            let (shard, of_shard) = Shard::open(file, shards.len())?;
+            shards.push(shard);
+            tensors.extend(of_shard);
+        }
+        check_unique(&shards, &tensors)?;
+        if let Some(index) = index {
+            check_index(&index, &shards, &tensors)?;
+        }
+        if tensors.is_empty() {
+            return Err(SourceError::checkpoint(path, "no tensors"));
+        }
+
+        let config = if is_folder { folder::config(path)? } else { None };
+        let companions = if is_folder { folder::companions(path)? } else { Vec::new() };
+        let block = scale::block_size(config.as_ref())
+            .map_err(|problem| SourceError::checkpoint(&path.join(folder::CONFIG), problem))?;
+        let total_bytes = tensors.iter().map(|tensor| tensor.bytes as u64).sum();
+        let dropped = scale::absorb(&shards, &mut tensors, block)?;
+        let positions = tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
+        Ok(Self { path: path.to_path_buf(), shards, tensors, positions, total_bytes, config, companions, dropped })
+    }
+
+    /// The file or folder that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files that hold the tensors, sorted by name.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.shards.iter().map(|shard| shard.path.as_path())
+    }
+
+    /// The tensors: file by file as in [`files`](Self::files), within a file in the order of their data.
+    pub fn tensors(&self) -> &[SourceTensor] {
+        &self.tensors
+    }
+
+    /// The tensor of this name.
+    pub fn tensor(&self, name: &str) -> Option<&SourceTensor> {
+        self.positions.get(name).map(|&i| &self.tensors[i])
+    }
+
+    /// Bytes of all tensors in the files, scales and dropped ones included.
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes
+    }
+
+    /// The folder's `config.json`.
+    pub fn config(&self) -> Option<&Value> {
+        self.config.as_ref()
+    }
+
+    /// Files of the folder that a converted model needs too (config, tokenizer, licence), relative to the folder.
+    pub fn companions(&self) -> &[PathBuf] {
+        &self.companions
+    }
+
+    /// Names of tensors that are not among [`tensors`](Self::tensors) and not used: scales of the activations of
+    /// 8-bit layers.
+    pub fn dropped(&self) -> &[String] {
+        &self.dropped
+    }
+
+    /// Whether any tensor is 8-bit floating point. The config's `quantization_config` then speaks of these tensors,
+    /// and is no longer true of what [`read_f32`](Self::read_f32) returns.
+    pub fn has_fp8(&self) -> bool {
+        self.tensors.iter().any(SourceTensor::is_fp8)
+    }
+
+    /// Reads elements, in row-major order, as `f32`. `F64` is rounded to the nearest; the others are exact, except
+    /// that the product of an 8-bit element and its scale is rounded once.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read; the tensor is not of this source or not floating point; the range is not within
+    /// it; or `out` is not as long as the range.
+    pub fn read_f32(&self, tensor: &SourceTensor, elements: Range<usize>, out: &mut [f32]) -> Result<(), SourceError> {
+        self.check_own(tensor)?;
+        tensor.read_f32(&self.shards, elements, out)
+    }
+
+    /// Reads bytes of a tensor as they are in the file.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read; the tensor is not of this source; the range is not within it; or `out` is not as
+    /// long as the range.
+    pub fn read_bytes(&self, tensor: &SourceTensor, bytes: Range<usize>, out: &mut [u8]) -> Result<(), SourceError> {
+        self.check_own(tensor)?;
+        tensor.check_range(&self.shards, "bytes", &bytes, tensor.bytes, out.len())?;
+        self.shards[tensor.file].read_at(out, tensor.offset + bytes.start as u64)
+    }
+
+    /// Another source's tensor would be read from the wrong file.
+    fn check_own(&self, tensor: &SourceTensor) -> Result<(), SourceError> {
+        if self.tensors.as_ptr_range().contains(&std::ptr::from_ref(tensor)) {
+            return Ok(());
+        }
+        Err(SourceError::request(&self.path, "not a tensor of this source").of_tensor(&tensor.name))
+    }
+}
+
+impl SourceTensor {
+    /// The name, as in the file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The type of the elements in the file.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The dimensions; none for a scalar.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.elements
+    }
+
+    /// Product of all dimensions but the last; 1 for a vector or scalar.
+    pub fn rows(&self) -> usize {
+        // Does not overflow: it was a step on the way to `elements`.
+        self.shape.split_last().map_or(1, |(_, leading)| leading.iter().product())
+    }
+
+    /// The last dimension; 1 for a scalar.
+    pub fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Length in the file.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether [`Source::read_f32`] can convert it: `F64`, `F32`, `F16`, `BF16` or `F8_E4M3`.
+    pub fn is_float(&self) -> bool {
+        Float::of(self.dtype).is_some()
+    }
+
+    fn is_fp8(&self) -> bool {
+        Float::of(self.dtype) == Some(Float::F8E4m3)
+    }
+
+    fn read_f32(&self, shards: &[Shard], elements: Range<usize>, out: &mut [f32]) -> Result<(), SourceError> {
+        let shard = &shards[self.file];
+        let Some(float) = Float::of(self.dtype) else {
+            let problem = format!("{} elements, expected a floating-point type", self.dtype);
+            return Err(SourceError::request(&shard.path, problem).of_tensor(&self.name));
+        };
+        self.check_range(shards, "elements", &elements, self.elements, out.len())?;
+        let size = float.size();
+        let mut start = elements.start;
+        let mut scratch = vec![0; PIECE.min(out.len() * size)];
+        for piece in out.chunks_mut(PIECE / size) {
+            let bytes = &mut scratch[..piece.len() * size];
+            shard.read_at(bytes, self.offset + (start * size) as u64)?;
+            float.decode(bytes, piece);
+            if let Some(scales) = &self.scales {
+                scales.apply(start, self.cols(), piece);
+            }
+            start += piece.len();
+        }
+        Ok(())
+    }
+
+    /// Refuses a range that is not within `len`, or not as long as the buffer it is read into.
+    fn check_range(
+        &self,
+        shards: &[Shard],
+        what: &str,
+        range: &Range<usize>,
+        len: usize,
+        out: usize,
+    ) -> Result<(), SourceError> {
+        if range.start <= range.end && range.end <= len && range.len() == out {
+            return Ok(());
+        }
+        let problem = format!("{what} {range:?} of {len} into a buffer of {out}");
+        Err(SourceError::request(&shards[self.file].path, problem).of_tensor(&self.name))
+    }
+
+    /// An error of the file that speaks of this tensor.
+    fn refused(&self, shards: &[Shard], problem: String) -> SourceError {
+        SourceError::checkpoint(&shards[self.file].path, problem).of_tensor(&self.name)
+    }
+}
+
+/// Refuses a tensor that lies in two shards: one of them may be stale.
+fn check_unique(shards: &[Shard], tensors: &[SourceTensor]) -> Result<(), SourceError> {
+    let mut seen: HashMap<&str, &SourceTensor> = HashMap::with_capacity(tensors.len());
+    for tensor in tensors {
+        if let Some(first) = seen.insert(&tensor.name, tensor) {
+            return Err(tensor.refused(shards, format!("also in {:?}", shards[first.file].path)));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses an index and shards that disagree.
+fn check_index(index: &Index, shards: &[Shard], tensors: &[SourceTensor]) -> Result<(), SourceError> {
+    let shard_of: HashMap<&str, &Path> = tensors.iter().map(|t| (t.name.as_str(), &*shards[t.file].path)).collect();
+    for (name, shard) in &index.weight_map {
+        let found = shard_of.get(name.as_str()).and_then(|path| path.file_name());
+        if found.is_none_or(|found| found != shard.as_str()) {
+            let elsewhere = found.map_or("not in any shard".to_owned(), |found| format!("found in {found:?}"));
+            let problem = format!("{elsewhere}, expected in {shard:?}");
+            return Err(SourceError::checkpoint(&index.path, problem).of_tensor(name));
+        }
+    }
+    match tensors.iter().find(|tensor| !index.weight_map.contains_key(&tensor.name)) {
+        Some(tensor) => Err(tensor.refused(shards, format!("not in the index {:?}", index.path))),
+        None => Ok(()),
+    }
+}
