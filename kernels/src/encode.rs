@@ -148,7 +148,7 @@ impl<F: BlockFormat> Kernel for EncodeBlock<'_, F> {
             }
         }
         let columns = &self.columns[..F::LEN];
-        let overflow = F::encode(self.rounding, columns, self.block);
+        let overflow = F::encode(simd, self.rounding, columns, self.block);
 
         let mut decoded = [[0.0; PANEL_ROWS]; LONGEST_BLOCK];
         F::weights(simd, &F::unpack(simd, self.block), &mut decoded[..F::LEN]);

@@ -9,6 +9,7 @@ pub mod args;
 pub mod command;
 pub mod compare;
 pub mod convert;
+pub mod measure;
 mod output;
 pub mod plan;
 pub mod progress;

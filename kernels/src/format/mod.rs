@@ -36,7 +36,7 @@ pub(crate) trait BlockFormat: 'static {
     fn decode(block: &[u8], weights: &mut [f32]);
 
     /// Encodes a block of a panel from its columns. Returns which rows' scales overflowed, one bit each.
-    fn encode(rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16;
+    fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16;
 
     /// Takes a block of a panel apart.
     fn unpack<S: Simd>(simd: S, block: &[u8]) -> Self::Tile<S>;
@@ -261,17 +261,40 @@ fn scales_and_codes_mut(block: &mut [u8]) -> (&mut [u8; 32], &mut [[u8; 64]]) {
     (scales, codes.as_chunks_mut::<64>().0)
 }
 
-/// Rounds scales to half precision and writes them. Returns them as `f32`, and which of them overflowed.
+/// Rounds scales to half precision. Returns the bytes, and the rounded scales as `f32`.
 #[inline(always)]
-fn store_scales(scales: &Lanes, out: &mut [u8; 32]) -> (Lanes, u16) {
-    let (mut stored, mut overflow) = ([0.0; PANEL_ROWS], 0);
-    for (row, (&scale, out)) in scales.iter().zip(out.as_chunks_mut::<2>().0).enumerate() {
-        let half = half::f16::from_f32(scale);
-        overflow |= u16::from(half.is_infinite()) << row;
-        stored[row] = half.to_f32();
-        *out = half.to_le_bytes();
+fn round_scales<S: Simd>(simd: S, scales: &Lanes) -> ([u8; 32], Lanes) {
+    let (mut bytes, mut rounded) = ([0; 32], [0.0; PANEL_ROWS]);
+    simd.store_f16(simd.load_f32(scales), &mut bytes);
+    simd.store(simd.load_f16(&bytes), &mut rounded);
+    (bytes, rounded)
+}
+
+/// Rounds scales to half precision and writes them. Returns which of them overflowed, one bit each.
+#[inline(always)]
+fn store_scales<S: Simd>(simd: S, scales: &Lanes, out: &mut [u8; 32]) -> u16 {
+    let rounded;
+    (*out, rounded) = round_scales(simd, scales);
+    let mut overflow = 0;
+    for (row, scale) in rounded.iter().enumerate() {
+        overflow |= u16::from(scale.is_infinite()) << row;
     }
-    (stored, overflow)
+    overflow
+}
+
+/// Adding this rounds a small number to an integer, ties to even, and leaves it in the low bits: 1.5·2²³.
+///
+/// A cast would do the same one lane at a time, because it takes care of numbers that are no small ones.
+const TO_INTEGER: f32 = 12_582_912.0;
+
+/// `f` of every lane. Not `map`: that is a call with a closure inside, which the compiler may leave out of line.
+#[inline(always)]
+fn each(lanes: &Lanes, f: impl Fn(f32) -> f32) -> Lanes {
+    let mut result = [0.0; PANEL_ROWS];
+    for (result, &lane) in result.iter_mut().zip(lanes) {
+        *result = f(lane);
+    }
+    result
 }
 
 /// `1 / d`, or 0 where that is not finite.

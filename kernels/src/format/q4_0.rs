@@ -4,7 +4,7 @@
 
 use half::f16;
 
-use super::{BlockFormat, Lanes, PANEL_ROWS, Rounding, Scaled32, inverse, scales_and_codes, scales_and_codes_mut, store_scales};
+use super::{TO_INTEGER, round_scales, BlockFormat, Lanes, PANEL_ROWS, Rounding, Scaled32, each, inverse, scales_and_codes, scales_and_codes_mut, store_scales};
 use crate::activations::ActivationBlock;
 use crate::isa::Simd;
 
@@ -28,39 +28,42 @@ impl BlockFormat for Q4_0 {
     }
 
     #[inline(always)]
-    fn encode(rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
+    fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
         let columns: &[Lanes; 32] = columns.as_array().expect("32 columns");
         let (scales_out, codes_out) = scales_and_codes_mut(block);
         let (extreme, mut scales) = nearest(columns);
-        let inverse = scales.map(inverse);
-        let mut codes = [[0; PANEL_ROWS]; 32];
+        let inverse = each(&scales, inverse);
+        let mut codes = [[0u32; PANEL_ROWS]; 32];
         for (codes, column) in codes.iter_mut().zip(columns) {
             for ((code, x), inverse) in codes.iter_mut().zip(column).zip(&inverse) {
                 // As GGUF's reference does where the compiler fuses multiplication and addition.
-                *code = (x.mul_add(*inverse, 8.5) as i32).min(15);
+                *code = (x.mul_add(*inverse, 8.5).trunc().min(15.0) + TO_INTEGER).to_bits() & 15;
             }
         }
         if rounding == Rounding::Search {
-            search(columns, &extreme, &mut scales, &mut codes);
+            search(simd, columns, &extreme, &mut scales, &mut codes);
         }
         let (low, high) = codes.split_at(16);
         for ((low, high), out) in low.as_chunks::<4>().0.iter().zip(high.as_chunks::<4>().0).zip(codes_out) {
             let mut packed = [0u32; PANEL_ROWS];
             for (j, (low, high)) in low.iter().zip(high).enumerate() {
                 for ((packed, low), high) in packed.iter_mut().zip(low).zip(high) {
-                    *packed |= (low | high << 4).cast_unsigned() << (8 * j);
+                    *packed |= (low | high << 4) << (8 * j);
                 }
             }
             *out.as_chunks_mut::<4>().0.as_mut_array().expect("16 rows") = packed.map(u32::to_le_bytes);
         }
-        store_scales(&scales, scales_out).1
+        store_scales(simd, &scales, scales_out)
     }
 
     #[inline(always)]
     fn unpack<S: Simd>(simd: S, block: &[u8]) -> Scaled32<S> {
         let (scales, groups) = scales_and_codes(block);
-        let [[l0, h0], [l1, h1], [l2, h2], [l3, h3]] = core::array::from_fn(|group| simd.nibbles(simd.load(&groups[group])));
-        Scaled32 { codes: [l0, l1, l2, l3, h0, h1, h2, h3], scale: simd.load_f16(scales) }
+        let mut codes = [simd.load(&groups[0]); 8];
+        for (i, group) in groups.iter().enumerate() {
+            [codes[i], codes[i + 4]] = simd.nibbles(simd.load(group));
+        }
+        Scaled32 { codes, scale: simd.load_f16(scales) }
     }
 
     #[inline(always)]
@@ -86,26 +89,31 @@ fn nearest(columns: &[Lanes; 32]) -> (Lanes, Lanes) {
             *extreme = if larger { x } else { *extreme };
         }
     }
-    (extreme, extreme.map(|extreme| extreme / -8.0))
+    (extreme, each(&extreme, |extreme| extreme / -8.0))
 }
 
 /// A code of the search, -8..=7, as a float: `x·inverse` rounded to nearest, ties to even.
 #[inline(always)]
 fn code(x: f32, inverse: f32) -> f32 {
-    /// 1.5·2²³: adding and subtracting it rounds to an integer.
-    const ROUND: f32 = 12_582_912.0;
-    (x * inverse).clamp(-8.0, 7.0) + ROUND - ROUND
+    clamp(x * inverse) + TO_INTEGER - TO_INTEGER
+}
+
+/// Into -8..=7. (`f32::clamp` takes care of NaN, at a price; there is none here.)
+#[inline(always)]
+fn clamp(x: f32) -> f32 {
+    let x = if x < -8.0 { -8.0 } else { x };
+    if x > 7.0 { 7.0 } else { x }
 }
 
 /// Replaces scales and codes by better ones where the search finds them; see `docs/quantization.md`.
 #[inline(always)]
-fn search(columns: &[Lanes; 32], extreme: &Lanes, scales: &mut Lanes, codes: &mut [[i32; PANEL_ROWS]; 32]) {
+fn search<S: Simd>(simd: S, columns: &[Lanes; 32], extreme: &Lanes, scales: &mut Lanes, codes: &mut [[u32; PANEL_ROWS]; 32]) {
     // Where 1/extreme overflows, the scale underflows half precision anyway.
-    let unit = extreme.map(inverse);
+    let unit = each(extreme, inverse);
     let mut best = ([0.0; PANEL_ROWS], [1.0; PANEL_ROWS]);
     let mut best_inverse = [0.0; PANEL_ROWS];
     for anchor in ANCHORS {
-        let inverse = unit.map(|unit| anchor * unit);
+        let inverse = each(&unit, |unit| anchor * unit);
         let (xq, qq) = sums(columns, &inverse);
         for row in 0..PANEL_ROWS {
             let better = xq[row] * xq[row] * best.1[row] > best.0[row] * qq[row];
@@ -116,10 +124,10 @@ fn search(columns: &[Lanes; 32], extreme: &Lanes, scales: &mut Lanes, codes: &mu
     }
 
     let mut least = [0.0; PANEL_ROWS];
-    let stored = scales.map(|scale| f16::from_f32(scale).to_f32());
+    let (_, stored) = round_scales(simd, scales);
     for (column, codes) in columns.iter().zip(codes.iter()) {
         for row in 0..PANEL_ROWS {
-            let error = column[row] - stored[row] * (codes[row] - ZERO) as f32;
+            let error = column[row] - stored[row] * (codes[row].cast_signed() - ZERO) as f32;
             least[row] += error * error;
         }
     }
@@ -129,9 +137,10 @@ fn search(columns: &[Lanes; 32], extreme: &Lanes, scales: &mut Lanes, codes: &mu
         let (xq, qq) = sums(columns, &inverse_scale);
         let mut scale = [0.0; PANEL_ROWS];
         for row in 0..PANEL_ROWS {
-            scale[row] = f16::from_f32(if qq[row] > 0.0 { xq[row] / qq[row] } else { 0.0 }).to_f32();
+            scale[row] = if qq[row] > 0.0 { xq[row] / qq[row] } else { 0.0 };
         }
-        inverse_scale = scale.map(inverse);
+        let (_, scale) = round_scales(simd, &scale);
+        inverse_scale = each(&scale, inverse);
         let mut errors = [0.0; PANEL_ROWS];
         for column in columns {
             for row in 0..PANEL_ROWS {
@@ -147,7 +156,7 @@ fn search(columns: &[Lanes; 32], extreme: &Lanes, scales: &mut Lanes, codes: &mu
         }
         for (column, codes) in columns.iter().zip(codes.iter_mut()) {
             for row in 0..PANEL_ROWS {
-                let found = code(column[row], inverse_scale[row]) as i32 + ZERO;
+                let found = (clamp(column[row] * inverse_scale[row]) + (TO_INTEGER + 8.0)).to_bits() & 15;
                 codes[row] = if better[row] { found } else { codes[row] };
             }
         }

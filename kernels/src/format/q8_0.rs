@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{BlockFormat, Lanes, PANEL_ROWS, Rounding, Scaled32, inverse, scales_and_codes, scales_and_codes_mut, store_scales};
+use super::{TO_INTEGER, BlockFormat, Lanes, PANEL_ROWS, Rounding, Scaled32, each, inverse, scales_and_codes, scales_and_codes_mut, store_scales};
 use crate::activations::ActivationBlock;
 use crate::isa::Simd;
 
@@ -21,7 +21,7 @@ impl BlockFormat for Q8_0 {
     }
 
     #[inline(always)]
-    fn encode(_: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
+    fn encode<S: Simd>(simd: S, _: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
         let (columns, _) = columns.as_chunks::<4>();
         let mut scales = [0.0; PANEL_ROWS];
         for column in columns.as_flattened() {
@@ -32,25 +32,28 @@ impl BlockFormat for Q8_0 {
         for scale in &mut scales {
             *scale /= 127.0;
         }
-        let inverse = scales.map(inverse);
+        let inverse = each(&scales, inverse);
         let (scales_out, codes_out) = scales_and_codes_mut(block);
         for (group, codes) in columns.iter().zip(codes_out) {
             let mut packed = [0u32; PANEL_ROWS];
             for (j, column) in group.iter().enumerate() {
                 for ((packed, x), inverse) in packed.iter_mut().zip(column).zip(&inverse) {
-                    let code = (x * inverse).round() as i32;
-                    *packed |= (code.cast_unsigned() & 255) << (8 * j);
+                    let code = ((x * inverse).round() + TO_INTEGER).to_bits() & 255;
+                    *packed |= code << (8 * j);
                 }
             }
             *codes.as_chunks_mut::<4>().0.as_mut_array().expect("16 rows") = packed.map(u32::to_le_bytes);
         }
-        store_scales(&scales, scales_out).1
+        store_scales(simd, &scales, scales_out)
     }
 
     #[inline(always)]
     fn unpack<S: Simd>(simd: S, block: &[u8]) -> Scaled32<S> {
         let (scales, groups) = scales_and_codes(block);
-        let codes = core::array::from_fn(|group| simd.load(&groups[group]));
+        let mut codes = [simd.load(&groups[0]); 8];
+        for (codes, group) in codes.iter_mut().zip(groups) {
+            *codes = simd.load(group);
+        }
         Scaled32 { codes, scale: simd.load_f16(scales) }
     }
 

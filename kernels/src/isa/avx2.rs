@@ -89,6 +89,14 @@ define_isa! {
         [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
     }
 
+    fn store_f16(v: [__m256; 2], dst: &mut [u8; 32]) {
+        for (half, v) in dst.as_chunks_mut::<16>().0.iter_mut().zip(v) {
+            let rounded = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
+            // SAFETY: a half is 16 writable bytes and the store needs no alignment.
+            unsafe { _mm_storeu_si128(half.as_mut_ptr().cast(), rounded) };
+        }
+    }
+
     fn load_f32(src: &[f32; 16]) -> [__m256; 2] {
         let (halves, _) = src.as_chunks::<8>();
         // SAFETY: a half is 8 readable `f32` and the load needs no alignment.

@@ -59,6 +59,12 @@ define_isa! {
         _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(src.as_ptr().cast()) })
     }
 
+    fn store_f16(v: __m512, dst: &mut [u8; 32]) {
+        let rounded = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
+        // SAFETY: `dst` is 32 writable bytes and the store needs no alignment.
+        unsafe { _mm256_storeu_si256(dst.as_mut_ptr().cast(), rounded) }
+    }
+
     fn load_f32(src: &[f32; 16]) -> __m512 {
         // SAFETY: `src` is 16 readable `f32` and the load needs no alignment.
         unsafe { _mm512_loadu_ps(src.as_ptr()) }

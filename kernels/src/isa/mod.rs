@@ -60,6 +60,9 @@ pub(crate) trait Simd: Copy {
     /// Widens 16 binary16 numbers (little-endian).
     fn load_f16(self, src: &[u8; 32]) -> Self::F32;
 
+    /// Rounds to binary16 (ties to even, too large becomes infinite) and writes it, little-endian.
+    fn store_f16(self, v: Self::F32, dst: &mut [u8; 32]);
+
     /// Loads 16 numbers.
     fn load_f32(self, src: &[f32; 16]) -> Self::F32;
 

@@ -68,6 +68,19 @@ macro_rules! neon {
                 lanes
             }
 
+            fn store_f16(v: [float32x4_t; 4], dst: &mut [u8; 32]) {
+                for (part, v) in dst.as_chunks_mut::<8>().0.iter_mut().zip(v) {
+                    let half: uint16x4_t;
+                    // `vcvt_f16_f32` is not stable yet.
+                    // SAFETY: `fcvtn` is part of every AArch64 with NEON; it reads and writes the named registers only.
+                    unsafe {
+                        core::arch::asm!("fcvtn {half:v}.4h, {wide:v}.4s", half = lateout(vreg) half, wide = in(vreg) v,
+                            options(pure, nomem, nostack, preserves_flags));
+                    }
+                    *part = vget_lane_u64::<0>(vreinterpret_u64_u16(half)).to_le_bytes();
+                }
+            }
+
             fn load_f32(src: &[f32; 16]) -> [float32x4_t; 4] {
                 let mut lanes = [vdupq_n_f32(0.0); 4];
                 for (lanes, part) in lanes.iter_mut().zip(src.as_chunks::<4>().0) {

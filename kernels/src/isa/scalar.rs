@@ -88,6 +88,13 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn store_f16(self, v: [f32; 16], dst: &mut [u8; 32]) {
+        for (number, v) in dst.as_chunks_mut::<2>().0.iter_mut().zip(v) {
+            *number = f16::from_f32_const(v).to_le_bytes();
+        }
+    }
+
+    #[inline(always)]
     fn load_f32(self, src: &[f32; 16]) -> [f32; 16] {
         *src
     }
