@@ -152,15 +152,18 @@ impl<F: BlockFormat> Kernel for EncodeBlock<'_, F> {
 
         let mut decoded = [[0.0; PANEL_ROWS]; LONGEST_BLOCK];
         F::weights(simd, &F::unpack(simd, self.block), &mut decoded[..F::LEN]);
-        let (mut error, mut signal) = ([0.0; PANEL_ROWS], [0.0; PANEL_ROWS]);
+        let (mut error, mut signal) = (simd.splat(0.0), simd.splat(0.0));
         for (column, decoded) in columns.iter().zip(&decoded) {
-            for row in 0..PANEL_ROWS {
-                let difference = column[row] - decoded[row];
-                error[row] += difference * difference;
-                signal[row] += column[row] * column[row];
-            }
+            let weight = simd.load_f32(column);
+            let difference = simd.sub(weight, simd.load_f32(decoded));
+            error = simd.mul_add(difference, difference, error);
+            signal = simd.mul_add(weight, weight, signal);
         }
-        let sum = |lanes: Lanes| lanes.into_iter().map(f64::from).sum();
+        let sum = |lanes| {
+            let mut numbers = [0.0; PANEL_ROWS];
+            simd.store(lanes, &mut numbers);
+            numbers.into_iter().map(f64::from).sum()
+        };
         (Distortion { error: sum(error), signal: sum(signal) }, overflow)
     }
 }

@@ -261,45 +261,28 @@ fn scales_and_codes_mut(block: &mut [u8]) -> (&mut [u8; 32], &mut [[u8; 64]]) {
     (scales, codes.as_chunks_mut::<64>().0)
 }
 
-/// Rounds scales to half precision. Returns the bytes, and the rounded scales as `f32`.
+/// What the scale becomes by being stored in half precision.
 #[inline(always)]
-fn round_scales<S: Simd>(simd: S, scales: &Lanes) -> ([u8; 32], Lanes) {
-    let (mut bytes, mut rounded) = ([0; 32], [0.0; PANEL_ROWS]);
-    simd.store_f16(simd.load_f32(scales), &mut bytes);
-    simd.store(simd.load_f16(&bytes), &mut rounded);
-    (bytes, rounded)
+fn stored_scale<S: Simd>(simd: S, scale: S::F32) -> S::F32 {
+    let mut bytes = [0; 32];
+    simd.store_f16(scale, &mut bytes);
+    simd.load_f16(&bytes)
 }
 
 /// Rounds scales to half precision and writes them. Returns which of them overflowed, one bit each.
 #[inline(always)]
-fn store_scales<S: Simd>(simd: S, scales: &Lanes, out: &mut [u8; 32]) -> u16 {
-    let rounded;
-    (*out, rounded) = round_scales(simd, scales);
+fn store_scale<S: Simd>(simd: S, scale: S::F32, out: &mut [u8; 32]) -> u16 {
+    simd.store_f16(scale, out);
     let mut overflow = 0;
-    for (row, scale) in rounded.iter().enumerate() {
-        overflow |= u16::from(scale.is_infinite()) << row;
+    for (row, &scale) in out.as_chunks::<2>().0.iter().enumerate() {
+        overflow |= u16::from(u16::from_le_bytes(scale) & 0x7fff == 0x7c00) << row;
     }
     overflow
 }
 
-/// Adding this rounds a small number to an integer, ties to even, and leaves it in the low bits: 1.5·2²³.
-///
-/// A cast would do the same one lane at a time, because it takes care of numbers that are no small ones.
-const TO_INTEGER: f32 = 12_582_912.0;
-
-/// `f` of every lane. Not `map`: that is a call with a closure inside, which the compiler may leave out of line.
-#[inline(always)]
-fn each(lanes: &Lanes, f: impl Fn(f32) -> f32) -> Lanes {
-    let mut result = [0.0; PANEL_ROWS];
-    for (result, &lane) in result.iter_mut().zip(lanes) {
-        *result = f(lane);
-    }
-    result
-}
-
 /// `1 / d`, or 0 where that is not finite.
 #[inline(always)]
-fn inverse(d: f32) -> f32 {
-    let inverse = 1.0 / d;
-    if inverse.is_finite() { inverse } else { 0.0 }
+fn inverse<S: Simd>(simd: S, d: S::F32) -> S::F32 {
+    let inverse = simd.div(simd.splat(1.0), d);
+    simd.where_greater(simd.splat(f32::INFINITY), simd.abs(inverse), inverse, simd.splat(0.0))
 }

@@ -4,7 +4,7 @@
 
 use half::f16;
 
-use super::{TO_INTEGER, round_scales, BlockFormat, Lanes, PANEL_ROWS, Rounding, Scaled32, each, inverse, scales_and_codes, scales_and_codes_mut, store_scales};
+use super::{BlockFormat, Lanes, Rounding, Scaled32, inverse, scales_and_codes, scales_and_codes_mut, store_scale, stored_scale};
 use crate::activations::ActivationBlock;
 use crate::isa::Simd;
 
@@ -30,30 +30,19 @@ impl BlockFormat for Q4_0 {
     #[inline(always)]
     fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
         let columns: &[Lanes; 32] = columns.as_array().expect("32 columns");
-        let (scales_out, codes_out) = scales_and_codes_mut(block);
-        let (extreme, mut scales) = nearest(columns);
-        let inverse = each(&scales, inverse);
-        let mut codes = [[0u32; PANEL_ROWS]; 32];
-        for (codes, column) in codes.iter_mut().zip(columns) {
-            for ((code, x), inverse) in codes.iter_mut().zip(column).zip(&inverse) {
-                // As GGUF's reference does where the compiler fuses multiplication and addition.
-                *code = (x.mul_add(*inverse, 8.5).trunc().min(15.0) + TO_INTEGER).to_bits() & 15;
-            }
-        }
+        let mut found = nearest(simd, columns);
         if rounding == Rounding::Search {
-            search(simd, columns, &extreme, &mut scales, &mut codes);
+            found = search(simd, columns, found);
         }
-        let (low, high) = codes.split_at(16);
-        for ((low, high), out) in low.as_chunks::<4>().0.iter().zip(high.as_chunks::<4>().0).zip(codes_out) {
-            let mut packed = [0u32; PANEL_ROWS];
-            for (j, (low, high)) in low.iter().zip(high).enumerate() {
-                for ((packed, low), high) in packed.iter_mut().zip(low).zip(high) {
-                    *packed |= (low | high << 4) << (8 * j);
-                }
-            }
-            *out.as_chunks_mut::<4>().0.as_mut_array().expect("16 rows") = packed.map(u32::to_le_bytes);
+        let (scales_out, codes_out) = scales_and_codes_mut(block);
+        let (low, high) = found.codes.split_at(16);
+        let (low, high) = (low.as_chunks::<4>().0, high.as_chunks::<4>().0);
+        for ((low, high), out) in low.iter().zip(high).zip(codes_out) {
+            // (low + 8) + 16·(high + 8), exact.
+            let pair = |j: usize| simd.to_i32(simd.mul_add(high[j], simd.splat(16.0), simd.add(low[j], simd.splat(136.0))));
+            simd.store_bytes(simd.pack([pair(0), pair(1), pair(2), pair(3)]), out);
         }
-        store_scales(simd, &scales, scales_out)
+        store_scale(simd, found.scale, scales_out)
     }
 
     #[inline(always)]
@@ -78,117 +67,118 @@ impl BlockFormat for Q4_0 {
     }
 }
 
-/// Per row the first weight of largest magnitude, and the scale that puts it at -8.
+/// A block of 16 rows, encoded.
+#[derive(Clone, Copy)]
+struct Encoded<S: Simd> {
+    /// The weight of largest magnitude, the first of them.
+    extreme: S::F32,
+    /// The scale before it is rounded to half precision.
+    scale: S::F32,
+    /// The codes without their offset, -8..=7.
+    codes: [S::F32; 32],
+}
+
+/// The scale that puts the weight of largest magnitude at -8.
 #[inline(always)]
-fn nearest(columns: &[Lanes; 32]) -> (Lanes, Lanes) {
-    let (mut largest, mut extreme) = ([0.0; PANEL_ROWS], [0.0; PANEL_ROWS]);
+fn nearest<S: Simd>(simd: S, columns: &[Lanes; 32]) -> Encoded<S> {
+    let (mut largest, mut extreme) = (simd.splat(0.0), simd.splat(0.0));
     for column in columns {
-        for ((largest, extreme), &x) in largest.iter_mut().zip(&mut extreme).zip(column) {
-            let larger = x.abs() > *largest;
-            *largest = if larger { x.abs() } else { *largest };
-            *extreme = if larger { x } else { *extreme };
-        }
+        let x = simd.load_f32(column);
+        extreme = simd.where_greater(simd.abs(x), largest, x, extreme);
+        largest = simd.max(largest, simd.abs(x));
     }
-    (extreme, each(&extreme, |extreme| extreme / -8.0))
+    let scale = simd.div(extreme, simd.splat(-8.0));
+    let inverse = inverse(simd, scale);
+    let mut codes = [extreme; 32];
+    for (code, column) in codes.iter_mut().zip(columns) {
+        // As GGUF's reference does where the compiler fuses multiplication and addition.
+        let shifted = simd.mul_add(simd.load_f32(column), inverse, simd.splat(8.5));
+        *code = simd.sub(simd.min(simd.trunc(shifted), simd.splat(15.0)), simd.splat(8.0));
+    }
+    Encoded { extreme, scale, codes }
 }
 
-/// A code of the search, -8..=7, as a float: `x·inverse` rounded to nearest, ties to even.
+/// `x·inverse` within -8..=7, rounded to the nearest whole number, ties to even.
 #[inline(always)]
-fn code(x: f32, inverse: f32) -> f32 {
-    clamp(x * inverse) + TO_INTEGER - TO_INTEGER
+fn code<S: Simd>(simd: S, x: S::F32, inverse: S::F32) -> S::F32 {
+    // Adding and subtracting 1.5·2²³ leaves no room for a fraction.
+    let round = simd.splat(12_582_912.0);
+    let clamped = simd.min(simd.max(simd.mul(x, inverse), simd.splat(-8.0)), simd.splat(7.0));
+    simd.sub(simd.add(clamped, round), round)
 }
 
-/// Into -8..=7. (`f32::clamp` takes care of NaN, at a price; there is none here.)
+/// Replaces scales and codes by better ones where it finds them; see `docs/quantization.md`.
 #[inline(always)]
-fn clamp(x: f32) -> f32 {
-    let x = if x < -8.0 { -8.0 } else { x };
-    if x > 7.0 { 7.0 } else { x }
-}
-
-/// Replaces scales and codes by better ones where the search finds them; see `docs/quantization.md`.
-#[inline(always)]
-fn search<S: Simd>(simd: S, columns: &[Lanes; 32], extreme: &Lanes, scales: &mut Lanes, codes: &mut [[u32; PANEL_ROWS]; 32]) {
-    // Where 1/extreme overflows, the scale underflows half precision anyway.
-    let unit = each(extreme, inverse);
-    let mut best = ([0.0; PANEL_ROWS], [1.0; PANEL_ROWS]);
-    let mut best_inverse = [0.0; PANEL_ROWS];
+fn search<S: Simd>(simd: S, columns: &[Lanes; 32], mut found: Encoded<S>) -> Encoded<S> {
+    // The codes that maximize `xq² / qq`, compared by cross multiplication.
+    let mut best = (simd.splat(0.0), simd.splat(1.0));
+    let mut best_inverse = simd.splat(0.0);
+    // Where this is not finite, and hence 0, the scale underflows half precision anyway.
+    let unit = inverse(simd, found.extreme);
     for anchor in ANCHORS {
-        let inverse = each(&unit, |unit| anchor * unit);
-        let (xq, qq) = sums(columns, &inverse);
-        for row in 0..PANEL_ROWS {
-            let better = xq[row] * xq[row] * best.1[row] > best.0[row] * qq[row];
-            best.0[row] = if better { xq[row] * xq[row] } else { best.0[row] };
-            best.1[row] = if better { qq[row] } else { best.1[row] };
-            best_inverse[row] = if better { inverse[row] } else { best_inverse[row] };
-        }
+        let inverse = simd.mul(unit, simd.splat(anchor));
+        let (xq, qq) = sums(simd, columns, inverse);
+        let gain = simd.mul(xq, xq);
+        let (new, old) = (simd.mul(gain, best.1), simd.mul(best.0, qq));
+        best.0 = simd.where_greater(new, old, gain, best.0);
+        best.1 = simd.where_greater(new, old, qq, best.1);
+        best_inverse = simd.where_greater(new, old, inverse, best_inverse);
     }
 
-    let mut least = [0.0; PANEL_ROWS];
-    let (_, stored) = round_scales(simd, scales);
-    for (column, codes) in columns.iter().zip(codes.iter()) {
-        for row in 0..PANEL_ROWS {
-            let error = column[row] - stored[row] * (codes[row].cast_signed() - ZERO) as f32;
-            least[row] += error * error;
-        }
-    }
-    let mut inverse_scale = best_inverse;
+    let mut least = error(simd, columns, stored_scale(simd, found.scale), |i, _| found.codes[i]);
     for _ in 0..REFITS {
         // The scale that fits the codes best, as it will be stored, and the codes that fit that scale best.
-        let (xq, qq) = sums(columns, &inverse_scale);
-        let mut scale = [0.0; PANEL_ROWS];
-        for row in 0..PANEL_ROWS {
-            scale[row] = if qq[row] > 0.0 { xq[row] / qq[row] } else { 0.0 };
+        let (xq, qq) = sums(simd, columns, best_inverse);
+        let fitted = simd.where_greater(qq, simd.splat(0.0), simd.div(xq, qq), simd.splat(0.0));
+        let scale = stored_scale(simd, fitted);
+        best_inverse = inverse(simd, scale);
+        let errors = error(simd, columns, scale, |_, x| code(simd, x, best_inverse));
+        found.scale = simd.where_greater(least, errors, scale, found.scale);
+        for (found, column) in found.codes.iter_mut().zip(columns) {
+            let code = code(simd, simd.load_f32(column), best_inverse);
+            *found = simd.where_greater(least, errors, code, *found);
         }
-        let (_, scale) = round_scales(simd, &scale);
-        inverse_scale = each(&scale, inverse);
-        let mut errors = [0.0; PANEL_ROWS];
-        for column in columns {
-            for row in 0..PANEL_ROWS {
-                let error = column[row] - scale[row] * code(column[row], inverse_scale[row]);
-                errors[row] += error * error;
-            }
-        }
-        let mut better = [false; PANEL_ROWS];
-        for row in 0..PANEL_ROWS {
-            better[row] = errors[row] < least[row];
-            least[row] = if better[row] { errors[row] } else { least[row] };
-            scales[row] = if better[row] { scale[row] } else { scales[row] };
-        }
-        for (column, codes) in columns.iter().zip(codes.iter_mut()) {
-            for row in 0..PANEL_ROWS {
-                let found = (clamp(column[row] * inverse_scale[row]) + (TO_INTEGER + 8.0)).to_bits() & 15;
-                codes[row] = if better[row] { found } else { codes[row] };
-            }
-        }
+        least = simd.where_greater(least, errors, errors, least);
     }
+    found
 }
 
-/// Codes at which the largest weight is tried: around -8 and around +7, in steps of a tenth.
-const ANCHORS: [f32; 38] = {
-    let mut anchors = [0.0; 38];
-    let mut i = 0;
-    while i < 19 {
-        let step = (i as f32 - 9.0) / 10.0;
-        anchors[i] = -8.0 + step;
-        anchors[19 + i] = 7.0 + step;
-        i += 1;
-    }
-    anchors
-};
+/// Codes at which the largest weight is tried.
+///
+/// Chosen greedily from a grid of tenths on normally and t-distributed blocks: with these 16 the squared error is within
+/// 0.02 % of what all 102 points of the grid reach. -8 has no positive twin, so anchors beyond +7 hardly ever win: one is left.
+const ANCHORS: [f32; 16] =
+    [-9.2, -8.9, -8.8, -8.6, -8.4, -8.3, -8.2, -8.0, -7.9, -7.7, -7.4, -7.2, -7.0, -6.8, -6.1, 8.0];
 
 /// How often scale and codes are fitted to each other.
 const REFITS: usize = 2;
 
-/// Per row `Σ x·q` and `Σ q²` for the codes that `inverse` gives.
+/// `Σ x·q` and `Σ q²` for the codes that `inverse` gives.
 #[inline(always)]
-fn sums(columns: &[Lanes; 32], inverse: &Lanes) -> (Lanes, Lanes) {
-    let (mut xq, mut qq) = ([0.0; PANEL_ROWS], [0.0; PANEL_ROWS]);
+fn sums<S: Simd>(simd: S, columns: &[Lanes; 32], inverse: S::F32) -> (S::F32, S::F32) {
+    let (mut xq, mut qq) = (simd.splat(0.0), simd.splat(0.0));
     for column in columns {
-        for row in 0..PANEL_ROWS {
-            let q = code(column[row], inverse[row]);
-            xq[row] += column[row] * q;
-            qq[row] += q * q;
-        }
+        let x = simd.load_f32(column);
+        let q = code(simd, x, inverse);
+        xq = simd.mul_add(x, q, xq);
+        qq = simd.mul_add(q, q, qq);
     }
     (xq, qq)
+}
+
+/// `Σ (x - scale·q)²` for the codes that `code(column, x)` gives.
+#[inline(always)]
+fn error<S: Simd>(
+    simd: S,
+    columns: &[Lanes; 32],
+    scale: S::F32,
+    code: impl Fn(usize, S::F32) -> S::F32,
+) -> S::F32 {
+    let mut sum = simd.splat(0.0);
+    for (i, column) in columns.iter().enumerate() {
+        let x = simd.load_f32(column);
+        let difference = simd.sub(x, simd.mul(scale, code(i, x)));
+        sum = simd.mul_add(difference, difference, sum);
+    }
+    sum
 }

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{TO_INTEGER, BlockFormat, Lanes, PANEL_ROWS, Rounding, Scaled32, each, inverse, scales_and_codes, scales_and_codes_mut, store_scales};
+use super::{BlockFormat, Lanes, Rounding, Scaled32, inverse, scales_and_codes, scales_and_codes_mut, store_scale};
 use crate::activations::ActivationBlock;
 use crate::isa::Simd;
 
@@ -22,29 +22,19 @@ impl BlockFormat for Q8_0 {
 
     #[inline(always)]
     fn encode<S: Simd>(simd: S, _: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
-        let (columns, _) = columns.as_chunks::<4>();
-        let mut scales = [0.0; PANEL_ROWS];
-        for column in columns.as_flattened() {
-            for (largest, x) in scales.iter_mut().zip(column) {
-                *largest = if x.abs() > *largest { x.abs() } else { *largest };
-            }
+        let mut largest = simd.splat(0.0);
+        for column in columns {
+            largest = simd.max(largest, simd.abs(simd.load_f32(column)));
         }
-        for scale in &mut scales {
-            *scale /= 127.0;
-        }
-        let inverse = each(&scales, inverse);
+        let scale = simd.div(largest, simd.splat(127.0));
+        let inverse = inverse(simd, scale);
         let (scales_out, codes_out) = scales_and_codes_mut(block);
-        for (group, codes) in columns.iter().zip(codes_out) {
-            let mut packed = [0u32; PANEL_ROWS];
-            for (j, column) in group.iter().enumerate() {
-                for ((packed, x), inverse) in packed.iter_mut().zip(column).zip(&inverse) {
-                    let code = ((x * inverse).round() + TO_INTEGER).to_bits() & 255;
-                    *packed |= code << (8 * j);
-                }
-            }
-            *codes.as_chunks_mut::<4>().0.as_mut_array().expect("16 rows") = packed.map(u32::to_le_bytes);
+        for (group, out) in columns.as_chunks::<4>().0.iter().zip(codes_out) {
+            let code = |column| simd.to_i32(simd.round(simd.mul(simd.load_f32(column), inverse)));
+            let codes = [code(&group[0]), code(&group[1]), code(&group[2]), code(&group[3])];
+            simd.store_bytes(simd.pack(codes), out);
         }
-        store_scales(simd, &scales, scales_out)
+        store_scale(simd, scale, scales_out)
     }
 
     #[inline(always)]

@@ -71,6 +71,26 @@ define_isa! {
         ]
     }
 
+    fn pack(columns: [[__m256i; 2]; 4]) -> [__m256i; 2] {
+        let low = _mm256_set1_epi32(255);
+        let mut packed = [low; 2];
+        for (i, packed) in packed.iter_mut().enumerate() {
+            let [a, b, c, d] = [columns[0][i], columns[1][i], columns[2][i], columns[3][i]];
+            let b = _mm256_slli_epi32::<8>(_mm256_and_si256(b, low));
+            let c = _mm256_slli_epi32::<16>(_mm256_and_si256(c, low));
+            let d = _mm256_slli_epi32::<24>(d);
+            *packed = _mm256_or_si256(_mm256_or_si256(_mm256_and_si256(a, low), b), _mm256_or_si256(c, d));
+        }
+        packed
+    }
+
+    fn store_bytes(v: [__m256i; 2], dst: &mut [u8; 64]) {
+        for (half, v) in dst.as_chunks_mut::<32>().0.iter_mut().zip(v) {
+            // SAFETY: a half is 32 writable bytes and the store needs no alignment.
+            unsafe { _mm256_storeu_si256(half.as_mut_ptr().cast(), v) };
+        }
+    }
+
     fn add_i32(a: [__m256i; 2], b: i32) -> [__m256i; 2] {
         let b = _mm256_set1_epi32(b);
         [_mm256_add_epi32(a[0], b), _mm256_add_epi32(a[1], b)]
@@ -78,6 +98,10 @@ define_isa! {
 
     fn to_f32(a: [__m256i; 2]) -> [__m256; 2] {
         [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])]
+    }
+
+    fn to_i32(a: [__m256; 2]) -> [__m256i; 2] {
+        [_mm256_cvtps_epi32(a[0]), _mm256_cvtps_epi32(a[1])]
     }
 
     fn load_f16(src: &[u8; 32]) -> [__m256; 2] {
@@ -112,6 +136,51 @@ define_isa! {
 
     fn add(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
         [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])]
+    }
+
+    fn sub(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])]
+    }
+
+    fn div(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])]
+    }
+
+    fn min(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])]
+    }
+
+    fn max(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])]
+    }
+
+    fn abs(a: [__m256; 2]) -> [__m256; 2] {
+        let sign = _mm256_set1_ps(-0.0);
+        [_mm256_andnot_ps(sign, a[0]), _mm256_andnot_ps(sign, a[1])]
+    }
+
+    fn trunc(a: [__m256; 2]) -> [__m256; 2] {
+        const TOWARDS_ZERO: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+        [_mm256_round_ps::<TOWARDS_ZERO>(a[0]), _mm256_round_ps::<TOWARDS_ZERO>(a[1])]
+    }
+
+    fn round(a: [__m256; 2]) -> [__m256; 2] {
+        const TOWARDS_ZERO: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
+        // The largest number below a half, with the sign of `a`: a half itself would carry 0.49999997 up to 1.
+        let (sign, half) = (_mm256_set1_ps(-0.0), _mm256_set1_ps(0.5f32.next_down()));
+        let mut rounded = a;
+        for a in &mut rounded {
+            let half = _mm256_or_ps(_mm256_and_ps(*a, sign), half);
+            *a = _mm256_round_ps::<TOWARDS_ZERO>(_mm256_add_ps(*a, half));
+        }
+        rounded
+    }
+
+    fn where_greater(a: [__m256; 2], b: [__m256; 2], x: [__m256; 2], y: [__m256; 2]) -> [__m256; 2] {
+        [
+            _mm256_blendv_ps(y[0], x[0], _mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0])),
+            _mm256_blendv_ps(y[1], x[1], _mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1])),
+        ]
     }
 
     fn mul(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {

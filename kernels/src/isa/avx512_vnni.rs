@@ -46,12 +46,30 @@ define_isa! {
         _mm512_srai_epi32::<24>(_mm512_sll_epi32(w, _mm_cvtsi32_si128(24 - 8 * J as i32)))
     }
 
+    fn pack(columns: [__m512i; 4]) -> __m512i {
+        let low = _mm512_set1_epi32(255);
+        let [a, b, c, d] = columns;
+        let b = _mm512_slli_epi32::<8>(_mm512_and_si512(b, low));
+        let c = _mm512_slli_epi32::<16>(_mm512_and_si512(c, low));
+        let d = _mm512_slli_epi32::<24>(d);
+        _mm512_or_si512(_mm512_or_si512(_mm512_and_si512(a, low), b), _mm512_or_si512(c, d))
+    }
+
+    fn store_bytes(v: __m512i, dst: &mut [u8; 64]) {
+        // SAFETY: `dst` is 64 writable bytes and the store needs no alignment.
+        unsafe { _mm512_storeu_si512(dst.as_mut_ptr().cast(), v) }
+    }
+
     fn add_i32(a: __m512i, b: i32) -> __m512i {
         _mm512_add_epi32(a, _mm512_set1_epi32(b))
     }
 
     fn to_f32(a: __m512i) -> __m512 {
         _mm512_cvtepi32_ps(a)
+    }
+
+    fn to_i32(a: __m512) -> __m512i {
+        _mm512_cvtps_epi32(a)
     }
 
     fn load_f16(src: &[u8; 32]) -> __m512 {
@@ -76,6 +94,42 @@ define_isa! {
 
     fn add(a: __m512, b: __m512) -> __m512 {
         _mm512_add_ps(a, b)
+    }
+
+    fn sub(a: __m512, b: __m512) -> __m512 {
+        _mm512_sub_ps(a, b)
+    }
+
+    fn div(a: __m512, b: __m512) -> __m512 {
+        _mm512_div_ps(a, b)
+    }
+
+    fn min(a: __m512, b: __m512) -> __m512 {
+        _mm512_min_ps(a, b)
+    }
+
+    fn max(a: __m512, b: __m512) -> __m512 {
+        _mm512_max_ps(a, b)
+    }
+
+    fn abs(a: __m512) -> __m512 {
+        _mm512_abs_ps(a)
+    }
+
+    fn trunc(a: __m512) -> __m512 {
+        _mm512_roundscale_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(a)
+    }
+
+    fn round(a: __m512) -> __m512 {
+        // The largest number below a half, with the sign of `a`: a half itself would carry 0.49999997 up to 1.
+        let (sign, half) = (_mm512_set1_epi32(i32::MIN), _mm512_set1_ps(0.5f32.next_down()));
+        let half = _mm512_or_si512(_mm512_and_si512(_mm512_castps_si512(a), sign), _mm512_castps_si512(half));
+        let sum = _mm512_add_ps(a, _mm512_castsi512_ps(half));
+        _mm512_roundscale_ps::<{ _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC }>(sum)
+    }
+
+    fn where_greater(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+        _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), y, x)
     }
 
     fn mul(a: __m512, b: __m512) -> __m512 {

@@ -51,11 +51,20 @@ pub(crate) trait Simd: Copy {
     /// Byte `J` (0..4) of every lane, sign-extended.
     fn byte<const J: usize>(self, w: Self::Bytes) -> Self::I32;
 
+    /// The low bytes of four vectors, lane by lane: column `J` of the result is from `columns[J]`.
+    fn pack(self, columns: [Self::I32; 4]) -> Self::Bytes;
+
+    /// Writes 64 bytes.
+    fn store_bytes(self, v: Self::Bytes, dst: &mut [u8; 64]);
+
     /// Adds `b` to every lane.
     fn add_i32(self, a: Self::I32, b: i32) -> Self::I32;
 
     /// Converts to `f32`; exact for magnitudes up to 2²⁴.
     fn to_f32(self, a: Self::I32) -> Self::F32;
+
+    /// Converts whole numbers of magnitude up to 2²⁴; exact.
+    fn to_i32(self, a: Self::F32) -> Self::I32;
 
     /// Widens 16 binary16 numbers (little-endian).
     fn load_f16(self, src: &[u8; 32]) -> Self::F32;
@@ -71,6 +80,30 @@ pub(crate) trait Simd: Copy {
 
     /// `a + b`, rounded.
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+
+    /// `a - b`, rounded.
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+
+    /// `a / b`, rounded.
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+
+    /// The smaller of two numbers that are not NaN.
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+
+    /// The larger of two numbers that are not NaN.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+
+    /// Clears the sign.
+    fn abs(self, a: Self::F32) -> Self::F32;
+
+    /// Rounds to a whole number towards zero.
+    fn trunc(self, a: Self::F32) -> Self::F32;
+
+    /// Rounds to the nearest whole number, halves away from zero.
+    fn round(self, a: Self::F32) -> Self::F32;
+
+    /// `x` where `a > b`, else `y`.
+    fn where_greater(self, a: Self::F32, b: Self::F32, x: Self::F32, y: Self::F32) -> Self::F32;
 
     /// `a · b`, rounded.
     fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;

@@ -44,6 +44,24 @@ macro_rules! neon {
                 lanes
             }
 
+            fn pack(columns: [[int32x4_t; 4]; 4]) -> [int8x16_t; 4] {
+                let mut packed = [vdupq_n_s8(0); 4];
+                for (i, packed) in packed.iter_mut().enumerate() {
+                    // Each column is shifted into the one below it, the byte above what is kept.
+                    let low = vsliq_n_s32::<8>(columns[0][i], columns[1][i]);
+                    let high = vsliq_n_s32::<8>(columns[2][i], columns[3][i]);
+                    *packed = vreinterpretq_s8_s32(vsliq_n_s32::<16>(low, high));
+                }
+                packed
+            }
+
+            fn store_bytes(v: [int8x16_t; 4], dst: &mut [u8; 64]) {
+                for (part, v) in dst.as_chunks_mut::<16>().0.iter_mut().zip(v) {
+                    // SAFETY: a part is 16 writable bytes and the store needs no alignment.
+                    unsafe { vst1q_u8(part.as_mut_ptr(), vreinterpretq_u8_s8(v)) };
+                }
+            }
+
             fn add_i32(a: [int32x4_t; 4], b: i32) -> [int32x4_t; 4] {
                 let b = vdupq_n_s32(b);
                 [vaddq_s32(a[0], b), vaddq_s32(a[1], b), vaddq_s32(a[2], b), vaddq_s32(a[3], b)]
@@ -51,6 +69,10 @@ macro_rules! neon {
 
             fn to_f32(a: [int32x4_t; 4]) -> [float32x4_t; 4] {
                 [vcvtq_f32_s32(a[0]), vcvtq_f32_s32(a[1]), vcvtq_f32_s32(a[2]), vcvtq_f32_s32(a[3])]
+            }
+
+            fn to_i32(a: [float32x4_t; 4]) -> [int32x4_t; 4] {
+                [vcvtq_s32_f32(a[0]), vcvtq_s32_f32(a[1]), vcvtq_s32_f32(a[2]), vcvtq_s32_f32(a[3])]
             }
 
             fn load_f16(src: &[u8; 32]) -> [float32x4_t; 4] {
@@ -96,6 +118,47 @@ macro_rules! neon {
 
             fn add(a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
                 [vaddq_f32(a[0], b[0]), vaddq_f32(a[1], b[1]), vaddq_f32(a[2], b[2]), vaddq_f32(a[3], b[3])]
+            }
+
+            fn sub(a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
+                [vsubq_f32(a[0], b[0]), vsubq_f32(a[1], b[1]), vsubq_f32(a[2], b[2]), vsubq_f32(a[3], b[3])]
+            }
+
+            fn div(a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
+                [vdivq_f32(a[0], b[0]), vdivq_f32(a[1], b[1]), vdivq_f32(a[2], b[2]), vdivq_f32(a[3], b[3])]
+            }
+
+            fn min(a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
+                [vminq_f32(a[0], b[0]), vminq_f32(a[1], b[1]), vminq_f32(a[2], b[2]), vminq_f32(a[3], b[3])]
+            }
+
+            fn max(a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
+                [vmaxq_f32(a[0], b[0]), vmaxq_f32(a[1], b[1]), vmaxq_f32(a[2], b[2]), vmaxq_f32(a[3], b[3])]
+            }
+
+            fn abs(a: [float32x4_t; 4]) -> [float32x4_t; 4] {
+                [vabsq_f32(a[0]), vabsq_f32(a[1]), vabsq_f32(a[2]), vabsq_f32(a[3])]
+            }
+
+            fn trunc(a: [float32x4_t; 4]) -> [float32x4_t; 4] {
+                [vrndq_f32(a[0]), vrndq_f32(a[1]), vrndq_f32(a[2]), vrndq_f32(a[3])]
+            }
+
+            fn round(a: [float32x4_t; 4]) -> [float32x4_t; 4] {
+                [vrndaq_f32(a[0]), vrndaq_f32(a[1]), vrndaq_f32(a[2]), vrndaq_f32(a[3])]
+            }
+
+            fn where_greater(
+                a: [float32x4_t; 4],
+                b: [float32x4_t; 4],
+                x: [float32x4_t; 4],
+                y: [float32x4_t; 4],
+            ) -> [float32x4_t; 4] {
+                let mut chosen = y;
+                for i in 0..4 {
+                    chosen[i] = vbslq_f32(vcgtq_f32(a[i], b[i]), x[i], y[i]);
+                }
+                chosen
             }
 
             fn mul(a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {

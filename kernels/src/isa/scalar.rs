@@ -71,6 +71,16 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn pack(self, columns: [[i32; 16]; 4]) -> Lanes {
+        from_fn(|lane| columns.map(|column| column[lane] as u8))
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, v: Lanes, dst: &mut [u8; 64]) {
+        dst.as_chunks_mut::<4>().0.copy_from_slice(&v);
+    }
+
+    #[inline(always)]
     fn add_i32(self, a: [i32; 16], b: i32) -> [i32; 16] {
         a.map(|a| a + b)
     }
@@ -78,6 +88,11 @@ impl Simd for Scalar {
     #[inline(always)]
     fn to_f32(self, a: [i32; 16]) -> [f32; 16] {
         a.map(|a| a as f32)
+    }
+
+    #[inline(always)]
+    fn to_i32(self, a: [f32; 16]) -> [i32; 16] {
+        a.map(|a| a as i32)
     }
 
     #[inline(always)]
@@ -107,6 +122,46 @@ impl Simd for Scalar {
     #[inline(always)]
     fn add(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn sub(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        from_fn(|i| a[i] - b[i])
+    }
+
+    #[inline(always)]
+    fn div(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        from_fn(|i| a[i] / b[i])
+    }
+
+    #[inline(always)]
+    fn min(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        from_fn(|i| if b[i] < a[i] { b[i] } else { a[i] })
+    }
+
+    #[inline(always)]
+    fn max(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        from_fn(|i| if b[i] > a[i] { b[i] } else { a[i] })
+    }
+
+    #[inline(always)]
+    fn abs(self, a: [f32; 16]) -> [f32; 16] {
+        a.map(f32::abs)
+    }
+
+    #[inline(always)]
+    fn trunc(self, a: [f32; 16]) -> [f32; 16] {
+        a.map(f32::trunc)
+    }
+
+    #[inline(always)]
+    fn round(self, a: [f32; 16]) -> [f32; 16] {
+        a.map(f32::round)
+    }
+
+    #[inline(always)]
+    fn where_greater(self, a: [f32; 16], b: [f32; 16], x: [f32; 16], y: [f32; 16]) -> [f32; 16] {
+        from_fn(|i| if a[i] > b[i] { x[i] } else { y[i] })
     }
 
     #[inline(always)]
