@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use kernels::{ActivationBlock, Format, Isa, Rounding};
+use kernels::{Format, Isa, Rounding};
 use ndarray::Array2;
 use qruntime::container::Storage;
 use qruntime::{Linear, Model, Workspace};
