@@ -1,5 +1,7 @@
 //! Every instruction set gives the bits of the scalar reference, and the scalar reference is right.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use kernels::{ActivationBlock, Format, Isa, Matrix, MatrixRef, Rounding, multiply, multiply_exact, panel};

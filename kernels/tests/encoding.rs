@@ -1,5 +1,7 @@
 //! Encoding: what the formats promise, on every instruction set.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use kernels::{EncodeError, Format, Isa, Matrix, MatrixRef, Rounding, encode_panel, panel};
@@ -113,7 +115,7 @@ fn weights_that_cannot_be_encoded_are_named() {
             weights[17 * cols + 33] = value;
             match Matrix::encode(Isa::best(), format, Rounding::Search, &weights, 20, cols) {
                 Err(EncodeError::NotFinite { row: 17, col: 33, value: found }) => {
-                    assert_eq!(found.to_bits(), value.to_bits())
+                    assert_eq!(found.to_bits(), value.to_bits());
                 }
                 other => panic!("{other:?}"),
             }

@@ -1,6 +1,7 @@
 //! What the tests of this crate share: seeded data, the instruction sets to test, and a naive oracle.
 
 #![allow(dead_code, reason = "every test file uses its own part")]
+#![allow(unreachable_pub, reason = "shared between test crates, each of which is its own root")]
 #![allow(clippy::print_stdout, reason = "says which instruction sets ran")]
 
 use half::f16;
@@ -58,7 +59,7 @@ impl Random {
         (0..len)
             .map(|_| {
                 let x = self.unit() * self.unit() * 0.1;
-                if self.bits() % 97 == 0 { x * 10.0 } else { x }
+                if self.bits().is_multiple_of(97) { x * 10.0 } else { x }
             })
             .collect()
     }
