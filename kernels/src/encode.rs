@@ -5,6 +5,7 @@ use core::marker::PhantomData;
 use crate::error::{EncodeError, ShapeError};
 use crate::format::{BlockFormat, Format, FormatVisitor, LONGEST_BLOCK, Lanes, PANEL_ROWS, Rounding};
 use crate::isa::{Isa, Kernel, Simd};
+use crate::panel;
 
 /// How far encoded weights are from the original ones: sums over all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -36,7 +37,7 @@ impl core::ops::AddAssign for Distortion {
     }
 }
 
-/// Encodes up to 16 rows of `cols` weights, row-major, into a panel. Rows that are missing become zero.
+/// Encodes up to 16 rows of `cols` weights, row-major, into a panel. Rows that are missing become zero bytes.
 ///
 /// Returns what that cost. Neither that nor the bytes depend on the instruction set.
 ///
@@ -54,7 +55,10 @@ pub fn encode_panel(
     ShapeError::check("bytes of a panel", panel.len(), format.panel_bytes(cols).unwrap_or(usize::MAX))?;
     let rows = weights.len().checked_div(cols).unwrap_or(0).min(PANEL_ROWS);
     ShapeError::check("weights of a panel", weights.len(), rows * cols)?;
-    format.visit(EncodePanel { isa, rounding, weights, cols, panel })
+    let distortion = format.visit(EncodePanel { isa, rounding, weights, cols, panel })?;
+    // A block of zero weights has codes of zero, and a sign at its scale; a row that is not there is zero bytes.
+    (rows..PANEL_ROWS).for_each(|row| panel::clear_row(format, panel, row));
+    Ok(distortion)
 }
 
 impl EncodeError {

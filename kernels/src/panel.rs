@@ -54,6 +54,11 @@ pub(crate) fn unpack_row(format: Format, panel: &[u8], row: usize, blocks: &mut 
     });
 }
 
+/// Makes a row zero bytes. `row` is below 16.
+pub(crate) fn clear_row(format: Format, panel: &mut [u8], row: usize) {
+    for_each_field(format, row, panel.len(), |_, at, width| panel[at..at + width].fill(0));
+}
+
 /// Calls `field(offset in the row, offset in the panel, width)` for every field of a row.
 #[inline]
 fn for_each_field(format: Format, row: usize, panel_bytes: usize, mut field: impl FnMut(usize, usize, usize)) {

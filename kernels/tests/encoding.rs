@@ -171,3 +171,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn rows_that_a_panel_lacks_are_zero_bytes_whether_encoded_or_packed() {
+    let mut random = Random(9);
+    for &format in Format::ALL {
+        for rows in [1, 15, 16] {
+            let cols = format.block_len() + 1;
+            let mut encoded = vec![0xff; format.panel_bytes(cols).unwrap()];
+            encode_panel(Isa::best(), format, Rounding::Search, &random.weights(rows * cols), cols, &mut encoded)
+                .unwrap();
+            let mut blocks = vec![0; rows * format.row_bytes(cols).unwrap()];
+            panel::unpack(format, cols, &encoded, &mut blocks).unwrap();
+            let mut packed = vec![0xff; encoded.len()];
+            panel::pack(format, cols, &blocks, &mut packed).unwrap();
+            assert!(packed == encoded, "{format}, {rows} rows");
+        }
+    }
+}

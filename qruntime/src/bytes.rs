@@ -1,7 +1,7 @@
 //! The bytes of a file, mapped or read.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, Metadata};
+use std::io::{ErrorKind, Read};
 use std::ops::Deref;
 use std::path::Path;
 
@@ -54,16 +54,20 @@ impl Bytes {
 
 /// Opens an ordinary file and says how long it is: a pipe or a device has no length to trust.
 fn open(path: &Path) -> Result<(File, usize), Error> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let metadata = file.metadata().map_err(Error::io(path))?;
-    let len = usize::try_from(metadata.len()).ok().filter(|_| metadata.is_file());
-    len.map(|len| (file, len)).ok_or_else(|| Error::Io {
-        path: path.into(),
-        source: std::io::Error::new(
-            std::io::ErrorKind::InvalidInput,
-            "not an ordinary file that fits the address space",
-        ),
-    })
+    // Asked before the file is opened, too: opening a pipe would wait for someone to write into it.
+    let ordinary = |metadata: Metadata| {
+        let len = usize::try_from(metadata.len()).ok().filter(|_| metadata.is_file());
+        len.ok_or_else(|| {
+            std::io::Error::new(ErrorKind::InvalidInput, "not an ordinary file that fits the address space")
+        })
+    };
+    let open = || {
+        ordinary(std::fs::metadata(path)?)?;
+        let file = File::open(path)?;
+        let len = ordinary(file.metadata()?)?;
+        Ok((file, len))
+    };
+    open().map_err(Error::io(path))
 }
 
 impl Deref for Bytes {

@@ -1,6 +1,6 @@
 //! What can go wrong, by who is at fault.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use kernels::{IsaError, ShapeError};
@@ -154,7 +154,11 @@ impl fmt::Display for FileError {
         if let Some(name) = &self.tensor {
             write!(f, "tensor \"{}\": ", name.escape_debug())?;
         }
-        f.write_str(&self.message)
+        // It may quote the file, which must not speak to a terminal.
+        self.message.chars().try_for_each(|c| match c {
+            c if c.is_control() => c.escape_default().fmt(f),
+            c => f.write_char(c),
+        })
     }
 }
 

@@ -222,15 +222,17 @@ pub fn model_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
     if !index.exists() {
         return Ok(vec![single]);
     }
-    let text = std::fs::read_to_string(&index).map_err(Error::io(&index))?;
+    let text = Bytes::read(&index)?;
     let bad = |message: String| Error::File(FileError::new(FileErrorKind::Shards, message).in_file(&index));
-    let Index { weight_map } = serde_json::from_str(&text).map_err(|e| bad(format!("not an index of shards: {e}")))?;
+    let Index { weight_map } =
+        serde_json::from_slice(&text).map_err(|e| bad(format!("not an index of shards: {e}")))?;
     let mut files: Vec<String> = weight_map.into_values().collect();
     files.sort_unstable();
     files.dedup();
     for file in &files {
         let mut components = Path::new(file).components();
-        if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) {
+        let plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
+        if !plain || file.contains(char::is_control) {
             return Err(bad(format!("shard {file:?}, expected the name of a file in the same folder")));
         }
     }

@@ -9,12 +9,22 @@ pub use parse::{Entry, Storage};
 pub use write::{Writer, packed_bytes};
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 /// Version of the description; a reader refuses later ones.
 pub const VERSION: u32 = 1;
 
 /// The one panel layout there is: 16 rows, see [`kernels::panel`].
 pub const LAYOUT: &str = "panel16";
+
+/// Bytes that the header of a file may have: what other safetensors readers accept.
+pub(crate) const MAX_HEADER: usize = 100_000_000;
+
+/// Bytes of text that a recipe may have; as a tree of values it takes about a hundred times as many.
+pub(crate) const MAX_RECIPE: usize = 1 << 20;
+
+/// The key of the metadata in the header: no tensor can have this name.
+pub(crate) const METADATA: &str = "__metadata__";
 
 /// The key of the description in the safetensors metadata.
 pub(crate) const KEY: &str = "qruntime";
@@ -28,8 +38,8 @@ struct Description {
     version: u32,
     tensors: Vec<TensorDescription>,
     /// How the file was made; free for the writer, kept by readers.
-    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
-    recipe: serde_json::Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recipe: Option<Box<RawValue>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -5,10 +5,14 @@ use std::io::{self, Seek, SeekFrom, Write};
 
 use kernels::Format;
 use safetensors::Dtype;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::{ALIGNMENT, Description, KEY, LAYOUT, PackedDescription, Storage, TensorDescription, VERSION};
+use super::{
+    ALIGNMENT, Description, KEY, LAYOUT, MAX_HEADER, MAX_RECIPE, METADATA, PackedDescription, Storage,
+    TensorDescription, VERSION,
+};
 
 /// Bytes of a packed tensor: the panels of each of its matrices one after the other, then zeros up to a multiple of 64.
 ///
@@ -44,7 +48,7 @@ pub struct Writer<W> {
     tensors: Vec<Planned>,
     /// For each of `tensors`, which of the caller's it is.
     order: Vec<usize>,
-    recipe: Value,
+    recipe: Option<Box<RawValue>>,
     /// The tensor being written, and how many of its bytes are.
     current: usize,
     written: usize,
@@ -57,7 +61,8 @@ impl<W: Write + Seek> Writer<W> {
     /// `recipe` is kept in the file for people and programs to read.
     ///
     /// # Errors
-    /// If the output fails, or a tensor's size overflows or is no whole number of bytes.
+    /// If the output fails; if a tensor's size overflows or is no whole number of bytes; if two tensors have the same name, or one has the name
+    /// `__metadata__`; if `recipe` is longer than 1 MiB as text.
     pub fn new(out: W, tensors: Vec<(String, Storage, Vec<usize>)>, recipe: Value) -> io::Result<Self> {
         let mut order: Vec<usize> = (0..tensors.len()).collect();
         let alignment = |storage: &Storage| match storage {
@@ -75,12 +80,15 @@ impl<W: Write + Seek> Writer<W> {
                     Storage::Plain(dtype) => plain_bytes(dtype, &shape),
                 };
                 let bytes = bytes.ok_or_else(|| {
-                    let message = format!("tensor \"{}\": cannot store {storage:?} {shape:?}", name.escape_debug());
-                    io::Error::new(io::ErrorKind::InvalidInput, message)
+                    misuse(format!("tensor \"{}\": cannot store {storage:?} {shape:?}", name.escape_debug()))
                 })?;
                 Ok(Planned { name, storage, shape, bytes, checksum: 0 })
             })
             .collect::<io::Result<Vec<_>>>()?;
+        let recipe = (!recipe.is_null()).then(|| to_raw_value(&recipe)).transpose()?;
+        if let Some(recipe) = recipe.as_ref().filter(|recipe| recipe.get().len() > MAX_RECIPE) {
+            return Err(misuse(format!("recipe of {} bytes, expected at most {MAX_RECIPE}", recipe.get().len())));
+        }
         let mut writer = Self { out, tensors, order, recipe, current: 0, written: 0, hash: Xxh3Default::new() };
         let header = writer.header()?;
         writer.out.write_all(&header)?;
@@ -107,9 +115,11 @@ impl<W: Write + Seek> Writer<W> {
     /// # Errors
     /// If the output fails, or `bytes` go beyond the end of the tensor.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(()); // all of an empty tensor
+        }
         let tensor = self.tensors.get_mut(self.current).filter(|t| bytes.len() <= t.bytes - self.written);
-        let tensor =
-            tensor.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "more bytes than the tensors hold"))?;
+        let tensor = tensor.ok_or_else(|| misuse("more bytes than the tensor holds".into()))?;
         self.hash.update(bytes);
         self.out.write_all(bytes)?;
         self.written += bytes.len();
@@ -151,7 +161,7 @@ impl<W: Write + Seek> Writer<W> {
         if let Some(tensor) = self.tensors.get(self.current) {
             let message =
                 format!("tensor \"{}\" has {} of {} bytes", tensor.name.escape_debug(), self.written, tensor.bytes);
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+            return Err(misuse(message));
         }
         let header = self.header()?;
         self.out.seek(SeekFrom::Start(0))?;
@@ -165,12 +175,15 @@ impl<W: Write + Seek> Writer<W> {
         let mut entries = Map::new();
         let mut offset = 0usize;
         for tensor in &self.tensors {
-            let end = offset + tensor.bytes;
+            let end = offset.checked_add(tensor.bytes).ok_or_else(|| misuse("the tensors' sizes overflow".into()))?;
             let (dtype, shape) = match tensor.storage {
                 Storage::Packed(_) => (Dtype::U8, vec![tensor.bytes]),
                 Storage::Plain(dtype) => (dtype, tensor.shape.clone()),
             };
-            entries.insert(tensor.name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}));
+            let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, end]});
+            if tensor.name == METADATA || entries.insert(tensor.name.clone(), entry).is_some() {
+                return Err(misuse(format!("tensor \"{}\": there is one of this name", tensor.name.escape_debug())));
+            }
             offset = end;
         }
         let description = Description {
@@ -179,10 +192,13 @@ impl<W: Write + Seek> Writer<W> {
             recipe: self.recipe.clone(),
         };
         let mut header = Map::new();
-        header.insert("__metadata__".into(), json!({KEY: serde_json::to_string(&description)?}));
+        header.insert(METADATA.into(), json!({KEY: serde_json::to_string(&description)?}));
         header.append(&mut entries);
         let json = serde_json::to_vec(&header)?;
         let len = (json.len() + size_of::<u64>()).next_multiple_of(ALIGNMENT) - size_of::<u64>();
+        if len > MAX_HEADER {
+            return Err(misuse(format!("header of {len} bytes, expected at most {MAX_HEADER}")));
+        }
         let mut bytes = (len as u64).to_le_bytes().to_vec();
         bytes.extend(json);
         bytes.resize(len + size_of::<u64>(), b' ');
@@ -210,8 +226,13 @@ impl Planned {
     }
 }
 
-/// Bytes of plain numbers.
-fn plain_bytes(dtype: Dtype, shape: &[usize]) -> Option<usize> {
+/// A mistake of the caller.
+fn misuse(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+/// Bytes of plain numbers; `None` if they are no whole number, or overflow.
+pub(super) fn plain_bytes(dtype: Dtype, shape: &[usize]) -> Option<usize> {
     let bits = shape.iter().try_fold(dtype.bitsize(), |n, &d| n.checked_mul(d))?;
     (bits % 8 == 0).then_some(bits / 8)
 }

@@ -1,0 +1,81 @@
+//! What the tests of this crate share: files made by hand and by the writer, seeded numbers, and a count of allocations.
+
+#![allow(dead_code, reason = "every test file uses its own part")]
+#![allow(unreachable_pub, reason = "a module of tests")]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+pub mod allocations;
+
+use std::io::Cursor;
+
+use kernels::{Format, Isa, Matrix, Rounding};
+use qruntime::container::{Storage, Writer};
+use serde_json::Value;
+
+/// One tensor for the writer: name, storage, logical shape and bytes.
+pub type Tensor = (String, Storage, Vec<usize>, Vec<u8>);
+
+/// A file as the writer makes it.
+pub fn written(tensors: &[Tensor], recipe: Value) -> Vec<u8> {
+    let plan = tensors.iter().map(|(name, storage, shape, _)| (name.clone(), storage.clone(), shape.clone()));
+    let mut writer = Writer::new(Cursor::new(Vec::new()), plan.collect(), recipe).unwrap();
+    for i in writer.order().to_vec() {
+        writer.write(&tensors[i].3).unwrap();
+    }
+    let announced = writer.file_bytes().unwrap();
+    let file = writer.finish().unwrap().into_inner();
+    assert_eq!(file.len() as u64, announced);
+    file
+}
+
+/// A safetensors file from its parts; nothing is checked.
+pub fn assembled(header: &str, data: &[u8]) -> Vec<u8> {
+    let padding = (header.len() + 8).next_multiple_of(64) - 8 - header.len();
+    let len = ((header.len() + padding) as u64).to_le_bytes();
+    [&len[..], header.as_bytes(), &b" ".repeat(padding), data].concat()
+}
+
+/// The panels of some matrices of random weights, one after the other; they are the last two dimensions of `shape`.
+pub fn packed(random: &mut Random, format: Format, shape: &[usize]) -> Vec<u8> {
+    let (&[rows, cols], matrices) = shape.split_last_chunk().map(|(matrices, matrix)| (matrix, matrices)).unwrap();
+    let encode = |_| {
+        let weights: Vec<f32> = (0..rows * cols).map(|_| random.unit()).collect();
+        Matrix::encode(Isa::best(), format, Rounding::Nearest, &weights, rows, cols).unwrap().view().as_bytes().to_vec()
+    };
+    (0..matrices.iter().product()).flat_map(encode).collect()
+}
+
+/// A small file with a packed and a plain tensor.
+pub fn small_file() -> Vec<u8> {
+    let weight = packed(&mut Random(1), Format::Q4_0, &[1, 32]);
+    let bias: Vec<u8> = [0.5f32, -2.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    written(
+        &[
+            ("w".into(), Storage::Packed(Format::Q4_0), vec![1, 32], weight),
+            ("b".into(), Storage::Plain(qruntime::Dtype::F32), vec![2], bias),
+        ],
+        Value::Null,
+    )
+}
+
+/// A small seeded generator (SplitMix64), so that every run sees the same numbers.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in -1..1.
+    pub fn unit(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    pub fn bytes(&mut self, n: usize) -> Vec<u8> {
+        (0..n).map(|_| self.bits() as u8).collect()
+    }
+}
