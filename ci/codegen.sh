@@ -23,7 +23,8 @@ fi
 
 # Today's compiler may inline a function that the next one leaves alone: what takes an instruction set says `#[inline(always)]`.
 missing=$(find kernels/src -name '*.rs' -exec awk '
-  /fn .*(S: Simd|: S[,)])/ && !/;$/ && previous !~ /#\[inline\(always\)\]/ { print FILENAME ":" FNR ": no #[inline(always)]:" $0 }
+  /fn .*(S: Simd|: S[,)])/ { at = FILENAME ":" FNR ": no #[inline(always)]: " $0; bare = previous !~ /#\[inline\(always\)\]/ }
+  at && /[{;]$/ { if (bare && /{$/) print at; at = "" }  # the end of a signature; one that ends in ; has no body
   { previous = $0 }' {} +)
 if [ -n "$missing" ]; then
   echo "$missing"
