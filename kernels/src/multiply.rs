@@ -89,9 +89,9 @@ impl<F: BlockFormat> Kernel for MultiplyAs<'_, F> {
     }
 }
 
-/// Multiplies a panel with activation rows from `row` on, `R` at a time while there are as many. Returns the first row left.
+/// Multiplies a panel with activation rows from `row` on, `C` at a time while there are as many. Returns the first row left.
 #[inline(always)]
-fn tiles<F: BlockFormat, S: Simd, const R: usize>(
+fn tiles<F: BlockFormat, S: Simd, const C: usize>(
     simd: S,
     panel: &[u8],
     x: &[ActivationBlock],
@@ -99,17 +99,19 @@ fn tiles<F: BlockFormat, S: Simd, const R: usize>(
     out: &mut [[f32; PANEL_ROWS]],
     mut row: usize,
 ) -> usize {
-    while let Some(out) = out.get_mut(row..row + R) {
-        let x: [&[ActivationBlock]; R] = core::array::from_fn(|r| &x[(row + r) * stride..][..stride]);
-        let mut acc = [simd.splat(0.0); R];
+    while let Some(out) = out.get_mut(row..row + C) {
+        let x: [&[ActivationBlock]; C] = core::array::from_fn(|c| &x[(row + c) * stride..][..stride]);
+        let mut acc = [simd.splat(0.0); C];
         for (i, block) in panel.chunks_exact(F::PANEL_BYTES).enumerate() {
-            let x = x.map(|x| &x[i * F::ACTIVATION_BLOCKS..][..F::ACTIVATION_BLOCKS]);
-            F::multiply_add(simd, &F::unpack(simd, block), x, &mut acc);
+            let tile = F::unpack(simd, block);
+            for (acc, x) in acc.iter_mut().zip(&x) {
+                *acc = F::multiply_add(simd, &tile, &x[i * F::ACTIVATION_BLOCKS..][..F::ACTIVATION_BLOCKS], *acc);
+            }
         }
         for (acc, out) in acc.into_iter().zip(out) {
             simd.store(acc, out);
         }
-        row += R;
+        row += C;
     }
     row
 }
@@ -146,9 +148,9 @@ impl<F: BlockFormat> Kernel for MultiplyExactAs<'_, F> {
     }
 }
 
-/// As [`tiles`], with exact activations: a block is decoded once for `R` rows of activations.
+/// As [`tiles`], with exact activations: a block is decoded once for `C` rows of activations.
 #[inline(always)]
-fn tiles_exact<F: BlockFormat, S: Simd, const R: usize>(
+fn tiles_exact<F: BlockFormat, S: Simd, const C: usize>(
     simd: S,
     panel: &[u8],
     x: &[f32],
@@ -157,9 +159,9 @@ fn tiles_exact<F: BlockFormat, S: Simd, const R: usize>(
     mut row: usize,
 ) -> usize {
     let mut weights = [[0.0; PANEL_ROWS]; LONGEST_BLOCK];
-    while let Some(out) = out.get_mut(row..row + R) {
-        let x: [&[f32]; R] = core::array::from_fn(|r| &x[(row + r) * cols..][..cols]);
-        let mut acc = [[simd.splat(0.0); 4]; R];
+    while let Some(out) = out.get_mut(row..row + C) {
+        let x: [&[f32]; C] = core::array::from_fn(|c| &x[(row + c) * cols..][..cols]);
+        let mut acc = [[simd.splat(0.0); 4]; C];
         for (i, block) in panel.chunks_exact(F::PANEL_BYTES).enumerate() {
             F::weights(simd, &F::unpack(simd, block), &mut weights[..F::LEN]);
             // The last block's padding is left out.
@@ -175,7 +177,7 @@ fn tiles_exact<F: BlockFormat, S: Simd, const R: usize>(
         for (acc, out) in acc.into_iter().zip(out) {
             simd.store(simd.add(simd.add(acc[0], acc[1]), simd.add(acc[2], acc[3])), out);
         }
-        row += R;
+        row += C;
     }
     row
 }

@@ -41,14 +41,8 @@ pub(crate) trait BlockFormat: 'static {
     /// Takes a block of a panel apart.
     fn unpack<S: Simd>(simd: S, block: &[u8]) -> Self::Tile<S>;
 
-    /// Adds the block's share of the product to `acc`, for each of `R` rows of activations: the arithmetic contract. A row has
-    /// [`ACTIVATION_BLOCKS`](Self::ACTIVATION_BLOCKS) blocks.
-    fn multiply_add<S: Simd, const R: usize>(
-        simd: S,
-        tile: &Self::Tile<S>,
-        x: [&[ActivationBlock]; R],
-        acc: &mut [S::F32; R],
-    );
+    /// `acc` plus the block's share of the product: the arithmetic contract.
+    fn multiply_add<S: Simd>(simd: S, tile: &Self::Tile<S>, x: &[ActivationBlock], acc: S::F32) -> S::F32;
 
     /// The decoded weights, column by column.
     fn weights<S: Simd>(simd: S, tile: &Self::Tile<S>, columns: &mut [Lanes]);
@@ -237,10 +231,8 @@ pub(crate) struct Scaled32<S: Simd> {
 impl<S: Simd> Scaled32<S> {
     /// `acc + dots · (scale · x.scale)`, the product of the scales rounded, then one fused multiply-add.
     #[inline(always)]
-    fn accumulate<const R: usize>(&self, simd: S, dots: [S::I32; R], x: [&ActivationBlock; R], acc: &mut [S::F32; R]) {
-        for ((acc, dots), x) in acc.iter_mut().zip(dots).zip(x) {
-            *acc = simd.mul_add(simd.to_f32(dots), simd.mul(self.scale, simd.splat(x.scale)), *acc);
-        }
+    fn accumulate(&self, simd: S, dots: S::I32, x: &ActivationBlock, acc: S::F32) -> S::F32 {
+        simd.mul_add(simd.to_f32(dots), simd.mul(self.scale, simd.splat(x.scale)), acc)
     }
 
     /// The weights `scale · (code + offset)`, column by column.

@@ -48,14 +48,9 @@ impl BlockFormat for Q8_0 {
     }
 
     #[inline(always)]
-    fn multiply_add<S: Simd, const R: usize>(
-        simd: S,
-        tile: &Scaled32<S>,
-        x: [&[ActivationBlock]; R],
-        acc: &mut [S::F32; R],
-    ) {
-        let x = x.map(|x| &x[0]);
-        tile.accumulate(simd, simd.dot_i8(&tile.codes, x.map(|x| &x.codes), x.map(|x| x.sum)), x, acc);
+    fn multiply_add<S: Simd>(simd: S, tile: &Scaled32<S>, x: &[ActivationBlock], acc: S::F32) -> S::F32 {
+        let x = &x[0];
+        tile.accumulate(simd, simd.dot_i8(&tile.codes, &x.codes, x.sum), x, acc)
     }
 
     #[inline(always)]

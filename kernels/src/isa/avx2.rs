@@ -30,50 +30,36 @@ define_isa! {
         ]
     }
 
-    fn dot_u4<const N: usize, const R: usize>(
-        w: &[[__m256i; 2]; N],
-        x: [&[Group; N]; R],
-        offset: [i32; R],
-    ) -> [[__m256i; 2]; R] {
+    fn dot_u4<const N: usize>(w: &[[__m256i; 2]; N], x: &[Group; N], offset: i32) -> [__m256i; 2] {
         const { assert!(N <= 8) };
-        let ones = _mm256_set1_epi16(1);
-        let mut lanes = [[ones; 2]; R];
-        // Half a panel after the other: its N registers stay where they are while the rows pass.
-        for half in 0..2 {
-            for (row, x) in x.into_iter().enumerate() {
-                // One 16-bit sum takes two columns of each of the N groups: at most 2·8·15·127 = 30480, so widening waits until the end.
-                let mut sum = _mm256_setzero_si256();
-                for (w, &x) in w.iter().zip(x) {
-                    let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
-                    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w[half], x));
-                }
-                lanes[row][half] = _mm256_add_epi32(_mm256_madd_epi16(sum, ones), _mm256_set1_epi32(offset[row]));
-            }
+        // One 16-bit sum takes two columns of each of the N groups: at most 2·8·15·127 = 30480, so widening waits until the end.
+        let mut sums = [_mm256_setzero_si256(); 2];
+        for (w, &x) in w.iter().zip(x) {
+            let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
+            sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(w[0], x));
+            sums[1] = _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(w[1], x));
         }
-        lanes
+        let ones = _mm256_set1_epi16(1);
+        let offset = _mm256_set1_epi32(offset);
+        [
+            _mm256_add_epi32(_mm256_madd_epi16(sums[0], ones), offset),
+            _mm256_add_epi32(_mm256_madd_epi16(sums[1], ones), offset),
+        ]
     }
 
-    fn dot_i8<const N: usize, const R: usize>(
-        w: &[[__m256i; 2]; N],
-        x: [&[Group; N]; R],
-        _x_sum: [i32; R],
-    ) -> [[__m256i; 2]; R] {
+    fn dot_i8<const N: usize>(w: &[[__m256i; 2]; N], x: &[Group; N], _x_sum: i32) -> [__m256i; 2] {
         let ones = _mm256_set1_epi16(1);
-        let mut lanes = [[ones; 2]; R];
-        for half in 0..2 {
-            for (row, x) in x.into_iter().enumerate() {
-                let mut sum = _mm256_setzero_si256();
-                for (w, &x) in w.iter().zip(x) {
-                    let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
-                    // `maddubs` wants unsigned times signed: |w| and x with the sign of w. |w| ≤ 128 and |x| ≤ 127, so a pair
-                    // of products reaches at most 32512 and never saturates.
-                    let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w[half]), _mm256_sign_epi8(x, w[half]));
-                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, ones));
-                }
-                lanes[row][half] = sum;
-            }
+        let mut sums = [_mm256_setzero_si256(); 2];
+        for (w, &x) in w.iter().zip(x) {
+            let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
+            // `maddubs` wants unsigned times signed: |w| and x with the sign of w. |w| ≤ 128 and |x| ≤ 127, so a pair
+            // of products reaches at most 32512 and never saturates.
+            let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), _mm256_sign_epi8(x, w[0]));
+            sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(products, ones));
+            let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), _mm256_sign_epi8(x, w[1]));
+            sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(products, ones));
         }
-        lanes
+        sums
     }
 
     fn byte<const J: usize>(w: [__m256i; 2]) -> [__m256i; 2] {

@@ -22,38 +22,23 @@ define_isa! {
         [_mm512_and_si512(packed, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(packed), mask)]
     }
 
-    fn dot_u4<const N: usize, const R: usize>(
-        w: &[__m512i; N],
-        x: [&[Group; N]; R],
-        offset: [i32; R],
-    ) -> [__m512i; R] {
-        let mut lanes = [_mm512_setzero_si512(); R];
-        for (row, x) in x.into_iter().enumerate() {
-            lanes[row] = _mm512_set1_epi32(offset[row]);
-            for (&w, &x) in w.iter().zip(x) {
-                let x = _mm512_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
-                lanes[row] = _mm512_dpbusd_epi32(lanes[row], w, x);
-            }
+    fn dot_u4<const N: usize>(w: &[__m512i; N], x: &[Group; N], offset: i32) -> __m512i {
+        let mut sum = _mm512_set1_epi32(offset);
+        for (&w, &x) in w.iter().zip(x) {
+            sum = _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned))));
         }
-        lanes
+        sum
     }
 
-    fn dot_i8<const N: usize, const R: usize>(
-        w: &[__m512i; N],
-        x: [&[Group; N]; R],
-        x_sum: [i32; R],
-    ) -> [__m512i; R] {
+    fn dot_i8<const N: usize>(w: &[__m512i; N], x: &[Group; N], x_sum: i32) -> __m512i {
         // `vpdpbusd` wants unsigned times signed: w + 128 is the byte with its top bit flipped, and Σ (w + 128)·x is too large by 128·Σ x.
         let flip = _mm512_set1_epi8(-128);
-        let mut lanes = [flip; R];
-        for (row, x) in x.into_iter().enumerate() {
-            lanes[row] = _mm512_set1_epi32(-128 * x_sum[row]);
-            for (&w, &x) in w.iter().zip(x) {
-                let x = _mm512_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
-                lanes[row] = _mm512_dpbusd_epi32(lanes[row], _mm512_xor_si512(w, flip), x);
-            }
+        let mut sum = _mm512_set1_epi32(-128 * x_sum);
+        for (&w, &x) in w.iter().zip(x) {
+            let x = _mm512_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
+            sum = _mm512_dpbusd_epi32(sum, _mm512_xor_si512(w, flip), x);
         }
-        lanes
+        sum
     }
 
     fn byte<const J: usize>(w: __m512i) -> __m512i {

@@ -31,7 +31,7 @@ pub(crate) trait Simd: Copy {
     type I32: Copy;
     /// 16 lanes of `f32`.
     type F32: Copy;
-    /// How many rows of activations a tile of the product holds in registers.
+    /// Whether the accumulators of 8 rows of activations fit the registers, rather than of 4.
     const WIDE: bool;
 
     /// Loads 64 bytes.
@@ -40,24 +40,13 @@ pub(crate) trait Simd: Copy {
     /// Splits each byte into its low and its high four bits.
     fn nibbles(self, packed: Self::Bytes) -> [Self::Bytes; 2];
 
-    /// For each of `R` rows of activations `offset + Σ w·x` over the `4·N` columns, exact, for weights `w` in `0..=15`.
+    /// `offset + Σ w·x` over the `4·N` columns, exact, for weights `w` in `0..=15`.
     ///
-    /// `N` is at most 8: then sums of 16 columns, at most `16·15·127 = 30480`, fit 16 bits. Several rows at once, so that an instruction
-    /// set with few registers can keep part of the weights in them while it goes through the rows.
-    fn dot_u4<const N: usize, const R: usize>(
-        self,
-        w: &[Self::Bytes; N],
-        x: [&[Group; N]; R],
-        offset: [i32; R],
-    ) -> [Self::I32; R];
+    /// `N` is at most 8: then sums of 16 columns, at most `16·15·127 = 30480`, fit 16 bits.
+    fn dot_u4<const N: usize>(self, w: &[Self::Bytes; N], x: &[Group; N], offset: i32) -> Self::I32;
 
-    /// For each of `R` rows of activations `Σ w·x` over the `4·N` columns, exact, for any signed bytes `w`. `x_sum` is `Σ x`.
-    fn dot_i8<const N: usize, const R: usize>(
-        self,
-        w: &[Self::Bytes; N],
-        x: [&[Group; N]; R],
-        x_sum: [i32; R],
-    ) -> [Self::I32; R];
+    /// `Σ w·x` over the `4·N` columns, exact, for any signed bytes `w`. `x_sum` is `Σ x`.
+    fn dot_i8<const N: usize>(self, w: &[Self::Bytes; N], x: &[Group; N], x_sum: i32) -> Self::I32;
 
     /// Byte `J` (0..4) of every lane, sign-extended.
     fn byte<const J: usize>(self, w: Self::Bytes) -> Self::I32;
@@ -149,7 +138,7 @@ macro_rules! define_isa {
         const WIDE: bool = $wide:literal;
         $(
             $(#[$fn_attr:meta])*
-            fn $name:ident $(<$(const $n:ident: usize),+>)? ($($arg:ident: $arg_ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
+            fn $name:ident $(<const $n:ident: usize>)? ($($arg:ident: $arg_ty:ty),* $(,)?) $(-> $ret:ty)? $body:block
         )+
     ) => {
         $(#[$doc])*
@@ -184,14 +173,14 @@ macro_rules! define_isa {
 
             $(
                 #[inline(always)]
-                fn $name $(<$(const $n: usize),+>)? (self, $($arg: $arg_ty),*) $(-> $ret)? {
+                fn $name $(<const $n: usize>)? (self, $($arg: $arg_ty),*) $(-> $ret)? {
                     $crate::isa::with_features! { $features
                         #[inline]
                         $(#[$fn_attr])*
-                        fn operation $(<$(const $n: usize),+>)? ($($arg: $arg_ty),*) $(-> $ret)? $body
+                        fn operation $(<const $n: usize>)? ($($arg: $arg_ty),*) $(-> $ret)? $body
                     }
                     // SAFETY: `operation` enables exactly the listed features, which the invariant of `self` says are present.
-                    unsafe { operation $(::<$($n),+>)? ($($arg),*) }
+                    unsafe { operation $(::<$n>)? ($($arg),*) }
                 }
             )+
         }

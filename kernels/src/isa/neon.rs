@@ -13,7 +13,7 @@ macro_rules! neon {
             type Bytes = [int8x16_t; 4];
             type I32 = [int32x4_t; 4];
             type F32 = [float32x4_t; 4];
-            const WIDE: bool = true;
+            const WIDE: bool = false;
 
             fn load(src: &[u8; 64]) -> [int8x16_t; 4] {
                 let mut lanes = [vdupq_n_s8(0); 4];
@@ -198,50 +198,38 @@ neon! {
     /// Baseline NEON, with widening multiplication only.
     Neon ("neon");
 
-    fn dot_u4<const N: usize, const R: usize>(
-        w: &[[int8x16_t; 4]; N],
-        x: [&[Group; N]; R],
-        offset: [i32; R],
-    ) -> [[int32x4_t; 4]; R] {
+    fn dot_u4<const N: usize>(w: &[[int8x16_t; 4]; N], x: &[Group; N], offset: i32) -> [int32x4_t; 4] {
         const { assert!(N <= 8) };
-        let mut lanes = [[vdupq_n_s32(0); 4]; R];
-        for (row, x) in x.into_iter().enumerate() {
-            // A 16-bit sum takes one column of each of the N groups: at most 8·15·127 = 15240, so widening waits until the end.
-            let mut sums = [[vdupq_n_s16(0); 2]; 4];
-            for (w, &x) in w.iter().zip(x) {
-                let x = splat_group(x);
-                for i in 0..4 {
-                    sums[i][0] = vmlal_s8(sums[i][0], vget_low_s8(w[i]), vget_low_s8(x));
-                    sums[i][1] = vmlal_high_s8(sums[i][1], w[i], x);
-                }
-            }
+        // A 16-bit sum takes one column of each of the N groups: at most 8·15·127 = 15240, so widening waits until the end.
+        let mut sums = [[vdupq_n_s16(0); 2]; 4];
+        for (w, &x) in w.iter().zip(x) {
+            let x = splat_group(x);
             for i in 0..4 {
-                let sum = vpaddq_s32(vpaddlq_s16(sums[i][0]), vpaddlq_s16(sums[i][1]));
-                lanes[row][i] = vaddq_s32(vdupq_n_s32(offset[row]), sum);
+                sums[i][0] = vmlal_s8(sums[i][0], vget_low_s8(w[i]), vget_low_s8(x));
+                sums[i][1] = vmlal_high_s8(sums[i][1], w[i], x);
             }
+        }
+        let mut lanes = [vdupq_n_s32(offset); 4];
+        for i in 0..4 {
+            lanes[i] = vaddq_s32(lanes[i], vpaddq_s32(vpaddlq_s16(sums[i][0]), vpaddlq_s16(sums[i][1])));
         }
         lanes
     }
 
-    fn dot_i8<const N: usize, const R: usize>(
-        w: &[[int8x16_t; 4]; N],
-        x: [&[Group; N]; R],
-        _x_sum: [i32; R],
-    ) -> [[int32x4_t; 4]; R] {
-        let mut lanes = [[vdupq_n_s32(0); 4]; R];
-        for (row, x) in x.into_iter().enumerate() {
-            let mut sums = [[vdupq_n_s32(0); 2]; 4];
-            for (w, &x) in w.iter().zip(x) {
-                let x = splat_group(x);
-                for i in 0..4 {
-                    sums[i][0] = vpadalq_s16(sums[i][0], vmull_s8(vget_low_s8(w[i]), vget_low_s8(x)));
-                    sums[i][1] = vpadalq_s16(sums[i][1], vmull_high_s8(w[i], x));
-                }
-            }
+    fn dot_i8<const N: usize>(w: &[[int8x16_t; 4]; N], x: &[Group; N], _x_sum: i32) -> [int32x4_t; 4] {
+        let mut sums = [[vdupq_n_s32(0); 2]; 4];
+        for (w, &x) in w.iter().zip(x) {
+            let x = splat_group(x);
             for i in 0..4 {
-                lanes[row][i] = vpaddq_s32(sums[i][0], sums[i][1]);
+                sums[i][0] = vpadalq_s16(sums[i][0], vmull_s8(vget_low_s8(w[i]), vget_low_s8(x)));
+                sums[i][1] = vpadalq_s16(sums[i][1], vmull_high_s8(w[i], x));
             }
         }
-        lanes
+        [
+            vpaddq_s32(sums[0][0], sums[0][1]),
+            vpaddq_s32(sums[1][0], sums[1][1]),
+            vpaddq_s32(sums[2][0], sums[2][1]),
+            vpaddq_s32(sums[3][0], sums[3][1]),
+        ]
     }
 }

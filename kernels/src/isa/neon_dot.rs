@@ -18,44 +18,29 @@ fn sdot(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
     sum
 }
 
-/// `start + Σ w·x` for every row of activations.
-#[inline]
-#[target_feature(enable = "neon", enable = "dotprod")]
-fn dots<const N: usize, const R: usize>(
-    w: &[[int8x16_t; 4]; N],
-    x: [&[Group; N]; R],
-    start: [i32; R],
-) -> [[int32x4_t; 4]; R] {
-    let mut lanes = [[vdupq_n_s32(0); 4]; R];
-    for (row, x) in x.into_iter().enumerate() {
-        lanes[row] = [vdupq_n_s32(start[row]); 4];
-        for (w, &x) in w.iter().zip(x) {
-            let x = splat_group(x);
-            for i in 0..4 {
-                lanes[row][i] = sdot(lanes[row][i], w[i], x);
-            }
-        }
-    }
-    lanes
-}
-
 neon! {
     /// NEON with `sdot`.
     NeonDot ("neon" "dotprod");
 
-    fn dot_u4<const N: usize, const R: usize>(
-        w: &[[int8x16_t; 4]; N],
-        x: [&[Group; N]; R],
-        offset: [i32; R],
-    ) -> [[int32x4_t; 4]; R] {
-        dots(w, x, offset)
+    fn dot_u4<const N: usize>(w: &[[int8x16_t; 4]; N], x: &[Group; N], offset: i32) -> [int32x4_t; 4] {
+        let mut sums = [vdupq_n_s32(offset); 4];
+        for (w, &x) in w.iter().zip(x) {
+            let x = splat_group(x);
+            for i in 0..4 {
+                sums[i] = sdot(sums[i], w[i], x);
+            }
+        }
+        sums
     }
 
-    fn dot_i8<const N: usize, const R: usize>(
-        w: &[[int8x16_t; 4]; N],
-        x: [&[Group; N]; R],
-        _x_sum: [i32; R],
-    ) -> [[int32x4_t; 4]; R] {
-        dots(w, x, [0; R])
+    fn dot_i8<const N: usize>(w: &[[int8x16_t; 4]; N], x: &[Group; N], _x_sum: i32) -> [int32x4_t; 4] {
+        let mut sums = [vdupq_n_s32(0); 4];
+        for (w, &x) in w.iter().zip(x) {
+            let x = splat_group(x);
+            for i in 0..4 {
+                sums[i] = sdot(sums[i], w[i], x);
+            }
+        }
+        sums
     }
 }

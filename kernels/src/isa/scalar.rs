@@ -24,18 +24,18 @@ impl Scalar {
 /// Four bytes in each of 16 lanes.
 type Lanes = [[u8; 4]; 16];
 
-/// `start + Σ weight(w)·x` in each lane.
+/// `Σ weight(w)·x` in each lane.
 #[inline(always)]
 fn dot<const N: usize>(w: &[Lanes; N], x: &[Group; N], start: i32, weight: impl Fn(u8) -> i32) -> [i32; 16] {
-    let mut sums = [start; 16];
-    for (w, x) in w.iter().zip(x) {
-        for (sum, w) in sums.iter_mut().zip(w) {
-            for (&w, &x) in w.iter().zip(x) {
-                *sum += weight(w) * i32::from(x);
+    from_fn(|lane| {
+        let mut sum = start;
+        for (w, x) in w.iter().zip(x) {
+            for (&w, &x) in w[lane].iter().zip(x) {
+                sum += weight(w) * i32::from(x);
             }
         }
-    }
-    sums
+        sum
+    })
 }
 
 impl Simd for Scalar {
@@ -56,23 +56,13 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn dot_u4<const N: usize, const R: usize>(
-        self,
-        w: &[Lanes; N],
-        x: [&[Group; N]; R],
-        offset: [i32; R],
-    ) -> [[i32; 16]; R] {
-        from_fn(|row| dot(w, x[row], offset[row], i32::from))
+    fn dot_u4<const N: usize>(self, w: &[Lanes; N], x: &[Group; N], offset: i32) -> [i32; 16] {
+        dot(w, x, offset, i32::from)
     }
 
     #[inline(always)]
-    fn dot_i8<const N: usize, const R: usize>(
-        self,
-        w: &[Lanes; N],
-        x: [&[Group; N]; R],
-        _x_sum: [i32; R],
-    ) -> [[i32; 16]; R] {
-        from_fn(|row| dot(w, x[row], 0, |byte| i32::from(byte.cast_signed())))
+    fn dot_i8<const N: usize>(self, w: &[Lanes; N], x: &[Group; N], _x_sum: i32) -> [i32; 16] {
+        dot(w, x, 0, |byte| i32::from(byte.cast_signed()))
     }
 
     #[inline(always)]
