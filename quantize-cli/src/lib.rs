@@ -3,7 +3,7 @@
 //! The commands of the program `quantize` as functions, so that tests and other programs can call them: a [`source::Source`] is opened,
 //! a [`plan::Plan`] made for it, [`convert::convert`] carries it out, [`compare::compare`] sets the result beside the source.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod args;
 pub mod command;

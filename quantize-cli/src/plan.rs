@@ -162,8 +162,10 @@ fn built_in(tensor: &SourceTensor, to: Format) -> (Action, &'static str) {
     };
     if !tensor.is_float() {
         (Action::Keep, "not floating-point")
+    } else if tensor.shape().len() < 2 {
+        (Action::Keep, "vector")
     } else if !matrix {
-        (Action::Keep, "no matrix, or a tiny one")
+        (Action::Keep, "tiny, or of too many dimensions")
     } else if module.contains("norm") || module.contains("bias") {
         (Action::Keep, "norm or bias")
     } else if matches!(module, "gate" | "router" | "shared_expert_gate") {

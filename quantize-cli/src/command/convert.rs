@@ -19,6 +19,9 @@ use crate::progress::Progress;
 use crate::report::{Answer, bytes, percent, shape, table, three_digits};
 use crate::source::Source;
 
+/// How many tensors a person is shown after a conversion.
+const WORST: usize = 10;
+
 #[derive(Serialize)]
 struct Report {
     out: String,
@@ -167,7 +170,9 @@ fn to_text(report: &Report, quiet: bool) -> String {
     if !quiet {
         let mut tensors: Vec<&Tensor> = report.tensors.iter().collect();
         tensors.sort_by(|a, b| b.relative_rms.unwrap_or(-1.0).total_cmp(&a.relative_rms.unwrap_or(-1.0)));
-        let rows: Vec<Vec<String>> = tensors
+        // The plan is read to its end; of a conversion the worst tensors are what matters.
+        let shown = if report.dry_run { tensors.len() } else { WORST.min(tensors.len()) };
+        let rows: Vec<Vec<String>> = tensors[..shown]
             .iter()
             .map(|t| {
                 let error = t.relative_rms.map_or_else(|| "-".into(), percent);
@@ -176,6 +181,9 @@ fn to_text(report: &Report, quiet: bool) -> String {
             })
             .collect();
         text = table(&["tensor", "shape", "becomes", ">size", ">error", "because"], &rows);
+        if shown < tensors.len() {
+            text.push_str(&format!("... and {} more (--json or `quantize inspect` for all)\n", tensors.len() - shown));
+        }
         text.push('\n');
     }
     let mut kinds: Vec<&str> = report.tensors.iter().map(|t| t.action.as_str()).collect();

@@ -1,7 +1,6 @@
 //! `quantize demo`: the whole way on a real model, from its checkpoint to products, with what it costs and what it gains.
 
 use std::hint::black_box;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -81,7 +80,7 @@ fn row(source: &Source, format: Format, isa: Isa) -> Result<Row> {
     convert(source, &plan, isa, file, &Progress::silent(), &false.into())?;
     let seconds_to_convert = start.elapsed().as_secs_f64();
 
-    let model = map(staged.path())?;
+    let model = super::open(staged.path())?;
     let comparison = compare(source, &model, &Progress::silent())?;
     let mut weights: Vec<f64> = comparison.packed.iter().map(|t| t.relative_rms).collect();
     let mut products: Vec<f64> = comparison.packed.iter().map(|t| t.product_realistic).collect();
@@ -106,10 +105,6 @@ fn row(source: &Source, format: Format, isa: Isa) -> Result<Row> {
         gigabytes_per_second_one_row: packed as f64 / one.packed / 1e9,
         gigaops_per_second_prompt: operations * PROMPT as f64 / prompt.packed / 1e9,
     })
-}
-
-fn map(path: &Path) -> Result<Model> {
-    Ok(Model::read(path)?)
 }
 
 /// Every single matrix of a model.
