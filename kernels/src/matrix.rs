@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use crate::encode::encode_panel;
 use crate::error::{EncodeError, ShapeError};
-use crate::format::{BlockFormat, Format, FormatVisitor, PANEL_ROWS, Rounding};
+use crate::format::{BlockFormat, Format, FormatVisitor, LONGEST_BLOCK, LONGEST_BLOCK_BYTES, PANEL_ROWS, Rounding};
 use crate::isa::Isa;
 use crate::panel;
 
@@ -124,14 +124,15 @@ impl FormatVisitor for DecodeRow<'_> {
     type Output = ();
 
     fn visit<F: BlockFormat>(self) {
-        let mut block = vec![0; F::BYTES];
-        let mut tail = vec![0.0; F::LEN];
+        let mut block = [0; LONGEST_BLOCK_BYTES];
+        let mut tail = [0.0; LONGEST_BLOCK];
         for (bytes, weights) in self.panel.chunks_exact(F::PANEL_BYTES).zip(self.weights.chunks_mut(F::LEN)) {
-            panel::unpack_row(self.format, bytes, self.row, &mut block);
+            let block = &mut block[..F::BYTES];
+            panel::unpack_row(self.format, bytes, self.row, block);
             if weights.len() == F::LEN {
-                F::decode(&block, weights);
+                F::decode(block, weights);
             } else {
-                F::decode(&block, &mut tail);
+                F::decode(block, &mut tail[..F::LEN]);
                 weights.copy_from_slice(&tail[..weights.len()]);
             }
         }
