@@ -417,6 +417,7 @@ fn a_folder_without_an_index_has_one_file_that_can_be_a_model() {
     let rows = [
         (&["other.safetensors"][..], None),
         (&["model.safetensors", "other.safetensors"], None),
+        (&[], Some("no model.safetensors.index.json")),
         (&["other.bin"], Some("no model.safetensors.index.json, model.safetensors or other")),
         (&shards[..1], Some("\"1-of-2.safetensors\" is one shard of several")),
         (&shards, Some("which of 2 .safetensors files belong together")),

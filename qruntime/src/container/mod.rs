@@ -1,6 +1,6 @@
 //! The file: safetensors, with packed tensors as bytes and a description of what they mean.
 //!
-//! `docs/file-format.md` is normative. [`header`] reads what safetensors says, [`parse`] what we say on top of it; [`write`] is the other direction.
+//! `docs/file-format.md` is normative. `header` reads what safetensors says, `parse` what this library says on top of it; `write` is the other direction.
 
 mod entry;
 mod header;
