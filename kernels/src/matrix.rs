@@ -98,7 +98,11 @@ impl<'a> MatrixRef<'a> {
     pub fn decode_row(self, row: usize, weights: &mut [f32]) -> Result<(), ShapeError> {
         ShapeError::check("weights of a row", weights.len(), self.cols)?;
         if row >= self.rows {
-            return Err(ShapeError { what: "row, of as many as expected", found: row, expected: self.rows });
+            return Err(ShapeError {
+                what: "rows, counted up to the one asked for",
+                found: row + 1,
+                expected: self.rows,
+            });
         }
         let bytes = self.panel_bytes();
         let panel = &self.panels[row / PANEL_ROWS * bytes..][..bytes];
@@ -162,7 +166,9 @@ impl Matrix {
         cols: usize,
     ) -> Result<Self, EncodeError> {
         ShapeError::check("weights of a matrix", weights.len(), rows.saturating_mul(cols))?;
-        let bytes = format.matrix_bytes(rows, cols).ok_or(ShapeError { what: "matrix", found: rows, expected: 0 })?;
+        let too_large =
+            ShapeError { what: "bytes of a packed matrix, more than memory has", found: usize::MAX, expected: 0 };
+        let bytes = format.matrix_bytes(rows, cols).ok_or(too_large)?;
         let mut panels = vec![0; bytes];
         if bytes > 0 {
             let panel_bytes = bytes / rows.div_ceil(PANEL_ROWS);

@@ -39,7 +39,7 @@ impl Model {
     /// While the model lives, nobody may change or truncate its files, neither this process nor another one. The operating system does not enforce
     /// this. A weight that changes can only change results: lengths, offsets and names are taken out of the map and checked
     /// once, here. But Rust takes mapped bytes for constant, and touching a page beyond the end of a truncated file kills the process (`SIGBUS`).
-    /// [`quantize convert`](https://docs.rs/quantize-cli) replaces files by renaming, which is harmless to a map. Where the promise cannot be made, use
+    /// `quantize convert` replaces files by renaming, which is harmless to a map. Where the promise cannot be made, use
     /// [`read`](Self::read).
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl Model {
     /// Reads the file or folder at `path` into memory.
     ///
     /// # Errors
-    /// As [`map`](Self::map), and if there is not enough memory.
+    /// As [`map`](Self::map), and if the system refuses the memory.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open(path.as_ref(), Bytes::read)
     }
