@@ -10,7 +10,7 @@ use crate::plan::Rule;
 
 /// Convert checkpoints to int8 and 4-bit blocked formats, and measure what it costs.
 ///
-/// Exit status: 0 done; 1 the command ran and the answer is no (verify found damage, compare went over the limit); 2 it could not run.
+/// Exit status: 0 done; 1 the command ran and the answer is no (verify found damage or no checksums, compare found a mismatch or went over the limit); 2 it could not run.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110)]
 pub struct Args {
@@ -70,7 +70,7 @@ pub struct ConvertArgs {
     /// Print what would be done, with sizes, and write nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Replace the output if it exists.
+    /// Replace the output if it exists and is a model that this program wrote.
     #[arg(long)]
     pub force: bool,
     /// Print the result as JSON.
@@ -80,7 +80,7 @@ pub struct ConvertArgs {
     #[arg(long, short)]
     pub quiet: bool,
     /// Number of threads [default: one per core]. The output does not depend on it.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub threads: Option<u16>,
 }
 
@@ -105,6 +105,8 @@ pub struct VerifyArgs {
 }
 
 /// Measure a model's error.
+///
+/// Exit status 1 if a tensor is missing, new, of another shape, kept but changed, or packed with an error that is not finite, or above --max-error.
 #[derive(Debug, clap::Args)]
 pub struct CompareArgs {
     /// The checkpoint the model was made from.

@@ -34,12 +34,18 @@ pub struct TensorError {
     pub shape: Vec<usize>,
     /// Relative RMS error of the weights.
     pub relative_rms: f64,
-    /// Signal to quantization noise of the weights, in decibels.
+    /// Signal to quantization noise of the weights, in decibels; infinite, in JSON null, where nothing differs.
     pub sqnr_db: f64,
     /// Relative RMS error of the product with random activations, as the runtime computes it.
     pub product_random: f64,
     /// Relative RMS error of the product with activations shaped like those of language models.
     pub product_realistic: f64,
+}
+
+impl TensorError {
+    fn is_finite(&self) -> bool {
+        [self.relative_rms, self.product_random, self.product_realistic].iter().all(|error| error.is_finite())
+    }
 }
 
 /// A model beside its source.
@@ -51,7 +57,7 @@ pub struct Comparison {
     pub identical: usize,
     /// Kept tensors whose numbers were widened or narrowed (8-bit floats), not compared.
     pub converted: Vec<String>,
-    /// What should not be: tensors that are missing, new, of another shape, or kept but changed.
+    /// What should not be: tensors that are missing, new, of another shape, kept but changed, or packed with an error that is not finite.
     pub mismatches: Vec<String>,
 }
 
@@ -71,7 +77,11 @@ pub fn compare(source: &Source, model: &Model, progress: &Progress) -> Result<Co
             }
             Some(entry) => match entry.storage() {
                 Storage::Packed(_) => {
-                    comparison.packed.push(compare_packed(source, tensor, model.packed(name)?, model.isa(), progress)?);
+                    let error = compare_packed(source, tensor, model.packed(name)?, model.isa(), progress)?;
+                    if !error.is_finite() {
+                        comparison.mismatches.push(format!("{name}: NaN or infinity in the source or in the model"));
+                    }
+                    comparison.packed.push(error);
                 }
                 Storage::Plain(dtype) if *dtype != tensor.dtype() => comparison.converted.push(name.into()),
                 Storage::Plain(_) => {
@@ -86,7 +96,9 @@ pub fn compare(source: &Source, model: &Model, progress: &Progress) -> Result<Co
     }
     let new = model.tensors().filter(|entry| source.tensor(entry.name()).is_none());
     comparison.mismatches.extend(new.map(|entry| format!("{}: not in the source", entry.name())));
-    comparison.packed.sort_by(|a, b| b.relative_rms.total_cmp(&a.relative_rms));
+    // Either NaN is the worst of all.
+    let key = |t: &TensorError| if t.relative_rms.is_nan() { f64::INFINITY } else { t.relative_rms };
+    comparison.packed.sort_by(|a, b| key(b).total_cmp(&key(a)));
     Ok(comparison)
 }
 
@@ -118,7 +130,7 @@ fn compare_packed(
 ) -> Result<TensorError> {
     let (rows, cols) = match packed.shape() {
         [.., rows, cols] => (*rows, *cols),
-        _ => bail!("{} is no matrix", packed.name()),
+        _ => bail!("{} is no matrix", packed.name().escape_debug()),
     };
     let x = [random(tensor.name(), cols), realistic(tensor.name(), cols)];
     let per_job = (ELEMENTS_PER_JOB / (PANEL_ROWS * cols)).max(1);

@@ -19,8 +19,10 @@ use crate::plan::{Action, Plan, PlannedTensor};
 use crate::progress::Progress;
 use crate::source::{Source, SourceTensor};
 
-/// Bytes of `f32` that the jobs of a batch have together, and that one of them has; more only where a single panel has more.
-const F32_PER_BATCH: usize = 128 << 20;
+/// Bytes that a batch takes at most, see [`Job::memory`]; more only where a single panel takes more.
+const BATCH_BYTES: usize = 128 << 20;
+
+/// Bytes of `f32` that a job has at most; more only where a single panel has more.
 const F32_PER_JOB: usize = 4 << 20;
 
 /// Converts `source` as `plan` says, into `out`. Returns the output, and for every tensor of the plan what packing cost it.
@@ -42,10 +44,12 @@ pub fn convert<W: Write + Seek + Send>(
     let order = writer.order().to_vec();
     let mut distortions = vec![None; plan.tensors.len()];
     let threads = rayon::current_num_threads();
-    let f32_per_job = (F32_PER_BATCH / (2 * threads)).min(F32_PER_JOB);
+    // Two jobs for every thread, of which none takes more than twice its `f32`.
+    let f32_per_job = (BATCH_BYTES / (4 * threads)).min(F32_PER_JOB);
     let mut jobs = order.iter().flat_map(|&t| jobs(plan, t, f32_per_job / size_of::<f32>())).peekable();
 
-    let (sender, receiver) = mpsc::sync_channel::<Vec<Done>>(1);
+    // Of no capacity: two batches of output are alive, one that is written and one that is encoded or waits.
+    let (sender, receiver) = mpsc::sync_channel::<Vec<Done>>(0);
     thread::scope(|scope| {
         let writing = scope.spawn(move || {
             for done in receiver.into_iter().flatten() {
@@ -58,8 +62,8 @@ pub fn convert<W: Write + Seek + Send>(
                 let mut batch: Vec<Job<'_>> = vec![];
                 let mut bytes = 0;
                 while let Some(job) = jobs.next_if(|job| {
-                    bytes += job.f32_bytes();
-                    batch.is_empty() || (batch.len() < 2 * threads && bytes <= F32_PER_BATCH)
+                    bytes += job.memory();
+                    batch.is_empty() || (batch.len() < 2 * threads && bytes <= BATCH_BYTES)
                 }) {
                     batch.push(job);
                 }
@@ -69,8 +73,10 @@ pub fn convert<W: Write + Seek + Send>(
                 if cancelled.load(Ordering::Relaxed) {
                     bail!("interrupted; nothing was written");
                 }
-                let done: Vec<Done> =
-                    batch.par_iter().map(|job| job.run(source, plan.rounding, isa)).collect::<Result<_>>()?;
+                // All of them first, so that of several errors always the same one is reported.
+                let done: Vec<Result<Done>> =
+                    batch.par_iter().map(|job| job.run(source, plan.rounding, isa, f32_per_job)).collect();
+                let done: Vec<Done> = done.into_iter().collect::<Result<_>>()?;
                 for (job, done) in batch.iter().zip(&done) {
                     if let Some(distortion) = done.distortion {
                         *distortions[job.tensor].get_or_insert_default() += distortion;
@@ -162,16 +168,19 @@ thread_local! {
 }
 
 impl Job<'_> {
-    /// Bytes of its numbers as `f32`.
-    fn f32_bytes(&self) -> usize {
+    /// Bytes that it takes: its numbers as `f32` while it runs, and its output twice, since two batches of that are alive.
+    fn memory(&self) -> usize {
         match &self.work {
-            Work::Pack { cols, panels, .. } => panels.len() * PANEL_ROWS * cols * size_of::<f32>(),
-            Work::Bf16(elements) => elements.len() * size_of::<f32>(),
-            Work::Copy(bytes) => bytes.len(),
+            Work::Pack { format, cols, panels, .. } => {
+                let f32_bytes = PANEL_ROWS * cols * size_of::<f32>();
+                panels.len() * (f32_bytes + 2 * format.panel_bytes(*cols).unwrap_or(f32_bytes))
+            }
+            Work::Bf16(elements) => elements.len() * (size_of::<f32>() + 2 * size_of::<bf16>()),
+            Work::Copy(bytes) => 2 * bytes.len(),
         }
     }
 
-    fn run(&self, source: &Source, rounding: Rounding, isa: Isa) -> Result<Done> {
+    fn run(&self, source: &Source, rounding: Rounding, isa: Isa, f32_per_job: usize) -> Result<Done> {
         let tensor = &source.tensors()[self.planned.index];
         match &self.work {
             Work::Copy(range) => {
@@ -179,7 +188,7 @@ impl Job<'_> {
                 source.read_bytes(tensor, range.clone(), &mut bytes)?;
                 Ok(Done { bytes, distortion: None, read: range.len() as u64 })
             }
-            Work::Bf16(range) => with_weights(source, tensor, range.clone(), |weights| {
+            Work::Bf16(range) => with_weights(source, tensor, range.clone(), f32_per_job, |weights| {
                 let bytes = weights.iter().flat_map(|&w| bf16::from_f32(w).to_le_bytes()).collect();
                 Ok(Done { bytes, distortion: None, read: range.len() as u64 })
             }),
@@ -188,7 +197,7 @@ impl Job<'_> {
                 let end_row = rows.min(panels.end * PANEL_ROWS);
                 let elements = (matrix * rows + first_row) * cols..(matrix * rows + end_row) * cols;
                 let read = (elements.len() as u64) * (tensor.bytes() as u64) / (tensor.elements().max(1) as u64);
-                with_weights(source, tensor, elements, |weights| {
+                with_weights(source, tensor, elements, f32_per_job, |weights| {
                     let panel_bytes = format.panel_bytes(cols).context("panel too large")?;
                     let mut bytes = vec![0; panels.len() * panel_bytes];
                     let mut distortion = Distortion::default();
@@ -213,11 +222,12 @@ impl Job<'_> {
     }
 }
 
-/// Reads weights into this thread's buffer and hands them on.
+/// Reads weights into this thread's buffer and hands them on. Of the buffer, `kept` bytes stay.
 fn with_weights<T>(
     source: &Source,
     tensor: &SourceTensor,
     elements: Range<usize>,
+    kept: usize,
     then: impl FnOnce(&[f32]) -> Result<T>,
 ) -> Result<T> {
     WEIGHTS.with_borrow_mut(|buffer| {
@@ -228,8 +238,8 @@ fn with_weights<T>(
         source.read_f32(tensor, elements, weights)?;
         let done = then(weights);
         // A panel wider than a job is not kept by every thread that ever met one.
-        buffer.truncate(F32_PER_JOB / size_of::<f32>());
-        buffer.shrink_to(F32_PER_JOB / size_of::<f32>());
+        buffer.truncate(kept / size_of::<f32>());
+        buffer.shrink_to(kept / size_of::<f32>());
         done
     })
 }

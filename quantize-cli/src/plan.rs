@@ -101,7 +101,8 @@ impl Plan {
     pub fn new(source: &Source, to: Format, rules: &[Rule], rounding: Rounding) -> Result<Self> {
         for rule in rules {
             if !source.tensors().iter().any(|tensor| rule.glob.is_match(tensor.name())) {
-                let names: Vec<&str> = source.tensors().iter().take(3).map(SourceTensor::name).collect();
+                let names = source.tensors().iter().take(3).map(|tensor| tensor.name().escape_debug().to_string());
+                let names: Vec<String> = names.collect();
                 bail!("rule {:?} matches no tensor; names are like {}", rule.text, names.join(", "));
             }
         }
@@ -161,7 +162,7 @@ fn built_in(tensor: &SourceTensor, to: Format) -> (Action, &'static str) {
         _ => false,
     };
     if !tensor.is_float() {
-        (Action::Keep, "not floating-point")
+        (Action::Keep, "not a type that can be packed")
     } else if tensor.shape().len() < 2 {
         (Action::Keep, "vector")
     } else if !matrix {

@@ -30,8 +30,9 @@ impl Progress {
 
     /// Counts bytes done, and names what is worked on.
     pub fn advance(&self, bytes: u64, what: &str) {
+        let what = what.escape_debug().to_string();
         if self.0.message() != what {
-            self.0.set_message(what.to_owned());
+            self.0.set_message(what);
         }
         self.0.inc(bytes);
     }

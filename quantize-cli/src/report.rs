@@ -65,6 +65,13 @@ pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// Text with what is invisible or steers a terminal escaped, and quotes as they are.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let quote = |c: char| matches!(c, '"' | '\'' | '\\');
+    text.chars().map(|c| if quote(c) { c.to_string() } else { c.escape_debug().to_string() }).collect()
+}
+
 /// Bytes with a unit: powers of 1000, three digits.
 #[must_use]
 pub fn bytes(n: u64) -> String {

@@ -29,8 +29,8 @@ pub(super) fn run(args: &CompareArgs) -> Result<Answer> {
     let progress = Progress::new(source.total_bytes(), args.json);
     let comparison = compare(&source, &model, &progress)?;
     progress.finish();
-    let worst = comparison.packed.first().map_or(0.0, |t| t.relative_rms);
-    let within = comparison.mismatches.is_empty() && limit.is_none_or(|limit| worst <= limit);
+    let within = comparison.mismatches.is_empty()
+        && limit.is_none_or(|limit| comparison.packed.iter().all(|t| t.relative_rms <= limit));
     let report = Report { comparison, max_error: limit, within };
     Answer::of(&report, args.json, report.within, to_text)
 }
@@ -62,16 +62,11 @@ fn to_text(report: &Report) -> String {
     for mismatch in mismatches {
         text.push_str(&format!("mismatch: {}\n", mismatch.escape_debug()));
     }
-    match (report.max_error, packed.first()) {
-        (Some(limit), Some(worst)) if worst.relative_rms > limit => {
-            text.push_str(&format!(
-                "over the limit of {}: {} at {}\n",
-                percent(limit),
-                worst.name,
-                percent(worst.relative_rms)
-            ));
-        }
-        _ => {}
+    if let Some(limit) = report.max_error
+        && let Some(worst) = packed.iter().find(|t| t.relative_rms > limit)
+    {
+        let (limit, name, error) = (percent(limit), worst.name.escape_debug(), percent(worst.relative_rms));
+        text.push_str(&format!("over the limit of {limit}: {name} at {error}\n"));
     }
     text
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use kernels::{Distortion, Isa};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::args::ConvertArgs;
 use crate::convert::convert;
-use crate::output::{Staged, synchronize};
+use crate::output::{Temporary, check_apart, check_destination, synchronize};
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::report::{Answer, bytes, percent, shape, table, three_digits};
@@ -67,19 +67,18 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
 
 /// Converts into a temporary sibling of the output and puts it in its place.
 fn write(args: &ConvertArgs, source: &Source, plan: &Plan, isa: Isa) -> Result<Vec<Option<Distortion>>> {
-    let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
-    ensure!(!same(&args.source, &args.out), "{} is both source and output", args.out.display());
-    let staged = Staged::new(&args.out, args.force)?;
+    check_apart(source, &args.out)?;
+    check_destination(&args.out, args.force)?;
     let cancelled = cancel_on_signal();
     let progress = Progress::new(source.total_bytes(), args.quiet);
 
     let folder = args.out.extension().is_none_or(|extension| extension != "safetensors");
+    let temporary = if folder { Temporary::folder(&args.out)? } else { Temporary::file(&args.out)? };
     let file_path = if folder {
-        fs::create_dir(staged.path()).with_context(|| format!("cannot create {}", staged.path().display()))?;
-        copy_companions(source, plan, staged.path())?;
-        staged.path().join("model.safetensors")
+        copy_companions(source, plan, temporary.path())?;
+        temporary.path().join("model.safetensors")
     } else {
-        staged.path().into()
+        temporary.path().into()
     };
     let file = File::create(&file_path).with_context(|| format!("cannot create {}", file_path.display()))?;
     let (file, distortions) = convert(source, plan, isa, file, &progress, &cancelled)
@@ -88,9 +87,9 @@ fn write(args: &ConvertArgs, source: &Source, plan: &Plan, isa: Isa) -> Result<V
     file.sync_all().with_context(|| format!("cannot synchronize {}", file_path.display()))?;
     drop(file);
     if folder {
-        synchronize(staged.path())?;
+        synchronize(temporary.path())?;
     }
-    staged.commit()?;
+    temporary.commit(&args.out, args.force)?;
     Ok(distortions)
 }
 
@@ -120,6 +119,8 @@ fn copy_companions(source: &Source, plan: &Plan, out: &Path) -> Result<()> {
             }
             _ => drop(fs::copy(&from, &to).with_context(context)?),
         }
+        synchronize(&to)?;
+        to.parent().map_or(Ok(()), synchronize)?;
     }
     Ok(())
 }
@@ -202,8 +203,8 @@ fn to_text(report: &Report, quiet: bool) -> String {
     }
     let worst =
         report.tensors.iter().max_by(|a, b| a.relative_rms.unwrap_or(-1.0).total_cmp(&b.relative_rms.unwrap_or(-1.0)));
-    let worst =
-        worst.and_then(|t| Some(format!(", worst {} {} at {} error", t.name, t.action, percent(t.relative_rms?))));
+    let worst = worst.and_then(|t| Some((t.name.escape_debug(), &t.action, percent(t.relative_rms?))));
+    let worst = worst.map(|(name, action, error)| format!(", worst {name} {action} at {error} error"));
     let speed = three_digits(report.source_bytes as f64 / 1e9 / report.seconds);
     let time = format!("{} s, {speed} GB/s", three_digits(report.seconds));
     text + &format!("wrote {}: {size}{}, {time}\n", report.out, worst.unwrap_or_default())

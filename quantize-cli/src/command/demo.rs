@@ -14,7 +14,7 @@ use crate::args::DemoArgs;
 use crate::compare::compare;
 use crate::convert::convert;
 use crate::measure::{Contestant, take_turns};
-use crate::output::Staged;
+use crate::output::Temporary;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::report::{Answer, bytes, percent, table, three_digits};
@@ -70,17 +70,16 @@ pub(super) fn run(args: &DemoArgs) -> Result<Answer> {
     Answer::of(&report, args.json, true, to_text)
 }
 
-/// Converts to one format, into a folder that does not outlive the measurement.
+/// Converts to one format, into a file that does not outlive the measurement.
 fn row(source: &Source, format: Format, isa: Isa) -> Result<Row> {
     let plan = Plan::new(source, format, &[], Rounding::default())?;
-    let path = std::env::temp_dir().join(format!("quantize-demo-{format}.safetensors"));
-    let staged = Staged::new(&path, true)?;
+    let temporary = Temporary::file(&std::env::temp_dir().join("quantize-demo.safetensors"))?;
     let start = Instant::now();
-    let file = std::fs::File::create(staged.path()).context("cannot create a temporary file")?;
+    let file = std::fs::File::create(temporary.path()).context("cannot create a temporary file")?;
     convert(source, &plan, isa, file, &Progress::silent(), &false.into())?;
     let seconds_to_convert = start.elapsed().as_secs_f64();
 
-    let model = super::open(staged.path())?;
+    let model = super::open(temporary.path())?;
     let comparison = compare(source, &model, &Progress::silent())?;
     let mut weights: Vec<f64> = comparison.packed.iter().map(|t| t.relative_rms).collect();
     let mut products: Vec<f64> = comparison.packed.iter().map(|t| t.product_realistic).collect();

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::args::InspectArgs;
-use crate::report::{Answer, bytes, shape, table, three_digits};
+use crate::report::{Answer, bytes, printable, shape, table, three_digits};
 
 #[derive(Serialize)]
 struct Report {
@@ -73,7 +73,8 @@ fn to_text(report: &Report) -> String {
     if let Value::Object(recipe) = &report.recipe {
         text.push('\n');
         for (key, value) in recipe {
-            text.push_str(&format!("{key}: {}\n", value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)));
+            let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+            text.push_str(&format!("{}: {}\n", key.escape_debug(), printable(&value)));
         }
     }
     let (count, size) = (report.tensors.len(), bytes(report.file_bytes));

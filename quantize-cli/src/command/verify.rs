@@ -10,6 +10,8 @@ use crate::report::{Answer, bytes};
 #[derive(Default, Serialize)]
 struct Report {
     whole: bool,
+    /// Whether it is a model that this program wrote, with checksums, rather than any safetensors file.
+    described: bool,
     tensors: usize,
     file_bytes: u64,
     /// What is wrong with the structure, if that is damaged.
@@ -24,6 +26,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<Answer> {
     let mut report = Report::default();
     match super::open(&args.model).map_err(|error| error.downcast::<Error>()) {
         Ok(model) => {
+            report.described = model.is_described();
             report.file_bytes = model.file_bytes();
             for entry in model.tensors() {
                 report.tensors += 1;
@@ -39,7 +42,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<Answer> {
         Err(Ok(error)) => return Err(error.into()),
         Err(Err(error)) => return Err(error),
     }
-    report.whole = report.structure.is_none() && report.damaged.is_empty();
+    report.whole = report.described && report.damaged.is_empty() && report.unchecked.is_empty();
     Answer::of(&report, args.json, report.whole, to_text)
 }
 
@@ -48,16 +51,18 @@ fn to_text(report: &Report) -> String {
     if let Some(structure) = &report.structure {
         return format!("damaged: {structure}\n");
     }
+    if !report.described {
+        return "no checksums: not a model that quantize wrote\n".into();
+    }
     for name in &report.damaged {
         text.push_str(&format!("damaged: tensor \"{}\" does not have its checksum\n", name.escape_debug()));
     }
     if !report.unchecked.is_empty() {
-        text.push_str(&format!("{} tensors have no checksum\n", report.unchecked.len()));
+        text.push_str(&format!("damaged: {} tensors have no checksum\n", report.unchecked.len()));
     }
-    let size = bytes(report.file_bytes);
-    let checked = report.tensors - report.unchecked.len();
-    text + &match report.damaged.len() {
-        0 => format!("whole: {} tensors, {checked} checksums, {size}\n", report.tensors),
-        n => format!("damaged: {n} of {} tensors, {size}\n", report.tensors),
+    let (tensors, size) = (report.tensors, bytes(report.file_bytes));
+    text + &match report.damaged.len() + report.unchecked.len() {
+        0 => format!("whole: {tensors} tensors, {tensors} checksums, {size}\n"),
+        n => format!("damaged: {n} of {tensors} tensors, {size}\n"),
     }
 }

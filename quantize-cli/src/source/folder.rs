@@ -38,7 +38,45 @@ const COMPANIONS: &[&str] = &[
 /// `config.json`, if the folder has one.
 pub(super) fn config(folder: &Path) -> Result<Option<Value>, SourceError> {
     let path = folder.join(CONFIG);
-    if path.exists() { Ok(Some(read_json(&path)?)) } else { Ok(None) }
+    if !path.exists() {
+        return Ok(None);
+    }
+    read_json(&path).map(Some).map_err(|error| {
+        let text = error.to_string();
+        match text.strip_prefix(&format!("{path:?}: ")) {
+            Some(problem) if problem.contains("expected value at") || problem.contains("invalid number") => {
+                let problem = format!("{problem} (NaN and Infinity, which Python writes, are not JSON)");
+                SourceError::checkpoint(&path, None, problem)
+            }
+            _ => error.into(),
+        }
+    })
+}
+
+/// Refuses weights that are already codes of another method, which would be taken for numbers. An error is what to say.
+pub(super) fn check_not_quantized(config: Option<&Value>) -> Result<(), String> {
+    let Some(quantization) = config.and_then(|config| config.get("quantization_config")) else { return Ok(()) };
+    match quantization.get("quant_method") {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::String(method)) => match method.as_str() {
+            // 8-bit floats with scales, which are read.
+            "fp8" | "fbgemm_fp8" => Ok(()),
+            "compressed-tensors" if is_float8(quantization) => Ok(()),
+            method => Err(format!("already quantized by {}; convert the original checkpoint", method.escape_debug())),
+        },
+        Some(other) => Err(format!("quantization_config.quant_method is {other}, expected a name")),
+    }
+}
+
+/// Whether all groups of `compressed-tensors` have weights of 8-bit floats.
+fn is_float8(quantization: &Value) -> bool {
+    let groups = quantization.get("config_groups").and_then(Value::as_object);
+    groups.is_some_and(|groups| {
+        groups.values().all(|group| {
+            let weights = |key| group.pointer("/weights").and_then(|weights| weights.get(key));
+            weights("type") == Some(&Value::from("float")) && weights("num_bits") == Some(&Value::from(8))
+        })
+    })
 }
 
 /// The files that belong to the model besides its tensors, relative to the folder.

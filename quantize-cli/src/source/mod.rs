@@ -41,6 +41,7 @@ use self::scale::Scales;
 use self::shard::Shard;
 
 pub use self::error::{SourceError, SourceErrorKind};
+pub(crate) use self::shard::is_described;
 
 /// Bytes that are read before they are converted: enough to hide the cost of a system call, and they stay in cache.
 const PIECE: usize = 64 * 1024;
@@ -74,7 +75,8 @@ impl Source {
     /// # Errors
     ///
     /// If a file cannot be read; is malformed, truncated or too long; if a shard is missing, or index and shards
-    /// disagree; if there are no tensors; or if the scales of an 8-bit tensor do not fit it.
+    /// disagree; if there are no tensors; if it is quantized already, except as 8-bit floats; or if the scales of an
+    /// 8-bit tensor do not fit it.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         if path.is_file() && path.extension().is_none_or(|extension| extension != "safetensors") {
             return Err(SourceError::checkpoint(path, None, "expected a .safetensors file or a folder with one"));
@@ -95,8 +97,9 @@ impl Source {
         let is_folder = path.is_dir();
         let config = if is_folder { folder::config(path)? } else { None };
         let companions = if is_folder { folder::companions(path)? } else { Vec::new() };
-        let block = scale::block_size(config.as_ref())
-            .map_err(|problem| SourceError::checkpoint(&path.join(folder::CONFIG), None, problem))?;
+        let refuse = |problem| SourceError::checkpoint(&path.join(folder::CONFIG), None, problem);
+        folder::check_not_quantized(config.as_ref()).map_err(refuse)?;
+        let block = scale::block_size(config.as_ref()).map_err(refuse)?;
         let total_bytes = tensors.iter().map(|tensor| tensor.bytes() as u64).sum();
         let dropped = scale::absorb(&shards, &mut tensors, block)?;
         let positions = tensors.iter().enumerate().map(|(i, tensor)| (tensor.name().to_owned(), i)).collect();

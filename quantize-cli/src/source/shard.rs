@@ -21,14 +21,26 @@ pub(super) struct Shard {
 impl Shard {
     /// Opens a file and returns it with its tensors in the order of their data.
     pub(super) fn open(path: PathBuf) -> Result<(Self, Vec<Entry>), SourceError> {
-        let (Header { entries, .. }, file) = Header::read(&path)?;
-        Ok((Self { path, file }, entries))
+        let (header, file) = Header::read(&path)?;
+        if is_described(&header) {
+            return Err(SourceError::checkpoint(
+                &path,
+                None,
+                "already quantized by qruntime; convert the original checkpoint",
+            ));
+        }
+        Ok((Self { path, file }, header.entries))
     }
 
     /// Fills `buffer` with the file's bytes from `offset`.
     pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
         read_exact_at(&self.file, buffer, offset).map_err(|source| Error::Io { path: self.path.clone(), source }.into())
     }
+}
+
+/// Whether a file says in its metadata what its packed tensors mean: whether it is a model that this program wrote.
+pub(crate) fn is_described(header: &Header) -> bool {
+    header.metadata.contains_key("qruntime")
 }
 
 #[cfg(unix)]

@@ -48,6 +48,11 @@ fn broken_checkpoints_are_refused() {
         ),
         (vec![("m-00001-of-00002.safetensors", good())], "is one shard of several"),
         (with("config.json", "{,}"), "config.json\": not the JSON that is expected here: key must be a string"),
+        (
+            with("config.json", r#"{"time_step_limit": [0.0, Infinity]}"#),
+            "expected value at line 1 column 27 (NaN and Infinity, which Python writes, are not JSON)",
+        ),
+        (with("config.json", r#"{"x": -Infinity}"#), "(NaN and Infinity, which Python writes, are not JSON)"),
         (with("modules.json", r#"[{"path":"../1_Up"}]"#), r#"module path "../1_Up", expected the name of a folder"#),
         (
             with("config.json", r#"{"quantization_config":{"weight_block_size":[128,0]}}"#),

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod hostile;
+mod output;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -231,8 +234,6 @@ fn what_cannot_be_done_is_said_and_nothing_is_left() {
     assert!(message.contains("q8_0, q4_0"), "{message}");
     let message = refused(&["convert", "no-such-folder", out, "--to", "q4_0"]);
     assert!(message.contains("no-such-folder"), "{message}");
-    let message = refused(&["convert", source, source, "--to", "q4_0", "--force"]);
-    assert!(message.contains("both source and output"), "{message}");
     assert_eq!(listing(folder.path()), ["source"], "no attempt left anything");
 
     // A rule that keeps the tensor lets its NaN through, unpacked.
@@ -246,9 +247,6 @@ fn what_cannot_be_done_is_said_and_nothing_is_left() {
     refused(&["convert", source, out, "--to", "q4_0", "--force"]);
     assert_eq!(fs::read(Path::new(out).join("model.safetensors")).unwrap(), before);
     assert_eq!(listing(folder.path()), ["out", "source"]);
-    // Force does not replace what is no model.
-    let message = refused(&["convert", source, text(folder.path()), "--to", "q8_0", "--force"]);
-    assert!(message.contains("not a model"), "{message}");
 }
 
 #[test]
@@ -276,6 +274,9 @@ fn damage_is_found_and_the_answer_is_no() {
     assert_eq!(report["whole"], false);
     assert!(report["structure"].as_str().unwrap().contains("out.safetensors"), "{report}");
     refused(&["verify", "no-such-file"]);
+    let answer = quantize(&["verify", text(&source)]);
+    assert_eq!(answer.status.code(), Some(1));
+    assert_eq!(stdout(&answer), "no checksums: not a model that quantize wrote\n");
     refused(&["inspect", text(&out)]);
 }
 
@@ -289,6 +290,75 @@ fn a_limit_on_the_error_decides_the_exit_status() {
     let answer = quantize(&["compare", text(&source), text(&out), "--max-error", "0.001"]);
     assert_eq!(answer.status.code(), Some(1));
     assert!(stdout(&answer).contains("over the limit of 0.10 %"), "{}", stdout(&answer));
+}
+
+#[test]
+fn an_error_that_is_no_number_is_a_mismatch() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = checkpoint(folder.path(), unchanged);
+    let out = folder.path().join("out");
+    ok(&["convert", text(&source), text(&out), "--to", "q4_0"]);
+    for number in [f16::NAN, -f16::NAN, f16::INFINITY] {
+        write(&source.join("model.safetensors"), &TINY.iter().collect::<Vec<_>>(), |name, numbers| {
+            if name.contains("down_proj") {
+                numbers[7] = number;
+            }
+        });
+        for limit in [&[][..], &["--max-error", "0.5"], &["--max-error", "inf"]] {
+            let answer = quantize(&[&["compare", text(&source), text(&out), "--json"], limit].concat());
+            assert_eq!(answer.status.code(), Some(1), "{number} {limit:?}");
+            let report: Value = serde_json::from_str(&stdout(&answer)).unwrap();
+            assert_eq!(report["within"], false);
+            assert!(report["packed"][0]["name"].as_str().unwrap().contains("down_proj"), "worst first");
+            assert!(report["mismatches"][0].as_str().unwrap().contains("NaN or infinity"), "{report}");
+        }
+    }
+}
+
+#[test]
+fn what_was_quantized_by_others_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = checkpoint(folder.path(), unchanged);
+    let compressed = |kind: &str, bits: u32| {
+        serde_json::json!({
+            "quant_method": "compressed-tensors",
+            "config_groups": {"group_0": {"weights": {"type": kind, "num_bits": bits}}}
+        })
+    };
+    let plan = |quantization: Value| {
+        let config = serde_json::json!({"quantization_config": quantization}).to_string();
+        fs::write(source.join("config.json"), config).unwrap();
+        quantize(&["convert", text(&source), "unwritten", "--to", "q4_0", "--dry-run"])
+    };
+    let gptq = serde_json::json!({"quant_method": "gptq", "bits": 4});
+    for (quantization, method) in
+        [(gptq, "gptq"), (compressed("int", 8), "compressed-tensors"), (compressed("float", 4), "compressed-tensors")]
+    {
+        let output = plan(quantization);
+        assert_eq!(output.status.code(), Some(2));
+        let expected = format!("config.json\": already quantized by {method}; convert the original checkpoint");
+        assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+    }
+    for quantization in [serde_json::json!({"quant_method": "fp8"}), compressed("float", 8), Value::Null] {
+        assert!(plan(quantization).status.success());
+    }
+
+    fs::remove_file(source.join("config.json")).unwrap();
+    let out = folder.path().join("out");
+    ok(&["convert", text(&source), text(&out), "--to", "q8_0"]);
+    let message = refused(&["convert", text(&out), "unwritten", "--to", "q4_0", "--dry-run"]);
+    assert!(message.contains("already quantized by qruntime"), "{message}");
+}
+
+#[test]
+fn of_several_errors_the_first_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = checkpoint(folder.path(), |_, numbers| numbers[3] = f16::NAN);
+    let out = folder.path().join("out");
+    for _ in 0..10 {
+        let message = refused(&["convert", text(&source), text(&out), "--to", "q4_0", "--threads", "8"]);
+        assert!(message.contains("cannot pack \"model.embed_tokens.weight"), "{message}");
+    }
 }
 
 #[test]
