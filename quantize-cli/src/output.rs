@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// A temporary file or folder beside its destination; removed when dropped before [`commit`](Self::commit).
 #[derive(Debug)]
@@ -23,6 +23,7 @@ impl Staged {
             }
             check_replaceable(destination)?;
         }
+        ensure!(parent(destination).is_dir(), "{} is no folder to write to", parent(destination).display());
         let name =
             destination.file_name().with_context(|| format!("{} is no name of a file", destination.display()))?;
         let mut hidden = std::ffi::OsString::from(".");
@@ -78,6 +79,8 @@ pub(crate) fn synchronize(path: &Path) -> Result<()> {
 /// Only what looks like a model is replaced: `--force` with a mistyped path must not cost a folder of other files.
 fn check_replaceable(path: &Path) -> Result<()> {
     if !path.is_dir() {
+        let model = path.extension().is_some_and(|extension| extension == "safetensors");
+        ensure!(model, "{} is a file, but no .safetensors: --force does not replace it", path.display());
         return Ok(());
     }
     let mut files = fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?.peekable();

@@ -232,7 +232,7 @@ fn what_cannot_be_done_is_said_and_nothing_is_left() {
     let message = refused(&["convert", "no-such-folder", out, "--to", "q4_0"]);
     assert!(message.contains("no-such-folder"), "{message}");
     let message = refused(&["convert", source, source, "--to", "q4_0", "--force"]);
-    assert!(message.contains("both source and output"), "{message}");
+    assert!(message.contains("is the source or holds it"), "{message}");
     assert_eq!(listing(folder.path()), ["source"], "no attempt left anything");
 
     // A rule that keeps the tensor lets its NaN through, unpacked.
@@ -246,8 +246,27 @@ fn what_cannot_be_done_is_said_and_nothing_is_left() {
     refused(&["convert", source, out, "--to", "q4_0", "--force"]);
     assert_eq!(fs::read(Path::new(out).join("model.safetensors")).unwrap(), before);
     assert_eq!(listing(folder.path()), ["out", "source"]);
+    // The source is not its own output, nor is one of its files, nor a folder that holds it.
+    let file = Path::new(source).join("model.safetensors");
+    for (from, to) in [(source, text(&file)), (text(&file), source), (source, text(folder.path()))] {
+        let message = refused(&["convert", from, to, "--to", "q8_0", "--force"]);
+        assert!(message.contains("is the source or holds it"), "{message}");
+    }
+    // What is converted already would pass for plain bytes.
+    for args in [["convert", out, "twice", "--to", "q8_0"].as_slice(), &["compare", out, out]] {
+        assert!(refused(args).contains("a converted model, expected the checkpoint"));
+    }
+    let message = refused(&["convert", source, "no-such-folder/out", "--to", "q8_0"]);
+    assert!(message.contains("no-such-folder is no folder to write to"), "{message}");
+    let message =
+        refused(&["convert", source, text(&Path::new(source).join("tokenizer.json")), "--to", "q8_0", "--force"]);
+    assert!(message.contains("--force does not replace it"), "{message}");
+    refused(&["convert", source, "unwritten", "--to", "q8_0", "--threads", "0"]);
+    refused(&["convert", source, "unwritten", "--to", "q8_0", "--threads", "5000"]);
     // Force does not replace what is no model.
-    let message = refused(&["convert", source, text(folder.path()), "--to", "q8_0", "--force"]);
+    let other = tempfile::tempdir().unwrap();
+    fs::write(other.path().join("thesis.txt"), "").unwrap();
+    let message = refused(&["convert", source, text(other.path()), "--to", "q8_0", "--force"]);
     assert!(message.contains("not a model"), "{message}");
 }
 

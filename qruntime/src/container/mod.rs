@@ -27,7 +27,7 @@ pub(crate) const MAX_RECIPE: usize = 1 << 20;
 pub(crate) const METADATA: &str = "__metadata__";
 
 /// The key of the description in the safetensors metadata.
-pub(crate) const KEY: &str = "qruntime";
+pub const KEY: &str = "qruntime";
 
 /// Packed tensors begin at multiples of this in the file.
 pub(crate) const ALIGNMENT: usize = 64;

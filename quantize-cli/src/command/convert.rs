@@ -67,8 +67,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
 
 /// Converts into a temporary sibling of the output and puts it in its place.
 fn write(args: &ConvertArgs, source: &Source, plan: &Plan, isa: Isa) -> Result<Vec<Option<Distortion>>> {
-    let same = |a: &Path, b: &Path| matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b);
-    ensure!(!same(&args.source, &args.out), "{} is both source and output", args.out.display());
+    check_apart(source, &args.out)?;
     let staged = Staged::new(&args.out, args.force)?;
     let cancelled = cancel_on_signal();
     let progress = Progress::new(source.total_bytes(), args.quiet);
@@ -92,6 +91,20 @@ fn write(args: &ConvertArgs, source: &Source, plan: &Plan, isa: Isa) -> Result<V
     }
     staged.commit()?;
     Ok(distortions)
+}
+
+/// Refuses an output that is the source, one of its files, or a folder that holds it: replacing it would cost the source.
+fn check_apart(source: &Source, out: &Path) -> Result<()> {
+    let Ok(resolved) = out.canonicalize() else { return Ok(()) };
+    // Folders too, not only files: in a download cache the files are links to elsewhere.
+    let paths = source.files().flat_map(|file| [Some(file), file.parent()]).flatten();
+    let inside = |path: &Path| path.canonicalize().is_ok_and(|path| path.starts_with(&resolved));
+    ensure!(
+        !paths.chain([source.path()]).any(inside),
+        "{} is the source or holds it: it cannot be the output",
+        out.display()
+    );
+    Ok(())
 }
 
 /// A flag that an interrupt sets, so that what is half written is removed before the program ends.

@@ -4,7 +4,7 @@
 //! as this process's memory while a model many times larger than that passes through. So the relations between
 //! entries and file are checked here, and each refusal can name the tensor.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
@@ -51,8 +51,12 @@ impl Shard {
         };
         let mut header = vec![0; header_length as usize];
         shard.read_at(&mut header, PREFIX)?;
-        let Header(entries) = serde_json::from_slice(&header).map_err(|error| SourceError::json(&shard.path, error))?;
+        let Header { entries, converted } =
+            serde_json::from_slice(&header).map_err(|error| SourceError::json(&shard.path, error))?;
 
+        if converted {
+            return Err(malformed("a converted model, expected the checkpoint that one is made from".into()));
+        }
         let tensors = place(entries, number, PREFIX + header_length..length)
             .map_err(|(name, problem)| malformed(problem).of_tensor(&name))?;
         let expected: u64 = tensors.iter().map(|tensor| tensor.bytes as u64).sum();
@@ -127,7 +131,11 @@ fn place(
 }
 
 /// The entries of a header. The crate's own type keeps them in a map, where the last of two equal names wins unseen.
-struct Header(Vec<(String, TensorInfo)>);
+struct Header {
+    entries: Vec<(String, TensorInfo)>,
+    /// Whether the metadata describes packed tensors, which would pass for plain bytes here.
+    converted: bool,
+}
 
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -147,9 +155,11 @@ impl<'de> Visitor<'de> for HeaderVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
         let mut entries = Vec::new();
         let mut names = HashSet::new();
+        let mut converted = false;
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
-                map.next_value::<IgnoredAny>()?;
+                let metadata: Option<HashMap<String, IgnoredAny>> = map.next_value()?;
+                converted = metadata.is_some_and(|metadata| metadata.contains_key(qruntime::container::KEY));
                 continue;
             }
             let info = map.next_value().map_err(|error| A::Error::custom(format!("tensor {name:?}: {error}")))?;
@@ -158,6 +168,6 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             }
             entries.push((name, info));
         }
-        Ok(Header(entries))
+        Ok(Header { entries, converted })
     }
 }
