@@ -86,88 +86,73 @@ impl FormatVisitor for EncodePanel<'_> {
     type Output = Result<Distortion, EncodeError>;
 
     fn visit<F: BlockFormat>(self) -> Self::Output {
-        let cols = self.cols;
-        let weights = self.weights;
-        if !self.isa.run(AllFinite(weights)) {
+        self.isa.run(EncodeAs::<F>(self, PhantomData))
+    }
+}
+
+struct EncodeAs<'a, F>(EncodePanel<'a>, PhantomData<F>);
+
+impl<F: BlockFormat> Kernel for EncodeAs<'_, F> {
+    type Output = Result<Distortion, EncodeError>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Self::Output {
+        let EncodePanel { rounding, weights, cols, panel, .. } = self.0;
+        if !all_finite(weights) {
             let at = weights.iter().position(|w| !w.is_finite()).unwrap_or_default();
             return Err(EncodeError::NotFinite { row: at / cols, col: at % cols, value: weights[at] });
         }
         let mut distortion = Distortion::default();
-        let mut columns = vec![[0.0; PANEL_ROWS]; F::LEN];
-        for (i, block) in self.panel.chunks_exact_mut(F::PANEL_BYTES).enumerate() {
+        let mut columns = [[0.0; PANEL_ROWS]; LONGEST_BLOCK];
+        let columns = &mut columns[..F::LEN];
+        for (i, block) in panel.chunks_exact_mut(F::PANEL_BYTES).enumerate() {
             let first = i * F::LEN;
-            columns[F::LEN.min(cols - first)..].fill([0.0; PANEL_ROWS]);
-            let (cost, overflow) = self.isa.run(EncodeBlock::<F> {
-                rounding: self.rounding,
-                weights,
-                cols,
-                first,
-                columns: &mut columns,
-                block,
-                format: PhantomData,
-            });
+            let len = F::LEN.min(cols - first);
+            columns[len..].fill([0.0; PANEL_ROWS]);
+            for (row, weights) in weights.chunks_exact(cols).enumerate() {
+                for (column, &weight) in columns.iter_mut().zip(&weights[first..first + len]) {
+                    column[row] = weight;
+                }
+            }
+            let overflow = F::encode(simd, rounding, columns, block);
             if overflow != 0 {
                 let row = overflow.trailing_zeros() as usize;
                 let magnitude = columns.iter().fold(0.0f32, |max, column| max.max(column[row].abs()));
                 return Err(EncodeError::ScaleOverflow { row, col: first, magnitude });
             }
-            distortion += cost;
+            distortion += distort::<F, S>(simd, columns, block);
         }
         Ok(distortion)
     }
 }
 
-struct AllFinite<'a>(&'a [f32]);
-
-impl Kernel for AllFinite<'_> {
-    type Output = bool;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) -> bool {
-        self.0.iter().fold(0, |max: u32, w| max.max(w.to_bits() & 0x7fff_ffff)) < f32::INFINITY.to_bits()
-    }
+/// Whether no weight is NaN or infinite: without their sign bits floats order as integers do.
+#[inline(always)]
+fn all_finite(weights: &[f32]) -> bool {
+    weights.iter().fold(0, |max: u32, w| max.max(w.to_bits() & 0x7fff_ffff)) < f32::INFINITY.to_bits()
 }
 
-struct EncodeBlock<'a, F> {
-    rounding: Rounding,
-    weights: &'a [f32],
-    cols: usize,
-    /// The block's first column.
-    first: usize,
-    columns: &'a mut [Lanes],
-    block: &'a mut [u8],
-    format: PhantomData<F>,
-}
+/// What it cost to make `block` of `columns`.
+#[inline(always)]
+fn distort<F: BlockFormat, S: Simd>(simd: S, columns: &[Lanes], block: &[u8]) -> Distortion {
+    /// Squares of weights from 1e-30 to the largest that any format can express neither underflow nor overflow with this factor.
+    const FACTOR: f32 = (1u64 << 36) as f32;
 
-impl<F: BlockFormat> Kernel for EncodeBlock<'_, F> {
-    /// What the block cost, and which rows' scales overflowed.
-    type Output = (Distortion, u16);
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> (Distortion, u16) {
-        let len = F::LEN.min(self.cols - self.first);
-        for (row, weights) in self.weights.chunks_exact(self.cols).enumerate() {
-            for (column, &weight) in self.columns.iter_mut().zip(&weights[self.first..self.first + len]) {
-                column[row] = weight;
-            }
-        }
-        let columns = &self.columns[..F::LEN];
-        let overflow = F::encode(simd, self.rounding, columns, self.block);
-
-        let mut decoded = [[0.0; PANEL_ROWS]; LONGEST_BLOCK];
-        F::weights(simd, &F::unpack(simd, self.block), &mut decoded[..F::LEN]);
-        let (mut error, mut signal) = (simd.splat(0.0), simd.splat(0.0));
-        for (column, decoded) in columns.iter().zip(&decoded) {
-            let weight = simd.load_f32(column);
-            let difference = simd.sub(weight, simd.load_f32(decoded));
-            error = simd.mul_add(difference, difference, error);
-            signal = simd.mul_add(weight, weight, signal);
-        }
-        let sum = |lanes| {
-            let mut numbers = [0.0; PANEL_ROWS];
-            simd.store(lanes, &mut numbers);
-            numbers.into_iter().map(f64::from).sum()
-        };
-        (Distortion { error: sum(error), signal: sum(signal) }, overflow)
+    let mut decoded = [[0.0; PANEL_ROWS]; LONGEST_BLOCK];
+    F::weights(simd, &F::unpack(simd, block), &mut decoded[..F::LEN]);
+    let factor = simd.splat(FACTOR);
+    let (mut error, mut signal) = (simd.splat(0.0), simd.splat(0.0));
+    for (column, decoded) in columns.iter().zip(&decoded) {
+        let weight = simd.load_f32(column);
+        let difference = simd.mul(factor, simd.sub(weight, simd.load_f32(decoded)));
+        let weight = simd.mul(factor, weight);
+        error = simd.mul_add(difference, difference, error);
+        signal = simd.mul_add(weight, weight, signal);
     }
+    let sum = |lanes| {
+        let mut numbers = [0.0; PANEL_ROWS];
+        simd.store(lanes, &mut numbers);
+        numbers.into_iter().map(f64::from).sum::<f64>() / f64::from(FACTOR).powi(2)
+    };
+    Distortion { error: sum(error), signal: sum(signal) }
 }

@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use crate::encode::encode_panel;
 use crate::error::{EncodeError, ShapeError};
-use crate::format::{BlockFormat, Format, FormatVisitor, PANEL_ROWS, Rounding};
+use crate::format::{BlockFormat, Format, FormatVisitor, LONGEST_BLOCK, LONGEST_BLOCK_BYTES, PANEL_ROWS, Rounding};
 use crate::isa::Isa;
 use crate::panel;
 
@@ -98,7 +98,11 @@ impl<'a> MatrixRef<'a> {
     pub fn decode_row(self, row: usize, weights: &mut [f32]) -> Result<(), ShapeError> {
         ShapeError::check("weights of a row", weights.len(), self.cols)?;
         if row >= self.rows {
-            return Err(ShapeError { what: "row, of as many as expected", found: row, expected: self.rows });
+            return Err(ShapeError {
+                what: "rows, counted up to the one asked for",
+                found: row + 1,
+                expected: self.rows,
+            });
         }
         let bytes = self.panel_bytes();
         let panel = &self.panels[row / PANEL_ROWS * bytes..][..bytes];
@@ -124,14 +128,15 @@ impl FormatVisitor for DecodeRow<'_> {
     type Output = ();
 
     fn visit<F: BlockFormat>(self) {
-        let mut block = vec![0; F::BYTES];
-        let mut tail = vec![0.0; F::LEN];
+        let mut block = [0; LONGEST_BLOCK_BYTES];
+        let mut tail = [0.0; LONGEST_BLOCK];
         for (bytes, weights) in self.panel.chunks_exact(F::PANEL_BYTES).zip(self.weights.chunks_mut(F::LEN)) {
-            panel::unpack_row(self.format, bytes, self.row, &mut block);
+            let block = &mut block[..F::BYTES];
+            panel::unpack_row(self.format, bytes, self.row, block);
             if weights.len() == F::LEN {
-                F::decode(&block, weights);
+                F::decode(block, weights);
             } else {
-                F::decode(&block, &mut tail);
+                F::decode(block, &mut tail[..F::LEN]);
                 weights.copy_from_slice(&tail[..weights.len()]);
             }
         }
@@ -161,7 +166,9 @@ impl Matrix {
         cols: usize,
     ) -> Result<Self, EncodeError> {
         ShapeError::check("weights of a matrix", weights.len(), rows.saturating_mul(cols))?;
-        let bytes = format.matrix_bytes(rows, cols).ok_or(ShapeError { what: "matrix", found: rows, expected: 0 })?;
+        let too_large =
+            ShapeError { what: "bytes of a packed matrix, more than memory has", found: usize::MAX, expected: 0 };
+        let bytes = format.matrix_bytes(rows, cols).ok_or(too_large)?;
         let mut panels = vec![0; bytes];
         if bytes > 0 {
             let panel_bytes = bytes / rows.div_ceil(PANEL_ROWS);

@@ -128,6 +128,50 @@ fn weights_that_cannot_be_encoded_are_named() {
 }
 
 #[test]
+fn a_scale_that_overflows_is_an_error_however_the_block_looks() {
+    for (format, largest) in [(Format::Q8_0, 65520.0 * 127.0), (Format::Q4_0, 65520.0 * 8.0)] {
+        for &rounding in Rounding::ALL {
+            // All alike, one large among small ones, one small among large ones.
+            for (most, one) in [(1.0, 1.0), (1e-3, 1.0), (1.0, 1e-3), (0.95, 1.0), (0.0, 1.0)] {
+                for (factor, fits) in [(1.001, false), (0.999, true)] {
+                    let mut weights = vec![most * largest * factor; 32];
+                    weights[9] = -one * largest * factor;
+                    let mut panel = vec![0; format.panel_bytes(32).unwrap()];
+                    let encoded = encode_panel(Isa::best(), format, rounding, &weights, 32, &mut panel);
+                    assert_eq!(encoded.is_ok(), fits, "{format} {rounding} {most} {one} {factor}: {encoded:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_distortion_is_that_of_the_decoded_weights() {
+    let mut random = Random(15);
+    let cols = 172;
+    for &format in Format::ALL {
+        for magnitude in [1.0, 1e5, 1e-24] {
+            let weights: Vec<f32> = random.weights(5 * cols).iter().map(|w| w * magnitude).collect();
+            let mut panel = vec![0; format.panel_bytes(cols).unwrap()];
+            let found = encode_panel(Isa::best(), format, Rounding::Search, &weights, cols, &mut panel).unwrap();
+            let matrix = MatrixRef::new(format, 5, cols, &panel).unwrap();
+            let (mut error, mut signal) = (0.0, 0.0);
+            for (row, weights) in weights.chunks_exact(cols).enumerate() {
+                let mut decoded = vec![f32::NAN; cols];
+                matrix.decode_row(row, &mut decoded).unwrap();
+                for (&w, &d) in weights.iter().zip(&decoded) {
+                    error += (f64::from(w) - f64::from(d)).powi(2);
+                    signal += f64::from(w).powi(2);
+                }
+            }
+            // Sums of 32 squares in single precision.
+            assert!((found.error / error - 1.0).abs() < 1e-5, "{format} {magnitude}: {} {error}", found.error);
+            assert!((found.signal / signal - 1.0).abs() < 1e-5, "{format} {magnitude}: {} {signal}", found.signal);
+        }
+    }
+}
+
+#[test]
 fn zeros_and_tiny_weights_become_zero() {
     for &format in Format::ALL {
         for &rounding in Rounding::ALL {
@@ -154,12 +198,14 @@ proptest! {
                     encode_panel(isa, format, rounding, &weights, 32, &mut panel).map(|distortion| (panel, distortion))
                 }).collect();
                 prop_assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+                let largest = weights.iter().fold(0.0f32, |a, w| a.max(w.abs()));
+                let steps = match format { Format::Q8_0 => 127.0, _ => 8.0 };
+                // From here on a number rounds to infinity in half precision.
+                prop_assert_eq!(results[0].is_err(), largest / steps >= 65520.0, "{} {} {}", format, rounding, largest);
                 if let Ok((panel, _)) = &results[0] {
                     let mut decoded = [f32::NAN; 32];
                     MatrixRef::new(format, 1, 32, panel).unwrap().decode_row(0, &mut decoded).unwrap();
                     // Half a step, the rounding of the scale to half precision (or its subnormal step), and the weight cut off beyond +7.
-                    let largest = weights.iter().fold(0.0f32, |a, w| a.max(w.abs()));
-                    let steps = match format { Format::Q8_0 => 127.0, _ => 8.0 };
                     let step = largest / steps;
                     let of_scale = (step * 2f32.powi(-11)).max(2f32.powi(-25));
                     let worst = weights.iter().zip(&decoded).fold(0.0f32, |a, (w, d)| a.max((w - d).abs()));

@@ -53,7 +53,7 @@ impl Bytes {
 }
 
 /// Opens an ordinary file and says how long it is: a pipe or a device has no length to trust.
-fn open(path: &Path) -> Result<(File, usize), Error> {
+pub(crate) fn open(path: &Path) -> Result<(File, usize), Error> {
     // Asked before the file is opened, too: opening a pipe would wait for someone to write into it.
     let ordinary = |metadata: Metadata| {
         let len = usize::try_from(metadata.len()).ok().filter(|_| metadata.is_file());

@@ -48,7 +48,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io { path, .. } => write!(f, "cannot access {}", path.display()),
+            Self::Io { path, .. } => write!(f, "cannot access {path:?}"),
             Self::File(error) => error.fmt(f),
             Self::NoSuchTensor { name } => write!(f, "the model has no tensor \"{}\"", name.escape_debug()),
             Self::WrongKind { name, found, expected } => {
@@ -99,7 +99,7 @@ pub enum FileErrorKind {
     Version,
     /// A tensor's description does not agree with its bytes.
     Tensor,
-    /// The files of a model do not agree with each other.
+    /// The files of a model are not all there, or do not agree with each other.
     Shards,
 }
 
@@ -149,7 +149,8 @@ impl FileError {
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(path) = &self.path {
-            write!(f, "{}: ", path.display())?;
+            // Quoted and escaped: a folder's files may have any names.
+            write!(f, "{path:?}: ")?;
         }
         if let Some(name) = &self.tensor {
             write!(f, "tensor \"{}\": ", name.escape_debug())?;

@@ -21,11 +21,14 @@
 //! ([`Linear`]), its rows can be read back ([`PackedTensor::matrix`], [`kernels::MatrixRef::decode_row`]: embeddings). Work is split over rayon's current pool, so the
 //! application decides about threads. `QRUNTIME_ISA=scalar` (or another name) in the environment forces an instruction set; results do not depend on it.
 //!
+//! To read checkpoints piece by piece rather than to compute with them, there are [`checkpoint::Checkpoint`] and [`container::Header`].
+//!
 //! The file format is laid down in `docs/file-format.md`, the arithmetic in `docs/quantization.md`, what a hostile file can and cannot do in `docs/security.md`.
 
 #![deny(unsafe_code)]
 
 mod bytes;
+pub mod checkpoint;
 pub mod container;
 mod error;
 mod linear;
@@ -36,6 +39,6 @@ mod tensor;
 pub use error::{Error, FileError, FileErrorKind};
 pub use kernels::{Format, Isa, MatrixRef};
 pub use linear::{Linear, Workspace};
-pub use model::{Model, model_files};
+pub use model::Model;
 pub use safetensors::Dtype;
 pub use tensor::{PackedTensor, PlainTensor};

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use kernels::Isa;
-use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::bytes::Bytes;
-use crate::container::parse::parse;
+use crate::checkpoint::Checkpoint;
+use crate::container::parse::{Contents, parse};
 use crate::container::{Entry, Storage};
-use crate::error::{Error, FileError, FileErrorKind};
+use crate::error::{Error, FileError};
 use crate::linear::Linear;
 use crate::tensor::{PackedTensor, PlainTensor};
 
@@ -26,7 +26,6 @@ pub struct Model {
 }
 
 struct ModelFile {
-    path: Option<PathBuf>,
     bytes: Bytes,
     entries: Vec<Entry>,
     recipe: serde_json::Value,
@@ -40,7 +39,7 @@ impl Model {
     /// While the model lives, nobody may change or truncate its files, neither this process nor another one. The operating system does not enforce
     /// this. A weight that changes can only change results: lengths, offsets and names are taken out of the map and checked
     /// once, here. But Rust takes mapped bytes for constant, and touching a page beyond the end of a truncated file kills the process (`SIGBUS`).
-    /// [`quantize convert`](https://docs.rs/quantize-cli) replaces files by renaming, which is harmless to a map. Where the promise cannot be made, use
+    /// `quantize convert` replaces files by renaming, which is harmless to a map. Where the promise cannot be made, use
     /// [`read`](Self::read).
     ///
     /// # Errors
@@ -54,7 +53,7 @@ impl Model {
     /// Reads the file or folder at `path` into memory.
     ///
     /// # Errors
-    /// As [`map`](Self::map), and if there is not enough memory.
+    /// As [`map`](Self::map), and if the system refuses the memory.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open(path.as_ref(), Bytes::read)
     }
@@ -65,29 +64,25 @@ impl Model {
     /// As [`map`](Self::map).
     pub fn from_bytes(file: &[u8]) -> Result<Self, Error> {
         let bytes = Bytes::copy(file).map_err(|source| Error::Io { path: "memory".into(), source })?;
-        Self::new(vec![ModelFile::new(None, bytes)?])
+        Self::new(vec![ModelFile::new(bytes)?])
     }
 
     fn open(path: &Path, bytes: impl Fn(&Path) -> Result<Bytes, Error>) -> Result<Self, Error> {
-        let files = model_files(path)?;
-        let open = |path: PathBuf| Ok(ModelFile::new(Some(&path), bytes(&path)?)?);
-        Self::new(files.into_iter().map(open).collect::<Result<_, Error>>()?)
+        let checkpoint = Checkpoint::find(path)?;
+        let open = |path: &PathBuf| Ok(ModelFile::new(bytes(path)?).map_err(|error| error.in_file(path))?);
+        let files = checkpoint.files().iter().map(open).collect::<Result<Vec<ModelFile>, Error>>()?;
+        checkpoint.check(
+            files.iter().enumerate().flat_map(|(f, file)| file.entries.iter().map(move |entry| (f, entry.name()))),
+        )?;
+        Self::new(files)
     }
 
+    /// A model of files that have no tensor of the same name.
     fn new(files: Vec<ModelFile>) -> Result<Self, Error> {
         let mut tensors = BTreeMap::new();
         for (f, file) in files.iter().enumerate() {
             for (e, entry) in file.entries.iter().enumerate() {
-                if tensors.insert(entry.name.clone(), (f, e)).is_some() {
-                    let error = FileError {
-                        kind: FileErrorKind::Shards,
-                        ..FileError::tensor(&entry.name, "also in another file of the model")
-                    };
-                    return Err(match &file.path {
-                        Some(path) => error.in_file(path).into(),
-                        None => error.into(),
-                    });
-                }
+                tensors.insert(entry.name.clone(), (f, e));
             }
         }
         Ok(Self { files, tensors, isa: Isa::from_env()? })
@@ -96,6 +91,12 @@ impl Model {
     /// The tensors, by name.
     pub fn tensors(&self) -> impl Iterator<Item = &Entry> {
         self.tensors.values().map(|&(f, e)| &self.files[f].entries[e])
+    }
+
+    /// The tensor of this name.
+    #[must_use]
+    pub fn tensor(&self, name: &str) -> Option<&Entry> {
+        self.tensors.get(name).map(|&(f, e)| &self.files[f].entries[e])
     }
 
     /// How the model was made, as its converter wrote it down; null if it did not.
@@ -185,13 +186,9 @@ impl fmt::Debug for Model {
 }
 
 impl ModelFile {
-    fn new(path: Option<&Path>, bytes: Bytes) -> Result<Self, FileError> {
-        let contents = parse(&bytes).map_err(|error| match path {
-            Some(path) => error.in_file(path),
-            None => error,
-        })?;
-        let path = path.map(Path::to_owned);
-        Ok(Self { path, bytes, entries: contents.entries, recipe: contents.recipe, described: contents.described })
+    fn new(bytes: Bytes) -> Result<Self, FileError> {
+        let Contents { entries, recipe, described } = parse(&bytes)?;
+        Ok(Self { bytes, entries, recipe, described })
     }
 }
 
@@ -201,43 +198,4 @@ fn wrong_kind(entry: &Entry, expected: &'static str) -> Error {
         Storage::Plain(dtype) => format!("plain {dtype:?}"),
     };
     Error::WrongKind { name: entry.name.clone(), found, expected }
-}
-
-/// The safetensors files of the model at `path`: the file itself; or, in a folder, the shards that
-/// `model.safetensors.index.json` lists, or else `model.safetensors`.
-///
-/// # Errors
-/// If there is neither, or the index cannot be read or names a file outside the folder.
-pub fn model_files(path: &Path) -> Result<Vec<PathBuf>, Error> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-
-    if !path.is_dir() {
-        return Ok(vec![path.into()]);
-    }
-    let index = path.join("model.safetensors.index.json");
-    let single = path.join("model.safetensors");
-    if !index.exists() {
-        return Ok(vec![single]);
-    }
-    let text = Bytes::read(&index)?;
-    let bad = |message: String| Error::File(FileError::new(FileErrorKind::Shards, message).in_file(&index));
-    let Index { weight_map } =
-        serde_json::from_slice(&text).map_err(|e| bad(format!("not an index of shards: {e}")))?;
-    let mut files: Vec<String> = weight_map.into_values().collect();
-    files.sort_unstable();
-    files.dedup();
-    for file in &files {
-        let mut components = Path::new(file).components();
-        let plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
-        if !plain || file.contains(char::is_control) {
-            return Err(bad(format!("shard {file:?}, expected the name of a file in the same folder")));
-        }
-    }
-    if files.is_empty() {
-        return Err(bad("lists no shards".into()));
-    }
-    Ok(files.into_iter().map(|file| path.join(file)).collect())
 }

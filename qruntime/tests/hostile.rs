@@ -93,7 +93,13 @@ fn not_safetensors() -> Vec<Row> {
         ("deep nesting inside", altered("[2]", &nested(100_000)), NotSafetensors, "invalid type"),
         ("metadata that is no text", altered("DESCRIPTION", "1"), NotSafetensors, "expected a string"),
         ("metadata twice", altered("\"w\":", "\"__metadata__\":{},\"w\":"), NotSafetensors, "there twice"),
-        ("unknown number type", altered("F32", "F31"), NotSafetensors, "unknown variant `F31`"),
+        (
+            "metadata twice, null first",
+            assembled(r#"{"__metadata__":null,"__metadata__":{}}"#, &[]),
+            NotSafetensors,
+            "there twice",
+        ),
+        ("unknown number type", altered("F32", "F31"), NotSafetensors, "tensor \"b\": unknown variant `F31`"),
         ("number type that speaks to a terminal", altered("F32", "\\u001b[31m"), NotSafetensors, "`\\u{1b}[31m`"),
         ("no number type", altered("\"dtype\":\"F32\",", ""), NotSafetensors, "missing field `dtype`"),
         ("negative dimension", altered("[2]", "[-2]"), NotSafetensors, "expected usize"),
@@ -119,10 +125,20 @@ fn not_safetensors() -> Vec<Row> {
         ("overlap", offsets([0, 320], [319, 327]), NotSafetensors, "bytes 319..327"),
         ("gap", offsets([0, 320], [321, 329]), NotSafetensors, "bytes 321..329"),
         ("gap at the beginning", offsets([1, 321], [321, 329]), NotSafetensors, "bytes 1..321"),
-        ("beyond the end", offsets([0, 320], [320, 1 << 40]), NotSafetensors, "F32 [2]"),
+        (
+            "beyond the end",
+            offsets([0, 320], [320, 1 << 40]),
+            NotSafetensors,
+            "bytes 320..1099511627776 of the data, of which 328",
+        ),
         ("decreasing", offsets([0, 320], [320, 312]), NotSafetensors, "bytes 320..312"),
-        ("offset of 2⁶⁴-1", offsets([0, 320], [320, u64::MAX]), NotSafetensors, "F32 [2]"),
-        ("end overflows", end_overflows(), NotSafetensors, "end at byte 18446744073709551612"),
+        (
+            "offset of 2⁶⁴-1",
+            offsets([0, 320], [320, u64::MAX]),
+            NotSafetensors,
+            "bytes 320..18446744073709551615 of the data",
+        ),
+        ("end overflows", end_overflows(), NotSafetensors, "bytes 0..2305843009213693951 of the data, of which 0"),
         ("bytes at the end", [whole(), vec![0]].concat(), NotSafetensors, "end at byte 328 of 329"),
     ]
 }
@@ -350,10 +366,10 @@ fn folder(index: &str) -> tempfile::TempDir {
 #[test]
 fn folders_that_do_not_hang_together_are_refused() {
     let rows = [
-        ("not JSON", "{", "not an index of shards"),
+        ("not JSON", "{", "not the JSON that is expected here"),
         ("no map", "{}", "missing field `weight_map`"),
         ("map of numbers", r#"{"weight_map":{"w":1}}"#, "expected a string"),
-        ("not UTF-8", "\u{e9}", "not an index of shards"),
+        ("not UTF-8", "\u{e9}", "not the JSON that is expected here"),
         ("empty map", r#"{"weight_map":{}}"#, "no shards"),
         ("nameless shard", r#"{"weight_map":{"w":""}}"#, "in the same folder"),
         ("parent", r#"{"weight_map":{"w":".."}}"#, "in the same folder"),
@@ -365,7 +381,22 @@ fn folders_that_do_not_hang_together_are_refused() {
         ("a name that speaks to a terminal", r#"{"weight_map":{"w":"\u001b[31m"}}"#, "in the same folder"),
         ("a name with a zero byte", r#"{"weight_map":{"w":"one.safetensors\u0000"}}"#, "in the same folder"),
         ("one good, one bad", r#"{"weight_map":{"w":"one.safetensors","b":"/etc/passwd"}}"#, "in the same folder"),
-        ("a tensor in two shards", r#"{"weight_map":{"w":"one.safetensors","b":"two.safetensors"}}"#, "another file"),
+        (
+            "a shard that is not there",
+            r#"{"weight_map":{"w":"one.safetensors","b":"three.safetensors"}}"#,
+            "tensor \"b\": shard \"three.safetensors\" is missing",
+        ),
+        (
+            "a tensor that its shard lacks",
+            r#"{"weight_map":{"w":"one.safetensors","b":"one.safetensors","c":"one.safetensors"}}"#,
+            "tensor \"c\": not in any shard, expected in \"one.safetensors\"",
+        ),
+        ("a tensor that is not listed", r#"{"weight_map":{"w":"one.safetensors"}}"#, "tensor \"b\": not in the index"),
+        (
+            "a tensor in two shards",
+            r#"{"weight_map":{"w":"one.safetensors","b":"two.safetensors"}}"#,
+            "also in \"one.safetensors\"",
+        ),
     ];
     for (name, index, fragment) in rows {
         let folder = folder(index);
@@ -381,17 +412,36 @@ fn folders_that_do_not_hang_together_are_refused() {
 }
 
 #[test]
+fn a_folder_without_an_index_has_one_file_that_can_be_a_model() {
+    let shards = ["1-of-2.safetensors", "2-of-2.safetensors"];
+    let rows = [
+        (&["other.safetensors"][..], None),
+        (&["model.safetensors", "other.safetensors"], None),
+        (&[], Some("no model.safetensors.index.json")),
+        (&["other.bin"], Some("no model.safetensors.index.json, model.safetensors or other")),
+        (&shards[..1], Some("\"1-of-2.safetensors\" is one shard of several")),
+        (&shards, Some("which of 2 .safetensors files belong together")),
+    ];
+    for (names, refused) in rows {
+        let folder = tempfile::tempdir().unwrap();
+        names.iter().for_each(|name| fs::write(folder.path().join(name), small_file()).unwrap());
+        match (Model::read(folder.path()), refused) {
+            (Ok(model), None) => assert_eq!(model.tensors().count(), 2),
+            (Err(Error::File(error)), Some(fragment)) => {
+                assert_eq!((error.kind(), error.path()), (Shards, Some(folder.path())));
+                assert!(error.to_string().contains(fragment), "{error}");
+            }
+            (found, _) => panic!("{names:?}: {found:?}"),
+        }
+    }
+}
+
+#[test]
 fn files_that_cannot_be_read_are_named() {
-    let missing_shard = folder(r#"{"weight_map":{"w":"one.safetensors","b":"three.safetensors"}}"#);
     let empty = tempfile::tempdir().unwrap();
     let shard_is_a_folder = folder(r#"{"weight_map":{"w":"x"}}"#);
     fs::create_dir(shard_is_a_folder.path().join("x")).unwrap();
-    let rows = [
-        (missing_shard.path().into(), "three.safetensors"),
-        (empty.path().into(), "model.safetensors"),
-        (empty.path().join("absent"), "absent"),
-        (shard_is_a_folder.path().into(), "x"),
-    ];
+    let rows = [(empty.path().join("absent"), "absent"), (shard_is_a_folder.path().into(), "x")];
     for (path, name) in rows {
         match Model::read(&path).unwrap_err() {
             Error::Io { path, .. } => assert_eq!(path.file_name().unwrap(), name),

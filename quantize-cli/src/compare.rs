@@ -63,7 +63,7 @@ pub fn compare(source: &Source, model: &Model, progress: &Progress) -> Result<Co
     let mut comparison = Comparison { packed: vec![], identical: 0, converted: vec![], mismatches: vec![] };
     for tensor in source.tensors() {
         let name = tensor.name();
-        match model.tensors().find(|entry| entry.name() == name) {
+        match model.tensor(name) {
             None => comparison.mismatches.push(format!("{name}: missing in the model")),
             Some(entry) if entry.shape() != tensor.shape() => {
                 let (found, expected) = (entry.shape(), tensor.shape());

@@ -19,8 +19,8 @@ use crate::plan::{Action, Plan, PlannedTensor};
 use crate::progress::Progress;
 use crate::source::{Source, SourceTensor};
 
-/// Bytes of `f32` that all threads together hold at a time, and that one of them does at most.
-const F32_IN_FLIGHT: usize = 64 << 20;
+/// Bytes of `f32` that the jobs of a batch have together, and that one of them has; more only where a single panel has more.
+const F32_PER_BATCH: usize = 128 << 20;
 const F32_PER_JOB: usize = 4 << 20;
 
 /// Converts `source` as `plan` says, into `out`. Returns the output, and for every tensor of the plan what packing cost it.
@@ -42,8 +42,8 @@ pub fn convert<W: Write + Seek + Send>(
     let order = writer.order().to_vec();
     let mut distortions = vec![None; plan.tensors.len()];
     let threads = rayon::current_num_threads();
-    let f32_per_job = (F32_IN_FLIGHT / threads).min(F32_PER_JOB);
-    let mut jobs = order.iter().flat_map(|&t| jobs(plan, t, f32_per_job / size_of::<f32>()));
+    let f32_per_job = (F32_PER_BATCH / (2 * threads)).min(F32_PER_JOB);
+    let mut jobs = order.iter().flat_map(|&t| jobs(plan, t, f32_per_job / size_of::<f32>())).peekable();
 
     let (sender, receiver) = mpsc::sync_channel::<Vec<Done>>(1);
     thread::scope(|scope| {
@@ -55,7 +55,14 @@ pub fn convert<W: Write + Seek + Send>(
         });
         let mut encode = || {
             loop {
-                let batch: Vec<Job<'_>> = jobs.by_ref().take(2 * threads).collect();
+                let mut batch: Vec<Job<'_>> = vec![];
+                let mut bytes = 0;
+                while let Some(job) = jobs.next_if(|job| {
+                    bytes += job.f32_bytes();
+                    batch.is_empty() || (batch.len() < 2 * threads && bytes <= F32_PER_BATCH)
+                }) {
+                    batch.push(job);
+                }
                 if batch.is_empty() {
                     return Ok(());
                 }
@@ -155,6 +162,15 @@ thread_local! {
 }
 
 impl Job<'_> {
+    /// Bytes of its numbers as `f32`.
+    fn f32_bytes(&self) -> usize {
+        match &self.work {
+            Work::Pack { cols, panels, .. } => panels.len() * PANEL_ROWS * cols * size_of::<f32>(),
+            Work::Bf16(elements) => elements.len() * size_of::<f32>(),
+            Work::Copy(bytes) => bytes.len(),
+        }
+    }
+
     fn run(&self, source: &Source, rounding: Rounding, isa: Isa) -> Result<Done> {
         let tensor = &source.tensors()[self.planned.index];
         match &self.work {
@@ -210,6 +226,10 @@ fn with_weights<T>(
         }
         let weights = &mut buffer[..elements.len()];
         source.read_f32(tensor, elements, weights)?;
-        then(weights)
+        let done = then(weights);
+        // A panel wider than a job is not kept by every thread that ever met one.
+        buffer.truncate(F32_PER_JOB / size_of::<f32>());
+        buffer.shrink_to(F32_PER_JOB / size_of::<f32>());
+        done
     })
 }

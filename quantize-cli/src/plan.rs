@@ -6,8 +6,8 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use globset::{Glob, GlobMatcher};
 use kernels::{Format, Rounding};
+use qruntime::Dtype;
 use qruntime::container::{Storage, packed_bytes};
-use safetensors::Dtype;
 
 use crate::source::{Source, SourceTensor};
 

@@ -1,8 +1,8 @@
 //! Speed against accuracy, on the same weights: one row of the table for each format and way of rounding.
 //!
 //! `cargo run --release -p benches --bin accuracy -- [CHECKPOINT]`, by default the model in this repository. Every packed matrix of the
-//! checkpoint is encoded; errors are over all of them. For the speeds, copies of the encoded matrices beyond any cache's size take
-//! turns, on one thread; contestants take turns, medians count.
+//! checkpoint is encoded; errors are over all of them. With one row of activations, copies of the matrices
+//! beyond any cache's size take turns. One thread; contestants take turns, medians count.
 
 #![allow(clippy::print_stdout, reason = "prints a table")]
 

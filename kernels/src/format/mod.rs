@@ -109,17 +109,24 @@ formats! {
     Q4_0 = "q4_0", ggml 2, in q4_0;
 }
 
-/// Columns of the longest block of any format.
-pub(crate) const LONGEST_BLOCK: usize = {
-    let (mut longest, mut i) = (0, 0);
+/// Columns and bytes of the longest block of any format: room for any block on the stack.
+pub(crate) const LONGEST_BLOCK: usize = longest().0;
+pub(crate) const LONGEST_BLOCK_BYTES: usize = longest().1;
+
+const fn longest() -> (usize, usize) {
+    let (mut len, mut bytes, mut i) = (0, 0, 0);
     while i < Format::ALL.len() {
-        if Format::ALL[i].block_len() > longest {
-            longest = Format::ALL[i].block_len();
+        let format = Format::ALL[i];
+        if format.block_len() > len {
+            len = format.block_len();
+        }
+        if format.block_bytes() > bytes {
+            bytes = format.block_bytes();
         }
         i += 1;
     }
-    longest
-};
+    (len, bytes)
+}
 
 impl Format {
     /// Columns in a block.

@@ -125,7 +125,11 @@ fn search<S: Simd>(simd: S, columns: &[Lanes; 32], mut found: Encoded<S>) -> Enc
         best_inverse = simd.where_greater(new, old, inverse, best_inverse);
     }
 
-    let mut least = error(simd, columns, stored_scale(simd, found.scale), |i, _| found.codes[i]);
+    // Where the nearest scale overflows, nothing is less than this, and the overflow stays for the caller to see.
+    let nearest_scale = stored_scale(simd, found.scale);
+    let nearest_error = error(simd, columns, nearest_scale, |i, _| found.codes[i]);
+    let finite = simd.splat(f32::INFINITY);
+    let mut least = simd.where_greater(finite, simd.abs(nearest_scale), nearest_error, simd.splat(0.0));
     for _ in 0..REFITS {
         // The scale that fits the codes best, as it will be stored, and the codes that fit that scale best.
         let (xq, qq) = sums(simd, columns, best_inverse);

@@ -81,10 +81,11 @@ macro_rules! neon {
                 for i in 0..4 {
                     let half = vcreate_u16(u64::from_le_bytes(parts[i]));
                     // `vcvt_f32_f16` is not stable yet.
-                    // SAFETY: `fcvtl` is part of every AArch64 with NEON; it reads and writes the named registers only.
+                    // SAFETY: `fcvtl` is part of every AArch64 with NEON; it reads and writes the named registers, and sets
+                    // exception bits of the floating-point status, which no option here denies.
                     unsafe {
                         core::arch::asm!("fcvtl {wide:v}.4s, {half:v}.4h", wide = lateout(vreg) lanes[i], half = in(vreg) half,
-                            options(pure, nomem, nostack, preserves_flags));
+                            options(pure, nomem, nostack));
                     }
                 }
                 lanes
@@ -94,10 +95,11 @@ macro_rules! neon {
                 for (part, v) in dst.as_chunks_mut::<8>().0.iter_mut().zip(v) {
                     let half: uint16x4_t;
                     // `vcvt_f16_f32` is not stable yet.
-                    // SAFETY: `fcvtn` is part of every AArch64 with NEON; it reads and writes the named registers only.
+                    // SAFETY: `fcvtn` is part of every AArch64 with NEON; it reads and writes the named registers, and sets
+                    // exception bits of the floating-point status, which no option here denies.
                     unsafe {
                         core::arch::asm!("fcvtn {half:v}.4h, {wide:v}.4s", half = lateout(vreg) half, wide = in(vreg) v,
-                            options(pure, nomem, nostack, preserves_flags));
+                            options(pure, nomem, nostack));
                     }
                     *part = vget_lane_u64::<0>(vreinterpret_u64_u16(half)).to_le_bytes();
                 }

@@ -4,8 +4,11 @@
 #![allow(unreachable_pub, reason = "shared between test crates, each of which is its own root")]
 #![allow(clippy::print_stdout, reason = "says which instruction sets ran")]
 
+mod random;
+
 use half::f16;
 use kernels::{ActivationBlock, Format, Isa, KNOWN_ISAS, quantize_activations};
+pub use random::Random;
 
 /// Names the instruction sets that every test of an agreement must have run, or the test fails: a comma-separated list.
 const EXPECTED: &str = "EXPECT_ISA";
@@ -30,43 +33,6 @@ pub fn isas_to_test() -> Vec<Isa> {
 /// Whether to test fewer shapes.
 pub fn small() -> bool {
     std::env::var_os(SMALL).is_some()
-}
-
-/// A small seeded generator (SplitMix64), so that every run sees the same numbers.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in -1..1.
-    pub fn unit(&mut self) -> f32 {
-        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    /// Nearly normally distributed, variance 1.
-    pub fn normal(&mut self) -> f32 {
-        (0..12).map(|_| self.unit()).sum::<f32>() * 0.5
-    }
-
-    /// Numbers around 0 with now and then a large one, as weights are.
-    pub fn weights(&mut self, len: usize) -> Vec<f32> {
-        (0..len)
-            .map(|_| {
-                let x = self.unit() * self.unit() * 0.1;
-                if self.bits().is_multiple_of(97) { x * 10.0 } else { x }
-            })
-            .collect()
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.bits() % n as u64) as usize
-    }
 }
 
 /// Rows of activations, quantized one after the other.

@@ -1,11 +1,14 @@
 //! The file: safetensors, with packed tensors as bytes and a description of what they mean.
 //!
-//! `docs/file-format.md` is normative. [`parse`] and [`write`] are the two directions.
+//! `docs/file-format.md` is normative. `header` reads what safetensors says, `parse` what this library says on top of it; `write` is the other direction.
 
+mod entry;
+mod header;
 pub(crate) mod parse;
 mod write;
 
-pub use parse::{Entry, Storage};
+pub use entry::{Entry, Storage};
+pub use header::Header;
 pub use write::{Writer, packed_bytes};
 
 use serde::{Deserialize, Serialize};

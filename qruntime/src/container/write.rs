@@ -176,11 +176,11 @@ impl<W: Write + Seek> Writer<W> {
         let mut offset = 0usize;
         for tensor in &self.tensors {
             let end = offset.checked_add(tensor.bytes).ok_or_else(|| misuse("the tensors' sizes overflow".into()))?;
-            let (dtype, shape) = match tensor.storage {
-                Storage::Packed(_) => (Dtype::U8, vec![tensor.bytes]),
-                Storage::Plain(dtype) => (dtype, tensor.shape.clone()),
+            let shape = match tensor.storage {
+                Storage::Packed(_) => vec![tensor.bytes],
+                Storage::Plain(_) => tensor.shape.clone(),
             };
-            let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, end]});
+            let entry = json!({"dtype": tensor.storage.dtype(), "shape": shape, "data_offsets": [offset, end]});
             if tensor.name == METADATA || entries.insert(tensor.name.clone(), entry).is_some() {
                 return Err(misuse(format!("tensor \"{}\": there is one of this name", tensor.name.escape_debug())));
             }

@@ -5,11 +5,14 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 pub mod allocations;
+#[path = "../../../kernels/tests/support/random.rs"]
+mod random;
 
 use std::io::Cursor;
 
 use kernels::{Format, Isa, Matrix, Rounding};
 use qruntime::container::{Storage, Writer};
+pub use random::Random;
 use serde_json::Value;
 
 /// One tensor for the writer: name, storage, logical shape and bytes.
@@ -56,26 +59,4 @@ pub fn small_file() -> Vec<u8> {
         ],
         Value::Null,
     )
-}
-
-/// A small seeded generator (SplitMix64), so that every run sees the same numbers.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in -1..1.
-    pub fn unit(&mut self) -> f32 {
-        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    pub fn bytes(&mut self, n: usize) -> Vec<u8> {
-        (0..n).map(|_| self.bits() as u8).collect()
-    }
 }

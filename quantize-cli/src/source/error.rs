@@ -1,19 +1,16 @@
 //! What can go wrong when a checkpoint is read, by who has to act.
 
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
+
+use qruntime::Error;
 
 /// Why a checkpoint cannot be read.
 ///
 /// Its `Display` names the file, the tensor where there is one, what was found and what was expected; the operating
-/// system's or the JSON parser's own words are in [`source`](std::error::Error::source).
+/// system's own words are in [`source`](std::error::Error::source).
 #[derive(Debug)]
-pub struct SourceError {
-    path: PathBuf,
-    tensor: Option<String>,
-    cause: Cause,
-}
+pub struct SourceError(Cause);
 
 /// Who caused a [`SourceError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,75 +26,81 @@ pub enum SourceErrorKind {
 
 #[derive(Debug)]
 enum Cause {
-    Io(io::Error),
-    Json(serde_json::Error),
-    Checkpoint(String),
-    Request(String),
+    /// The files as such, as the runtime finds and reads them.
+    Files(Error),
+    /// What only a converter asks of them.
+    Refused { kind: SourceErrorKind, path: PathBuf, tensor: Option<String>, problem: String },
 }
 
 impl SourceError {
-    pub(super) fn io(path: &Path, error: io::Error) -> Self {
-        Self { path: path.to_path_buf(), tensor: None, cause: Cause::Io(error) }
+    pub(super) fn checkpoint(path: &Path, tensor: Option<&str>, problem: impl Into<String>) -> Self {
+        Self::refused(SourceErrorKind::Checkpoint, path, tensor, problem.into())
     }
 
-    pub(super) fn json(path: &Path, error: serde_json::Error) -> Self {
-        Self { path: path.to_path_buf(), tensor: None, cause: Cause::Json(error) }
+    pub(super) fn request(path: &Path, tensor: &str, problem: impl Into<String>) -> Self {
+        Self::refused(SourceErrorKind::Request, path, Some(tensor), problem.into())
     }
 
-    pub(super) fn checkpoint(path: &Path, problem: impl Into<String>) -> Self {
-        Self { path: path.to_path_buf(), tensor: None, cause: Cause::Checkpoint(problem.into()) }
-    }
-
-    pub(super) fn request(path: &Path, problem: impl Into<String>) -> Self {
-        Self { path: path.to_path_buf(), tensor: None, cause: Cause::Request(problem.into()) }
-    }
-
-    /// The same error, told of this tensor.
-    pub(super) fn of_tensor(self, name: &str) -> Self {
-        Self { tensor: Some(name.to_owned()), ..self }
+    fn refused(kind: SourceErrorKind, path: &Path, tensor: Option<&str>, problem: String) -> Self {
+        Self(Cause::Refused { kind, path: path.into(), tensor: tensor.map(str::to_owned), problem })
     }
 
     /// Who caused it.
     pub fn kind(&self) -> SourceErrorKind {
-        match self.cause {
-            Cause::Io(_) => SourceErrorKind::Io,
-            Cause::Json(_) | Cause::Checkpoint(_) => SourceErrorKind::Checkpoint,
-            Cause::Request(_) => SourceErrorKind::Request,
+        match &self.0 {
+            Cause::Files(Error::Io { .. }) => SourceErrorKind::Io,
+            Cause::Files(_) => SourceErrorKind::Checkpoint,
+            Cause::Refused { kind, .. } => *kind,
         }
     }
 
     /// The file or folder it happened in.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Cause::Files(Error::Io { path, .. }) | Cause::Refused { path, .. } => Some(path),
+            Cause::Files(Error::File(error)) => error.path(),
+            Cause::Files(_) => None,
+        }
     }
 
     /// The tensor it happened at, if at one.
     pub fn tensor(&self) -> Option<&str> {
-        self.tensor.as_deref()
+        match &self.0 {
+            Cause::Files(Error::File(error)) => error.tensor_name(),
+            Cause::Files(_) => None,
+            Cause::Refused { tensor, .. } => tensor.as_deref(),
+        }
+    }
+}
+
+impl From<Error> for SourceError {
+    fn from(error: Error) -> Self {
+        Self(Cause::Files(error))
     }
 }
 
 impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Debug, because names of files and tensors may come from a hostile file: it quotes and escapes.
-        write!(f, "{:?}: ", self.path)?;
-        if let Some(tensor) = &self.tensor {
-            write!(f, "tensor {tensor:?}: ")?;
-        }
-        match &self.cause {
-            Cause::Io(_) => f.write_str("cannot be read"),
-            Cause::Json(_) => f.write_str("not the JSON that is expected here"),
-            Cause::Checkpoint(problem) | Cause::Request(problem) => f.write_str(problem),
+        match &self.0 {
+            Cause::Files(error) => error.fmt(f),
+            Cause::Refused { path, tensor, problem, .. } => {
+                // Debug, because names of files and tensors may come from a hostile file: it quotes and escapes.
+                write!(f, "{path:?}: ")?;
+                if let Some(tensor) = tensor {
+                    write!(f, "tensor {tensor:?}: ")?;
+                }
+                f.write_str(problem)
+            }
         }
     }
 }
 
 impl std::error::Error for SourceError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.cause {
-            Cause::Io(error) => Some(error),
-            Cause::Json(error) => Some(error),
-            Cause::Checkpoint(_) | Cause::Request(_) => None,
+        match &self.0 {
+            // It speaks for this error, so what caused it comes next.
+            Cause::Files(error) => error.source(),
+            Cause::Refused { .. } => None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use safetensors::Dtype;
+use qruntime::Dtype;
 
 /// A type that converts to `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

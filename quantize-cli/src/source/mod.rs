@@ -24,20 +24,21 @@
 mod error;
 mod float;
 mod folder;
-mod safetensors;
 mod scale;
+mod shard;
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use ::safetensors::Dtype;
+use qruntime::Dtype;
+use qruntime::checkpoint::Checkpoint;
+use qruntime::container::Entry;
 use serde_json::Value;
 
 use self::float::Float;
-use self::folder::{Index, Layout};
-use self::safetensors::Shard;
 use self::scale::Scales;
+use self::shard::Shard;
 
 pub use self::error::{SourceError, SourceErrorKind};
 
@@ -60,15 +61,9 @@ pub struct Source {
 /// A tensor of a [`Source`].
 #[derive(Debug)]
 pub struct SourceTensor {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    elements: usize,
-    bytes: usize,
+    entry: Entry,
     /// Number of the file in `Source::shards`.
     file: usize,
-    /// Of the first byte in the file.
-    offset: u64,
     scales: Option<Scales>,
 }
 
@@ -81,31 +76,30 @@ impl Source {
     /// If a file cannot be read; is malformed, truncated or too long; if a shard is missing, or index and shards
     /// disagree; if there are no tensors; or if the scales of an 8-bit tensor do not fit it.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
-        let is_folder = path.metadata().map_err(|error| SourceError::io(path, error))?.is_dir();
-        let Layout { files, index } = if is_folder { Layout::of_folder(path)? } else { Layout::of_file(path)? };
-
-        let mut shards = Vec::with_capacity(files.len());
+        if path.is_file() && path.extension().is_none_or(|extension| extension != "safetensors") {
+            return Err(SourceError::checkpoint(path, None, "expected a .safetensors file or a folder with one"));
+        }
+        let checkpoint = Checkpoint::find(path)?;
+        let mut shards = Vec::with_capacity(checkpoint.files().len());
         let mut tensors = Vec::new();
-        for file in files {
-            let (shard, of_shard) = Shard::open(file, shards.len())?;
+        for (file, path) in checkpoint.files().iter().enumerate() {
+            let (shard, entries) = Shard::open(path.clone())?;
             shards.push(shard);
-            tensors.extend(of_shard);
+            tensors.extend(entries.into_iter().map(|entry| SourceTensor { entry, file, scales: None }));
         }
-        check_unique(&shards, &tensors)?;
-        if let Some(index) = index {
-            check_index(&index, &shards, &tensors)?;
-        }
+        checkpoint.check(tensors.iter().map(|tensor| (tensor.file, tensor.name())))?;
         if tensors.is_empty() {
-            return Err(SourceError::checkpoint(path, "no tensors"));
+            return Err(SourceError::checkpoint(path, None, "no tensors"));
         }
 
+        let is_folder = path.is_dir();
         let config = if is_folder { folder::config(path)? } else { None };
         let companions = if is_folder { folder::companions(path)? } else { Vec::new() };
         let block = scale::block_size(config.as_ref())
-            .map_err(|problem| SourceError::checkpoint(&path.join(folder::CONFIG), problem))?;
-        let total_bytes = tensors.iter().map(|tensor| tensor.bytes as u64).sum();
+            .map_err(|problem| SourceError::checkpoint(&path.join(folder::CONFIG), None, problem))?;
+        let total_bytes = tensors.iter().map(|tensor| tensor.bytes() as u64).sum();
         let dropped = scale::absorb(&shards, &mut tensors, block)?;
-        let positions = tensors.iter().enumerate().map(|(i, tensor)| (tensor.name.clone(), i)).collect();
+        let positions = tensors.iter().enumerate().map(|(i, tensor)| (tensor.name().to_owned(), i)).collect();
         Ok(Self { path: path.to_path_buf(), shards, tensors, positions, total_bytes, config, companions, dropped })
     }
 
@@ -176,8 +170,8 @@ impl Source {
     /// long as the range.
     pub fn read_bytes(&self, tensor: &SourceTensor, bytes: Range<usize>, out: &mut [u8]) -> Result<(), SourceError> {
         self.check_own(tensor)?;
-        tensor.check_range(&self.shards, "bytes", &bytes, tensor.bytes, out.len())?;
-        self.shards[tensor.file].read_at(out, tensor.offset + bytes.start as u64)
+        tensor.check_range(&self.shards, "bytes", &bytes, tensor.bytes(), out.len())?;
+        self.shards[tensor.file].read_at(out, tensor.offset() + bytes.start as u64)
     }
 
     /// Another source's tensor would be read from the wrong file.
@@ -185,69 +179,74 @@ impl Source {
         if self.tensors.as_ptr_range().contains(&std::ptr::from_ref(tensor)) {
             return Ok(());
         }
-        Err(SourceError::request(&self.path, "not a tensor of this source").of_tensor(&tensor.name))
+        Err(SourceError::request(&self.path, tensor.name(), "not a tensor of this source"))
     }
 }
 
 impl SourceTensor {
     /// The name, as in the file.
     pub fn name(&self) -> &str {
-        &self.name
+        self.entry.name()
     }
 
     /// The type of the elements in the file.
     pub fn dtype(&self) -> Dtype {
-        self.dtype
+        self.entry.storage().dtype()
     }
 
     /// The dimensions; none for a scalar.
     pub fn shape(&self) -> &[usize] {
-        &self.shape
+        self.entry.shape()
     }
 
     /// Number of elements.
     pub fn elements(&self) -> usize {
-        self.elements
+        self.entry.elements()
     }
 
     /// Product of all dimensions but the last; 1 for a vector or scalar.
     pub fn rows(&self) -> usize {
-        // Does not overflow: it was a step on the way to `elements`.
-        self.shape.split_last().map_or(1, |(_, leading)| leading.iter().product())
+        // Does not overflow: the header's reader multiplied all of them.
+        self.shape().split_last().map_or(1, |(_, leading)| leading.iter().product())
     }
 
     /// The last dimension; 1 for a scalar.
     pub fn cols(&self) -> usize {
-        self.shape.last().copied().unwrap_or(1)
+        self.shape().last().copied().unwrap_or(1)
     }
 
     /// Length in the file.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.entry.bytes()
+    }
+
+    /// Of the first byte in the file.
+    fn offset(&self) -> u64 {
+        self.entry.range().start as u64
     }
 
     /// Whether [`Source::read_f32`] can convert it: `F64`, `F32`, `F16`, `BF16` or `F8_E4M3`.
     pub fn is_float(&self) -> bool {
-        Float::of(self.dtype).is_some()
+        Float::of(self.dtype()).is_some()
     }
 
     fn is_fp8(&self) -> bool {
-        Float::of(self.dtype) == Some(Float::F8E4m3)
+        Float::of(self.dtype()) == Some(Float::F8E4m3)
     }
 
     fn read_f32(&self, shards: &[Shard], elements: Range<usize>, out: &mut [f32]) -> Result<(), SourceError> {
         let shard = &shards[self.file];
-        let Some(float) = Float::of(self.dtype) else {
-            let problem = format!("{} elements, expected a floating-point type", self.dtype);
-            return Err(SourceError::request(&shard.path, problem).of_tensor(&self.name));
+        let Some(float) = Float::of(self.dtype()) else {
+            let problem = format!("{} elements, expected a floating-point type", self.dtype());
+            return Err(SourceError::request(&shard.path, self.name(), problem));
         };
-        self.check_range(shards, "elements", &elements, self.elements, out.len())?;
+        self.check_range(shards, "elements", &elements, self.elements(), out.len())?;
         let size = float.size();
         let mut start = elements.start;
         let mut scratch = vec![0; PIECE.min(out.len() * size)];
         for piece in out.chunks_mut(PIECE / size) {
             let bytes = &mut scratch[..piece.len() * size];
-            shard.read_at(bytes, self.offset + (start * size) as u64)?;
+            shard.read_at(bytes, self.offset() + (start * size) as u64)?;
             float.decode(bytes, piece);
             if let Some(scales) = &self.scales {
                 scales.apply(start, self.cols(), piece);
@@ -270,39 +269,11 @@ impl SourceTensor {
             return Ok(());
         }
         let problem = format!("{what} {range:?} of {len} into a buffer of {out}");
-        Err(SourceError::request(&shards[self.file].path, problem).of_tensor(&self.name))
+        Err(SourceError::request(&shards[self.file].path, self.name(), problem))
     }
 
     /// An error of the file that speaks of this tensor.
     fn refused(&self, shards: &[Shard], problem: String) -> SourceError {
-        SourceError::checkpoint(&shards[self.file].path, problem).of_tensor(&self.name)
-    }
-}
-
-/// Refuses a tensor that lies in two shards: one of them may be stale.
-fn check_unique(shards: &[Shard], tensors: &[SourceTensor]) -> Result<(), SourceError> {
-    let mut seen: HashMap<&str, &SourceTensor> = HashMap::with_capacity(tensors.len());
-    for tensor in tensors {
-        if let Some(first) = seen.insert(&tensor.name, tensor) {
-            return Err(tensor.refused(shards, format!("also in {:?}", shards[first.file].path)));
-        }
-    }
-    Ok(())
-}
-
-/// Refuses an index and shards that disagree.
-fn check_index(index: &Index, shards: &[Shard], tensors: &[SourceTensor]) -> Result<(), SourceError> {
-    let shard_of: HashMap<&str, &Path> = tensors.iter().map(|t| (t.name.as_str(), &*shards[t.file].path)).collect();
-    for (name, shard) in &index.weight_map {
-        let found = shard_of.get(name.as_str()).and_then(|path| path.file_name());
-        if found.is_none_or(|found| found != shard.as_str()) {
-            let elsewhere = found.map_or("not in any shard".to_owned(), |found| format!("found in {found:?}"));
-            let problem = format!("{elsewhere}, expected in {shard:?}");
-            return Err(SourceError::checkpoint(&index.path, problem).of_tensor(name));
-        }
-    }
-    match tensors.iter().find(|tensor| !index.weight_map.contains_key(&tensor.name)) {
-        Some(tensor) => Err(tensor.refused(shards, format!("not in the index {:?}", index.path))),
-        None => Ok(()),
+        SourceError::checkpoint(&shards[self.file].path, Some(self.name()), problem)
     }
 }

@@ -8,11 +8,11 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
-use safetensors::Dtype;
+use qruntime::Dtype;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::safetensors::Shard;
+use super::shard::Shard;
 use super::{SourceError, SourceTensor};
 
 /// Rows and columns of a block where the config names none.
@@ -49,26 +49,28 @@ impl Scales {
         block: [usize; 2],
     ) -> Result<Self, SourceError> {
         let refuse = |problem| scale.refused(shards, problem);
-        if !matches!(scale.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16) {
-            return Err(refuse(format!("{} scales, expected F32, BF16 or F16", scale.dtype)));
+        if !matches!(scale.dtype(), Dtype::F32 | Dtype::BF16 | Dtype::F16) {
+            return Err(refuse(format!("{} scales, expected F32, BF16 or F16", scale.dtype())));
         }
         let (rows, cols, [b0, b1]) = (weight.rows(), weight.cols(), block);
         let grid = [rows.div_ceil(b0), cols.div_ceil(b1)];
-        let is_matrix = weight.shape.len() == 2;
-        let (block_rows, block_cols, grid_cols) = match scale.shape[..] {
+        let is_matrix = weight.shape().len() == 2;
+        let (block_rows, block_cols, grid_cols) = match scale.shape() {
             [] | [1] => (usize::MAX, usize::MAX, 1),
-            [n] | [n, 1] if n == rows => (1, usize::MAX, 1),
-            [m, n] if is_matrix && [m, n] == grid => (b0, b1, n),
+            &[n] | &[n, 1] if n == rows => (1, usize::MAX, 1),
+            &[m, n] if is_matrix && [m, n] == grid => (b0, b1, n),
             _ => {
                 let by_block = if is_matrix { format!(", {grid:?} (blocks of {b0} x {b1})") } else { String::new() };
                 return Err(refuse(format!(
                     "scales of shape {:?} for {:?} of shape {:?}, expected [], [1], [{rows}], [{rows}, 1]{by_block}",
-                    scale.shape, weight.name, weight.shape
+                    scale.shape(),
+                    weight.name(),
+                    weight.shape()
                 )));
             }
         };
-        let mut values = vec![0.0; scale.elements];
-        scale.read_f32(shards, 0..scale.elements, &mut values)?;
+        let mut values = vec![0.0; scale.elements()];
+        scale.read_f32(shards, 0..scale.elements(), &mut values)?;
         if let Some(i) = values.iter().position(|value| !value.is_finite()) {
             return Err(refuse(format!("scale {i} is {}, expected a finite number", values[i])));
         }
@@ -83,13 +85,13 @@ pub(super) fn absorb(
     tensors: &mut Vec<SourceTensor>,
     block: [usize; 2],
 ) -> Result<Vec<String>, SourceError> {
-    let positions: HashMap<&str, usize> = tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
+    let positions: HashMap<&str, usize> = tensors.iter().enumerate().map(|(i, t)| (t.name(), i)).collect();
     let mut gone = vec![false; tensors.len()];
     let mut dropped = Vec::new();
     let mut found = Vec::new();
     for (i, weight) in tensors.iter().enumerate().filter(|(_, tensor)| tensor.is_fp8()) {
         let position = |name: String| positions.get(name.as_str()).copied();
-        let beside = ["_scale_inv", "_scale"].map(|suffix| position(weight.name.clone() + suffix));
+        let beside = ["_scale_inv", "_scale"].map(|suffix| position(weight.name().to_owned() + suffix));
         if beside.iter().all(Option::is_some) {
             return Err(weight.refused(shards, "both scale_inv and scale lie beside it, expected one".to_owned()));
         }
@@ -97,10 +99,10 @@ pub(super) fn absorb(
             found.push((i, Scales::read(shards, weight, &tensors[j], block)?));
             gone[j] = true;
         }
-        let Some(layer) = weight.name.strip_suffix(".weight") else { continue };
+        let Some(layer) = weight.name().strip_suffix(".weight") else { continue };
         for suffix in [".input_scale", ".activation_scale"] {
             if let Some(j) = position(layer.to_owned() + suffix) {
-                dropped.push(tensors[j].name.clone());
+                dropped.push(tensors[j].name().to_owned());
                 gone[j] = true;
             }
         }

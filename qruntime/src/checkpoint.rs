@@ -1,0 +1,182 @@
+//! The files of a model, as Hugging Face lays them out: which hold its tensors, and whether they agree on who holds what.
+//!
+//! For programs that read checkpoints themselves, piece by piece; [`Model`](crate::Model) begins here, too.
+
+use std::collections::BTreeMap;
+use std::fs::read_dir;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::bytes::open;
+use crate::container::MAX_HEADER;
+use crate::error::{Error, FileError, FileErrorKind};
+
+const INDEX: &str = "model.safetensors.index.json";
+const MODEL: &str = "model.safetensors";
+
+/// The safetensors files of a model.
+#[derive(Debug)]
+pub struct Checkpoint {
+    files: Vec<PathBuf>,
+    /// Where the index is, and which file it has for each tensor.
+    index: Option<(PathBuf, BTreeMap<String, String>)>,
+}
+
+impl Checkpoint {
+    /// Finds the files of the model at `path`. That is the file itself; or, in a folder, the first that is there of: the shards that
+    /// `model.safetensors.index.json` lists, `model.safetensors`, the only `.safetensors` file. None of them is opened.
+    ///
+    /// # Errors
+    /// If the folder has nothing of the kind or cannot be read, or its index cannot be read, is malformed, or lists no shard, one that is missing or one that
+    /// is not directly in the folder.
+    pub fn find(path: &Path) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct Index {
+            weight_map: BTreeMap<String, String>,
+        }
+
+        if !path.is_dir() {
+            return Ok(Self { files: vec![path.into()], index: None });
+        }
+        let index = path.join(INDEX);
+        if index.exists() {
+            let Index { weight_map } = read_json(&index)?;
+            let files = shards(path, &weight_map).map_err(|error| error.in_file(&index))?;
+            return Ok(Self { files, index: Some((index, weight_map)) });
+        }
+        let mut file = path.join(MODEL);
+        if !file.exists() {
+            let names = file_names(path, |name| name.ends_with(".safetensors"))?;
+            file = path.join(only(&names).map_err(|error| error.in_file(path))?);
+        }
+        Ok(Self { files: vec![file], index: None })
+    }
+
+    /// The files, sorted by name.
+    #[must_use]
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Checks that index and shards agree on who holds what. `tensors` is what the files hold: for each tensor the position of its file in
+    /// [`files`](Self::files), and its name.
+    ///
+    /// # Errors
+    /// If two files have a tensor of the same name; if a tensor is not in the file where the index has it, or not in the index.
+    ///
+    /// # Panics
+    /// If a position is none of a file.
+    pub fn check<'a>(&self, tensors: impl IntoIterator<Item = (usize, &'a str)>) -> Result<(), Error> {
+        // Without an index there is one file, which has been found to agree with itself.
+        let Some((index, weight_map)) = &self.index else { return Ok(()) };
+        let file_name = |file: usize| self.files[file].file_name().unwrap_or_default();
+        let refuse =
+            |file: &Path, name: &str, message: String| Err(shards_disagree(name, message).in_file(file).into());
+
+        let mut found = BTreeMap::new();
+        for (file, name) in tensors {
+            if let Some(other) = found.insert(name, file) {
+                return refuse(&self.files[file], name, format!("also in {:?}", file_name(other)));
+            }
+        }
+        for (name, shard) in weight_map {
+            match found.remove(name.as_str()).map(file_name) {
+                Some(file) if file == shard.as_str() => {}
+                Some(file) => return refuse(index, name, format!("found in {file:?}, expected in {shard:?}")),
+                None => return refuse(index, name, format!("not in any shard, expected in {shard:?}")),
+            }
+        }
+        match found.first_key_value() {
+            Some((name, &file)) => refuse(&self.files[file], name, "not in the index".into()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn shards_disagree(tensor: &str, message: String) -> FileError {
+    FileError { kind: FileErrorKind::Shards, ..FileError::tensor(tensor, message) }
+}
+
+/// The shards that an index lists, each once. Errors name a tensor that wants the shard.
+fn shards(folder: &Path, weight_map: &BTreeMap<String, String>) -> Result<Vec<PathBuf>, FileError> {
+    let wanted: BTreeMap<&String, &String> = weight_map.iter().map(|(tensor, shard)| (shard, tensor)).collect();
+    if wanted.is_empty() {
+        return Err(FileError::new(FileErrorKind::Shards, "lists no shards"));
+    }
+    let find = |(shard, tensor): (&String, &String)| {
+        // The index is as untrusted as any file: it must not lead out of its folder.
+        if !is_plain_name(shard) {
+            let message = format!("shard {shard:?}, expected the name of a file in the same folder");
+            return Err(shards_disagree(tensor, message));
+        }
+        let file = folder.join(shard);
+        if file.exists() { Ok(file) } else { Err(shards_disagree(tensor, format!("shard {shard:?} is missing"))) }
+    };
+    wanted.into_iter().map(find).collect()
+}
+
+/// The one file among these that can be a model without an index.
+fn only(names: &[String]) -> Result<&str, FileError> {
+    let message = match names {
+        [name] if !is_one_of_several(name) => return Ok(name),
+        [] => format!("no {INDEX}, {MODEL} or other .safetensors file"),
+        [name] => format!("no {INDEX}, but {name:?} is one shard of several"),
+        names => {
+            format!("no {INDEX} to tell which of {} .safetensors files belong together: {names:?}", names.len())
+        }
+    };
+    Err(FileError::new(FileErrorKind::Shards, message))
+}
+
+/// Whether a name ends like `-00002-of-00003.safetensors`.
+fn is_one_of_several(name: &str) -> bool {
+    name.trim_end_matches(".safetensors")
+        .rsplit_once("-of-")
+        .and_then(|(_, count)| count.parse().ok())
+        .is_some_and(|count: u32| count > 1)
+}
+
+/// Whether a name denotes something directly inside a folder, on every system.
+#[must_use]
+pub fn is_plain_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let one = matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name);
+    one && !name.contains(|c: char| c.is_control() || matches!(c, '/' | '\\' | ':'))
+}
+
+/// Sorted names of the ordinary files in a folder that are wanted. Names that are not UTF-8 are left out.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn file_names(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>, Error> {
+    let mut names = Vec::new();
+    for entry in read_dir(folder).map_err(Error::io(folder))? {
+        let entry = entry.map_err(Error::io(folder))?;
+        if let Ok(name) = entry.file_name().into_string()
+            && wanted(&name)
+            && entry.path().is_file()
+        {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Reads a JSON file of a checkpoint, which may be as long as the header of a safetensors file, but no longer.
+///
+/// # Errors
+/// If the file cannot be read or is not an ordinary one, is too long, or is not JSON of the form that `T` has.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let bad = |message: String| FileError::new(FileErrorKind::Shards, message).in_file(path);
+    let (mut file, len) = open(path)?;
+    if len > MAX_HEADER {
+        return Err(bad(format!("{len} bytes of JSON, expected at most {MAX_HEADER}")).into());
+    }
+    let mut text = vec![0; len];
+    file.read_exact(&mut text).map_err(Error::io(path))?;
+    Ok(serde_json::from_slice(&text).map_err(|e| bad(format!("not the JSON that is expected here: {e}")))?)
+}

@@ -1,0 +1,77 @@
+//! A tensor in a table of contents.
+
+use std::ops::Range;
+
+use kernels::Format;
+use safetensors::Dtype;
+
+/// How a tensor is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Packed blocks of a format.
+    Packed(Format),
+    /// Plain numbers, row-major.
+    Plain(Dtype),
+}
+
+impl Storage {
+    /// The type that safetensors has for it: packed blocks are bytes.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        match self {
+            Self::Packed(_) => Dtype::U8,
+            Self::Plain(dtype) => *dtype,
+        }
+    }
+}
+
+/// One tensor of a file.
+///
+/// Invariant: `range` is within the file. For a packed tensor it begins at a multiple of 64 and holds exactly the panels of
+/// `shape`'s matrices; for a plain one exactly its numbers.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub(crate) name: String,
+    pub(crate) storage: Storage,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) range: Range<usize>,
+    pub(crate) checksum: Option<u64>,
+}
+
+impl Entry {
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How the tensor is stored.
+    #[must_use]
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// The logical shape; rows are outputs, columns inputs, and they come last.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Where in the file the tensor's bytes are, padding included.
+    #[must_use]
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// Bytes in the file, padding included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Numbers in the tensor, padding not included.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
