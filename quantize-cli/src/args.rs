@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use kernels::{Format, Rounding};
 
@@ -38,7 +38,11 @@ pub enum Command {
 }
 
 fn format_parser() -> impl TypedValueParser<Value = Format> {
-    PossibleValuesParser::new(Format::ALL.iter().map(|format| format.name())).try_map(|name| name.parse::<Format>())
+    let value = |format: &Format| {
+        let help = format!("{} bits per weight", format.bits_per_weight());
+        PossibleValue::new(format.name()).help(help)
+    };
+    PossibleValuesParser::new(Format::ALL.iter().map(value)).try_map(|name| name.parse::<Format>())
 }
 
 fn rounding_parser() -> impl TypedValueParser<Value = Rounding> {
@@ -58,7 +62,7 @@ pub struct ConvertArgs {
     /// The format of the packed matrices.
     #[arg(long, value_parser = format_parser(), value_name = "FORMAT")]
     pub to: Format,
-    /// Another format, or `keep`, for the tensors whose names match GLOB; the last rule that matches decides.
+    /// Another format, or `keep`, for the tensors whose names match GLOB (`*.down_proj.*=q8_0`); the last rule that matches decides.
     ///
     /// Rules come before the built-in choices: token embeddings and output heads are packed as q8_0 when the rest has fewer bits;
     /// norms, biases, routers and position embeddings are kept.
@@ -113,7 +117,7 @@ pub struct CompareArgs {
     pub source: PathBuf,
     /// The converted model.
     pub model: PathBuf,
-    /// Fail (exit status 1) if a packed tensor's relative RMS error is above this.
+    /// Fail (exit status 1) if a packed tensor's relative RMS error is above this fraction: 0.01 is 1 %.
     #[arg(long, value_name = "X")]
     pub max_error: Option<f64>,
     /// Print JSON.
