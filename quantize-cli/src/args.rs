@@ -10,6 +10,8 @@ use crate::plan::Rule;
 
 /// Convert checkpoints to int8 and 4-bit blocked formats, and measure what it costs.
 ///
+/// For example: quantize convert path/to/checkpoint model-q4_0 --to q4_0
+///
 /// Exit status: 0 done; 1 the command ran and the answer is no (verify found damage or no checksums, compare found a mismatch or went over the limit); 2 it could not run.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110)]

@@ -31,6 +31,8 @@ struct Report {
     bytes: u64,
     source_bytes: u64,
     bits_per_weight: f64,
+    /// Tensors of the source that mean nothing in the model: activation scales of 8-bit layers.
+    dropped: Vec<String>,
     /// Whole-model relative RMS error of the packed weights.
     relative_rms: Option<f64>,
     seconds: f64,
@@ -161,6 +163,7 @@ fn report(
         bytes: plan.bytes(),
         source_bytes: source.total_bytes(),
         bits_per_weight: 8.0 * plan.bytes() as f64 / plan.elements().max(1) as f64,
+        dropped: source.dropped().to_vec(),
         relative_rms: distortions.iter().any(Option::is_some).then(|| total.relative_rms()),
         seconds,
     }
@@ -186,6 +189,9 @@ fn to_text(report: &Report, quiet: bool) -> String {
             text.push_str(&format!("... and {} more (--json or `quantize inspect` for all)\n", tensors.len() - shown));
         }
         text.push('\n');
+    }
+    if !report.dropped.is_empty() && !quiet {
+        text.push_str(&format!("dropped {} activation scales of 8-bit layers\n\n", report.dropped.len()));
     }
     let mut kinds: Vec<&str> = report.tensors.iter().map(|t| t.action.as_str()).collect();
     kinds.sort_unstable();
