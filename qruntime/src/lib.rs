@@ -42,3 +42,8 @@ pub use linear::{Linear, Workspace};
 pub use model::Model;
 pub use safetensors::Dtype;
 pub use tensor::{PackedTensor, PlainTensor};
+
+/// The examples of the README, compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
