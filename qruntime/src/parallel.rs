@@ -94,15 +94,19 @@ impl Product<'_> {
                 let rows = y.nrows();
                 let tile = &mut tile[..rows * panels.len()];
                 self.multiply(weights, i * rows_at_once, rows, tile)?;
+                let mut y = y.slice_mut(ndarray::s![.., column..column + weights.rows()]);
                 for (row, mut y) in y.outer_iter_mut().enumerate() {
-                    let y = y.slice_mut(ndarray::s![column..column + weights.rows()]);
-                    let outputs = tile.iter().skip(row).step_by(rows).flatten();
-                    match bias {
-                        None => y.into_iter().zip(outputs).for_each(|(y, out)| *y = *out),
-                        Some(bias) => {
-                            let outputs = outputs.zip(bias).map(|(out, bias)| out + bias);
-                            y.into_iter().zip(outputs).for_each(|(y, out)| *y = out);
+                    let outputs = tile[row..].iter().step_by(rows);
+                    match y.as_slice_mut() {
+                        Some(y) => {
+                            for (y, out) in y.chunks_mut(PANEL_ROWS).zip(outputs) {
+                                y.copy_from_slice(&out[..y.len()]);
+                            }
                         }
+                        None => y.iter_mut().zip(outputs.flatten()).for_each(|(y, out)| *y = *out),
+                    }
+                    if let Some(bias) = bias {
+                        y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
                     }
                 }
             }
