@@ -2,7 +2,7 @@
 """Train "storyteller-6m", the small Llama-style language model in this repository.
 
 The model (5.8 M parameters) is trained from scratch on a CPU, on TinyStories and a
-collection of public-domain novels, and is written in Hugging Face form.
+collection of old English novels, and is written in Hugging Face form.
 
     pip install -r requirements.txt
 
