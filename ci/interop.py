@@ -1,11 +1,13 @@
 """ci/interop.py QUANTIZE DECODE CHECKPOINT: reads what `quantize` writes, with code that is not ours.
 
 An independent reader, written from docs/file-format.md and docs/quantization.md. The file is opened by PyPI's `safetensors`, its checksums
-are computed by `xxhash`, and the panels, taken apart into rows of blocks here, are set beside what `gguf` makes of the source:
+are computed by `xxhash`, and the panels, taken apart into rows of blocks here and put together again, are set beside what `gguf` makes of
+the source. For every format and way of rounding,
 
-* rounding to nearest gives the bytes of `gguf.quants.quantize`, except for codes at which that rounds twice (see `fused_code`);
 * `gguf.quants.dequantize` gives bit for bit what our own decoder, qruntime/examples/decode.rs, gives;
-* searched scales are on no block worse than rounding to nearest.
+* searched blocks are not worse than blocks rounded to nearest;
+* rounding to nearest gives the bytes of `gguf.quants.quantize` where gguf has one for the format, except for codes at which that rounds
+  twice (see `fused_code`).
 
 Called by ci/interop.sh, which installs what it needs.
 """
@@ -23,9 +25,19 @@ import xxhash
 from gguf import GGMLQuantizationType, quants
 from safetensors import safe_open
 
-ROWS, BLOCK = 16, 32
-# The format of GGUF, and the widths of the fields of a block: the scale, then four bytes of codes at a time.
-FORMATS = {"q8_0": (GGMLQuantizationType.Q8_0, [2] + [4] * 8), "q4_0": (GGMLQuantizationType.Q4_0, [2] + [4] * 4)}
+ROWS = 16
+# The columns of a block, the widths of its fields, and whether gguf quantizes to the format.
+FORMATS = {
+    "q8_0": (32, [2] + [4] * 8, True),
+    "q4_0": (32, [2] + [4] * 4, True),
+    "q4_1": (32, [2, 2] + [4] * 4, True),
+    "q4_k": (256, [2, 2] + [4] * 35, False),
+    "q5_k": (256, [2, 2] + [4] * 43, False),
+    "q6_k": (256, [4] * 52 + [2], False),
+    "iq4_nl": (32, [2] + [4] * 4, False),
+    "iq4_xs": (256, [2, 2] + [4] * 33, False),
+    "mxfp4": (32, [1] + [4] * 4, True),
+}
 # In bytes; of what a checkpoint may hold and numpy has no name for, BF16 is all we need.
 WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 
@@ -59,21 +71,42 @@ def to_f32(dtype, data):
     return data.view({"F16": "<f2", "F32": "<f4"}[dtype]).astype(np.float32)
 
 
+def kind(format):
+    """What gguf calls a format."""
+    return GGMLQuantizationType[format.upper()]
+
+
 def to_blocks(data, format, shape):
     """The rows of blocks that panels hold: an array of rows (of all matrices) x bytes."""
-    _, widths = FORMATS[format]
+    length, widths, _ = FORMATS[format]
     *matrices, rows, cols = shape
-    panels, blocks = math.prod(matrices) * -(-rows // ROWS), -(-cols // BLOCK)
+    panels, blocks = math.prod(matrices) * -(-rows // ROWS), -(-cols // length)
     size = panels * blocks * ROWS * sum(widths)
     assert len(data) == -(-size // 64) * 64 and not data[size:].any(), "padding"
+    block_of_panel = data[:size].reshape(panels, blocks, ROWS * sum(widths))
     fields, at = [], 0
     for width in widths:
-        columns = data[:size].reshape(panels, blocks, ROWS * sum(widths))[:, :, at : at + ROWS * width]
-        fields.append(columns.reshape(panels, blocks, ROWS, width))
+        fields.append(block_of_panel[:, :, at : at + ROWS * width].reshape(panels, blocks, ROWS, width))
         at += ROWS * width
     by_row = np.concatenate(fields, axis=3).transpose(0, 2, 1, 3).reshape(math.prod(matrices), -1, blocks * sum(widths))
     assert not by_row[:, rows:].any(), "rows that are not there"
-    return np.ascontiguousarray(by_row[:, :rows].reshape(math.prod(matrices) * rows, -1))
+    by_row = np.ascontiguousarray(by_row[:, :rows].reshape(math.prod(matrices) * rows, -1))
+    assert np.array_equal(to_panels(by_row, format, shape), data), "panels are no permutation of blocks"
+    return by_row
+
+
+def to_panels(by_row, format, shape):
+    """The other way round: what a GGUF tensor's rows become."""
+    length, widths, _ = FORMATS[format]
+    *matrices, rows, cols = shape
+    panels, blocks = -(-rows // ROWS), -(-cols // length)
+    padded = np.zeros((math.prod(matrices), panels * ROWS, blocks, sum(widths)), np.uint8)
+    padded[:, :rows] = by_row.reshape(math.prod(matrices), rows, blocks, sum(widths))
+    padded = padded.reshape(-1, ROWS, blocks, sum(widths)).transpose(0, 2, 1, 3)
+    ends = np.cumsum(widths)
+    fields = [padded[..., end - width : end].reshape(*padded.shape[:2], -1) for end, width in zip(ends, widths)]
+    data = np.concatenate(fields, axis=2).reshape(-1)
+    return np.pad(data, (0, -len(data) % 64))
 
 
 def codes(blocks):
@@ -95,12 +128,13 @@ def fused_code(x, inverse):
 
 def check_nearest(weights, blocks, format):
     """Holds blocks to gguf's; returns how many codes differ for the reason above."""
-    theirs = quants.quantize(weights, FORMATS[format][0])
+    # In pieces: gguf holds 16 numbers for each weight of mxfp4.
+    theirs = np.concatenate([quants.quantize(rows, kind(format)) for rows in np.array_split(weights, -(-weights.size // 2**18))])
     if np.array_equal(theirs, blocks):
         return 0
-    assert format == "q4_0", "blocks differ from gguf's"
+    assert format == "q4_0", f"{format}: blocks differ from gguf's"
     assert np.array_equal(theirs.reshape(-1, 18)[:, :2], blocks.reshape(-1, 18)[:, :2]), "scales differ from gguf's"
-    x = weights.reshape(-1, BLOCK)
+    x = weights.reshape(-1, 32)
     d = np.take_along_axis(x, abs(x).argmax(axis=1, keepdims=True), axis=1) / np.float32(-8)
     ours, theirs = codes(blocks).astype(int), codes(theirs).astype(int)
     differing = np.argwhere(ours != theirs)
@@ -134,60 +168,67 @@ def read_model(path):
 
 
 def check(quantize, decode, checkpoint, folder, format, rounding):
-    """Converts and checks; returns the squared error of every block in the format, by tensor."""
+    """Converts and checks; returns for every block the norm of its error, and how far it may be from what the encoder took it for."""
     out, plain = folder / f"{format}-{rounding}", folder / f"{format}-{rounding}.safetensors"
-    arguments = ["convert", checkpoint, out, "--to", format, "--rounding", rounding, "--quiet"]
-    subprocess.run([quantize, *arguments], check=True, stdout=subprocess.DEVNULL)
+    arguments = [quantize, "convert", checkpoint, out, "--to", format, "--rounding", rounding]
+    plan = json.loads(subprocess.run([*arguments, "--dry-run", "--json"], check=True, stdout=subprocess.PIPE).stdout)
+    # Every matrix, those too that would become something else.
+    packed = {tensor["name"] for tensor in plan["tensors"] if tensor["action"] != "keep"}
+    rules = [f"--rule={name}={format}" for name in sorted(packed)]
+    subprocess.run([*arguments, *rules, "--quiet"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run([decode, out, plain], check=True)
     source = read_source(checkpoint)
     tensors, described = read_model(out / "model.safetensors")
     _, decoded = read_file(plain)
     assert source.keys() == tensors.keys() == decoded.keys()
+    assert packed == {name for name in tensors if "packed" in described[name]}
 
-    errors, packed, differing, count = {}, 0, 0, 0
+    length, _, gguf_quantizes = FORMATS[format]
+    norms, slacks, differing, count = [], [], 0, 0
     for name, (dtype, shape, data, _) in tensors.items():
-        if "packed" not in described[name]:
+        if name not in packed:
             assert (dtype, shape) == source[name][:2] == decoded[name][:2], name
             assert np.array_equal(data, source[name][2]) and np.array_equal(data, decoded[name][2]), name
             continue
-        stored, shape = described[name]["packed"]["format"], described[name]["packed"]["shape"]
+        shape = described[name]["packed"]["shape"]
+        assert described[name]["packed"]["format"] == format, name
         assert shape == source[name][1] == decoded[name][1] and decoded[name][0] == "F32", name
         cols = shape[-1]
-        blocks = to_blocks(data, stored, shape)
-        read = quants.dequantize(blocks, FORMATS[stored][0])
-        assert not read[:, cols:].any(), f"{name}: padding of a row is not zero"
+        blocks = to_blocks(data, format, shape)
+        read = quants.dequantize(blocks, kind(format))
         # As bits: a zero has a sign.
         ours = to_f32("F32", decoded[name][2]).reshape(-1, cols)
         assert np.array_equal(read[:, :cols].view("u4"), ours.view("u4")), f"{name}: decoded otherwise by gguf"
 
         weights = np.zeros((len(blocks), read.shape[1]), np.float32)
         weights[:, :cols] = to_f32(source[name][0], source[name][2]).reshape(-1, cols)
-        if rounding == "nearest" or stored == "q8_0":  # which has no search
-            differing += check_nearest(weights, blocks, stored)
-        if stored == format:
-            difference = weights.astype(np.float64) - read
-            errors[name] = (difference.reshape(-1, BLOCK) ** 2).sum(axis=1)
-        packed += 1
+        if gguf_quantizes and (rounding == "nearest" or format == "q8_0"):  # which has no search
+            differing += check_nearest(weights, blocks, format)
+        x = weights.reshape(-1, length).astype(np.float64)
+        norms.append(np.linalg.norm(x - read.reshape(-1, length), axis=1))
+        # Each difference is some roundings of numbers below 4 max |x| off; the sum of their squares is a factor, below.
+        slacks.append(8 * 2.0**-24 * 4 * abs(x).max(axis=1) * length**0.5)
         count += weights.size
-    ties = f", {differing} codes differ from gguf's by its second rounding" if rounding == "nearest" else ""
-    print(f"{checkpoint.name} {format} {rounding}: {len(tensors)} tensors, {packed} packed, {count} codes{ties}")
-    return errors
+    ties = f", {differing} codes differ from gguf's by its second rounding" if differing else ""
+    print(f"{checkpoint.name} {format} {rounding}: {len(tensors)} tensors, {len(packed)} packed, {count} codes{ties}")
+    return np.concatenate(norms), np.concatenate(slacks)
 
 
 def main():
     quantize, decode, checkpoint = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
-        run = lambda *way: check(quantize, decode, Path(checkpoint), Path(folder), *way)
-        run("q8_0", "nearest")
-        nearest, search = run("q4_0", "nearest"), run("q4_0", "search")
-    # The encoder compares sums of 32 squares in binary32: each is off by at most 34 roundings.
-    slack = 1 + 2 * 34 * 2.0**-24 * (1 + 1e-5)
-    for name in nearest:
-        assert (search[name] <= nearest[name] * slack).all(), f"{name}: search is worse than nearest"
-    before, after = (np.concatenate(list(errors.values())) for errors in (nearest, search))
-    better = np.count_nonzero(after < before)
-    print(f"{Path(checkpoint).name} q4_0: search is better on {better} of {len(before)} blocks and worse on none; "
-          f"squared error {after.sum() / before.sum():.4f} of nearest's")
+        for format, (length, *_) in FORMATS.items():
+            before, after = (check(quantize, decode, Path(checkpoint), Path(folder), format, way) for way in ["nearest", "search"])
+            (before, slack), (after, _) = before, after
+            # A sum of that many squares in binary32.
+            factor = 1 + (length + 2) * 2.0**-24
+            assert (after <= before * factor + 2 * slack).all(), f"{format}: search is worse than nearest"
+            if np.array_equal(before, after):  # There is no search.
+                continue
+            better = np.count_nonzero(after < before)
+            print(f"{Path(checkpoint).name} {format}: search is better on {better} of {len(before)} blocks and worse on none; "
+                  f"squared error {(after @ after) / (before @ before):.4f} of nearest's")
 
 
-main()
+if __name__ == "__main__":
+    main()

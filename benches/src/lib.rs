@@ -1,6 +1,6 @@
 //! What the benchmarks share: seeded operands, sizes, and sets of weights larger than the last-level cache.
 
-use kernels::{ActivationBlock, Format, Isa, Matrix, MatrixRef, Rounding, quantize_activations};
+use kernels::{Activations, Format, Isa, Matrix, MatrixRef, Rounding};
 
 /// Rows and columns of the matrices that are multiplied.
 pub const SIDE: usize = 4096;
@@ -70,11 +70,8 @@ impl ColdMatrices {
 /// # Panics
 /// Never: the lengths agree.
 #[must_use]
-pub fn activations(rows: usize, cols: usize) -> Vec<ActivationBlock> {
-    let per_row = cols.div_ceil(kernels::ACTIVATION_BLOCK);
-    let mut blocks = vec![ActivationBlock::default(); rows * per_row];
-    for (x, blocks) in numbers(rows * cols).chunks_exact(cols).zip(blocks.chunks_exact_mut(per_row)) {
-        quantize_activations(Isa::best(), x, blocks).expect("as many blocks as columns need");
-    }
-    blocks
+pub fn activations(rows: usize, cols: usize) -> Activations {
+    let mut activations = Activations::default();
+    activations.quantize(Isa::best(), &numbers(rows * cols), cols, &[rows]).expect("as many numbers");
+    activations
 }

@@ -1,4 +1,5 @@
-//! Any shape, format and weights: encoded, written, opened and decoded, they are what encoding alone makes of them.
+//! Any shape, format and weights: encoded, written, opened and decoded, they are what encoding alone makes of them, and every instruction set
+//! multiplies by them alike.
 
 #![no_main]
 
@@ -7,6 +8,7 @@ use std::io::Cursor;
 use kernels::{Format, Isa, Matrix, Rounding};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
+use ndarray::Array2;
 use qruntime::container::{Storage, Writer};
 use qruntime::{Dtype, Model};
 
@@ -26,7 +28,7 @@ struct Input {
 
 fuzz_target!(|input: Input| {
     let (matrices, rows, cols) =
-        (1 + input.matrices as usize % 3, 1 + input.rows as usize % 40, 1 + input.cols as usize);
+        (1 + input.matrices as usize % 3, 1 + input.rows as usize % 40, 1 + input.cols as usize * 2);
     let format = Format::ALL[input.format as usize % Format::ALL.len()];
     let rounding = if input.search { Rounding::Search } else { Rounding::Nearest };
     let mut weights = input.weights.iter().copied().chain([0.0]).cycle();
@@ -68,6 +70,26 @@ fuzz_target!(|input: Input| {
             tensor.matrix(i).decode_row(row, &mut found).expect("the row is there");
             matrix.view().decode_row(row, &mut expected).expect("the row is there");
             assert_eq!(found, expected);
+        }
+    }
+
+    // The experts' rows are the weights themselves, whatever these are: 0, 5, 1 of them.
+    let counts = [0, 5, 1];
+    let numbers = weights.take(6 * cols).collect();
+    let x = Array2::from_shape_vec((6, cols), numbers).expect("as many as rows and columns");
+    let experts = model.experts(&input.name).expect("packed");
+    let rows_of_x: usize = counts[..matrices].iter().sum();
+    for exact in [false, true] {
+        let experts = experts.clone().with_exact_activations(exact);
+        let multiply = |isa: Isa| {
+            let experts = experts.clone().with_isa(isa);
+            experts.forward(x.slice(ndarray::s![..rows_of_x, ..]), &counts[..matrices]).expect("the shapes agree")
+        };
+        let expected = multiply(Isa::SCALAR);
+        for isa in Isa::available() {
+            let found = multiply(isa);
+            let alike = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+            assert!(found.iter().zip(&expected).all(alike), "{format} {isa} {exact}");
         }
     }
 });

@@ -4,9 +4,7 @@
 
 #![allow(clippy::print_stdout, reason = "an example shows its results")]
 
-use kernels::{
-    ACTIVATION_BLOCK, ActivationBlock, Format, Isa, Matrix, Rounding, multiply, multiply_exact, quantize_activations,
-};
+use kernels::{Activations, Format, Isa, Matrix, Rounding, multiply, multiply_exact};
 
 /// Outputs and inputs of the layer, and rows of activations.
 const ROWS: usize = 256;
@@ -19,19 +17,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let weights: Vec<f32> = (0..ROWS * COLS).map(noise).collect();
     let x: Vec<f32> = (ROWS * COLS..(ROWS + X_ROWS) * COLS).map(noise).collect();
 
-    // Activations are quantized once, row by row, for all matrices that meet them.
-    let row_blocks = COLS.div_ceil(ACTIVATION_BLOCK);
-    let mut blocks = vec![ActivationBlock::default(); X_ROWS * row_blocks];
-    for (x, blocks) in x.chunks_exact(COLS).zip(blocks.chunks_exact_mut(row_blocks)) {
-        quantize_activations(isa, x, blocks)?;
-    }
+    // Activations are quantized once for all matrices that meet them.
+    let mut activations = Activations::default();
+    activations.quantize(isa, &x, COLS, &[X_ROWS])?;
 
     println!("on {isa}: root mean square error, relative to the outputs");
     for &format in Format::ALL {
         let matrix = Matrix::encode(isa, format, Rounding::Search, &weights, ROWS, COLS)?;
         let matrix = matrix.view();
         let mut y = vec![[0.0; 16]; X_ROWS * matrix.panel_count()];
-        multiply(isa, matrix, &blocks, X_ROWS, &mut y)?;
+        multiply(isa, matrix, activations.group(0), &mut y)?;
         let quantized = error(&weights, &x, &y);
         multiply_exact(isa, matrix, &x, X_ROWS, &mut y)?;
         println!("{format}: {quantized:.5}, with unquantized activations {:.5}", error(&weights, &x, &y));

@@ -1,22 +1,125 @@
 //! Rows of activations, quantized to 8 bits in blocks of 32 columns.
+//!
+//! A kernel multiplies several rows at a time and broadcasts four codes of each of them in turn. Rows therefore lie interleaved in **quads**:
+//! the four rows' codes of a group of columns are 16 consecutive bytes. Rows that do not fill a quad lie alone.
+
+use core::ops::Range;
 
 use crate::error::ShapeError;
 use crate::isa::{Isa, Kernel, Simd};
+use crate::math::ROUND;
 
 /// Columns in a block of activations.
 pub const ACTIVATION_BLOCK: usize = 32;
 
+/// Rows in a quad.
+pub const QUAD: usize = 4;
+
+/// Columns to which rows are filled up with zeros: the longest block of any format.
+const PADDING: usize = 256;
+
 /// Four consecutive codes: what one lane of a dot product takes at a time.
 pub(crate) type Group = [i8; 4];
 
-/// 32 consecutive activations of a row as 8-bit codes with a scale.
+/// 32 columns of `R` rows of activations as 8-bit codes with a scale for each row.
 ///
-/// Invariant: every code is in `-127..=127`, and `sum` is the sum of the codes.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// Invariant: every code is in `-127..=127`, and sums and offsets are those of the codes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Block<const R: usize> {
+    /// The codes, four columns of each row after the other.
+    pub(crate) codes: [[Group; R]; 8],
+    /// The step of each row.
+    pub(crate) scales: [f32; R],
+    /// -8 times the sum of each row's codes.
+    pub(crate) offsets_8: [i32; R],
+    /// `scale · sum`, rounded: what an offset that all weights share is multiplied with.
+    pub(crate) scaled_sums: [f32; R],
+    /// For columns 0..16 and 16..32, -32 times the sums of the codes in the first two and in the last two columns of each group of four.
+    pub(crate) offsets_32: [[[i16; 2]; R]; 2],
+}
+
+impl<const R: usize> Default for Block<R> {
+    fn default() -> Self {
+        Self {
+            codes: [[[0; 4]; R]; 8],
+            scales: [0.0; R],
+            offsets_8: [0; R],
+            scaled_sums: [0.0; R],
+            offsets_32: [[[0; 2]; R]; 2],
+        }
+    }
+}
+
+impl<const R: usize> Block<R> {
+    /// Puts a block of one row in its place.
+    #[inline(always)]
+    fn set_row(&mut self, row: usize, block: &Block<1>) {
+        for (codes, group) in self.codes.iter_mut().zip(&block.codes) {
+            codes[row] = group[0];
+        }
+        self.scales[row] = block.scales[0];
+        self.offsets_8[row] = block.offsets_8[0];
+        self.scaled_sums[row] = block.scaled_sums[0];
+        for (offsets, offset) in self.offsets_32.iter_mut().zip(&block.offsets_32) {
+            offsets[row] = offset[0];
+        }
+    }
+
+    /// Takes out a row.
+    fn row(&self, row: usize) -> ActivationBlock {
+        ActivationBlock { codes: self.codes.map(|group| group[row]), scale: self.scales[row] }
+    }
+}
+
+impl Block<1> {
+    /// Quantizes 32 numbers as `docs/quantization.md` lays down.
+    #[inline(always)]
+    fn quantize(x: &[f32; ACTIVATION_BLOCK]) -> Self {
+        let (scale, inverse) = scale_and_inverse(x);
+        if inverse == 0.0 {
+            return Self { scales: [scale], scaled_sums: [scale], ..Self::default() };
+        }
+        let mut block = Self { scales: [scale], ..Self::default() };
+        let codes = block.codes.as_flattened_mut().as_flattened_mut();
+        for (code, x) in codes.iter_mut().zip(x) {
+            *code = (x * inverse + ROUND).to_bits() as i8;
+        }
+        for (offsets, codes) in block.offsets_32.iter_mut().zip(codes.as_chunks::<16>().0) {
+            for codes in codes.as_chunks::<4>().0 {
+                offsets[0][0] -= 32 * (i16::from(codes[0]) + i16::from(codes[1]));
+                offsets[0][1] -= 32 * (i16::from(codes[2]) + i16::from(codes[3]));
+            }
+        }
+        let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+        block.offsets_8 = [-8 * sum];
+        block.scaled_sums = [scale * sum as f32];
+        block
+    }
+}
+
+/// The scale of 8-bit codes for some numbers, and its inverse. Of numbers that are not all finite the scale is NaN and the inverse 0; of ones too small to
+/// have an inverse both are 0.
+#[inline(always)]
+pub(crate) fn scale_and_inverse(numbers: &[f32]) -> (f32, f32) {
+    // Without their sign bits floats order as integers do, with infinity and then NaN on top: one maximum finds all three.
+    let magnitude = f32::from_bits(numbers.iter().fold(0, |max: u32, x| max.max(x.to_bits() & 0x7fff_ffff)));
+    if !magnitude.is_finite() {
+        return (f32::NAN, 0.0);
+    }
+    if magnitude < SMALLEST_MAGNITUDE {
+        return (0.0, 0.0);
+    }
+    (magnitude / 127.0, 127.0 / magnitude)
+}
+
+/// 2⁻¹²⁰: below it, `127 / magnitude` would overflow.
+const SMALLEST_MAGNITUDE: f32 = f32::from_bits((127 - 120) << 23);
+
+/// 32 consecutive activations of a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ActivationBlock {
-    pub(crate) codes: [Group; 8],
-    pub(crate) scale: f32,
-    pub(crate) sum: i32,
+    codes: [Group; 8],
+    scale: f32,
 }
 
 impl ActivationBlock {
@@ -31,62 +134,248 @@ impl ActivationBlock {
     pub fn scale(&self) -> f32 {
         self.scale
     }
+}
 
-    /// Quantizes 32 numbers as `docs/quantization.md` lays down.
-    #[inline(always)]
-    fn quantize(x: &[f32; ACTIVATION_BLOCK]) -> Self {
-        // Without their sign bits floats order as integers do, with infinity and then NaN on top: one maximum finds all three.
-        let magnitude = x.iter().fold(0, |max: u32, x| max.max(x.to_bits() & 0x7fff_ffff));
-        let magnitude = f32::from_bits(magnitude);
-        if !magnitude.is_finite() {
-            return Self { scale: f32::NAN, ..Self::default() };
+/// Rows of quantized activations, in groups of rows that are multiplied together.
+///
+/// Products of one matrix take one group; those of a mixture of experts a group for each expert. Memory is kept between uses.
+///
+/// ```
+/// use kernels::{Activations, Isa};
+///
+/// let x: Vec<f32> = (0..6 * 40).map(|i| i as f32).collect(); // 6 rows of 40 columns
+/// let mut activations = Activations::default();
+/// activations.quantize(Isa::best(), &x, 40, &[6])?;
+/// let rows = activations.group(0);
+/// assert_eq!((rows.rows(), rows.cols()), (6, 40));
+/// assert_eq!(rows.block(0, 0).scale(), 31.0 / 127.0);
+/// # Ok::<(), kernels::ShapeError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Activations {
+    cols: usize,
+    /// The groups' first rows among the quads and among the rest, and behind them the ends.
+    starts: Vec<Start>,
+    quads: Vec<Block<QUAD>>,
+    rest: Vec<Block<1>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Start {
+    quad: usize,
+    rest: usize,
+}
+
+impl Activations {
+    /// Quantizes rows of `cols` numbers. `groups` says how many rows belong to each group.
+    ///
+    /// # Errors
+    /// If `x` does not have that many rows.
+    pub fn quantize(&mut self, isa: Isa, x: &[f32], cols: usize, groups: &[usize]) -> Result<(), ShapeError> {
+        for part in self.parts(x, cols, groups, usize::MAX)? {
+            part.quantize(isa);
         }
-        if magnitude < SMALLEST_MAGNITUDE {
-            return Self::default();
+        Ok(())
+    }
+
+    /// The same in parts of at most about `rows` rows, to be quantized by several threads. What a part does not write keeps old contents.
+    ///
+    /// # Errors
+    /// As [`quantize`](Self::quantize).
+    pub fn parts<'a>(
+        &'a mut self,
+        mut x: &'a [f32],
+        cols: usize,
+        groups: &'a [usize],
+        rows: usize,
+    ) -> Result<impl Iterator<Item = ActivationsPart<'a>>, ShapeError> {
+        let all = groups.iter().try_fold(0, |sum: usize, &rows| sum.checked_add(rows)).unwrap_or(usize::MAX);
+        let expected = all.checked_mul(cols).filter(|_| all < usize::MAX).unwrap_or(usize::MAX);
+        ShapeError::check("activations", x.len(), expected)?;
+        let per_row = blocks(cols);
+        self.cols = cols;
+        self.starts.clear();
+        let mut end = Start::default();
+        self.starts.push(end);
+        for rows in groups {
+            end.quad += rows / QUAD;
+            end.rest += rows % QUAD;
+            self.starts.push(end);
         }
-        let inverse = 127.0 / magnitude;
-        let mut block = Self { scale: magnitude / 127.0, ..Self::default() };
-        let codes = block.codes.as_flattened_mut();
-        for (code, x) in codes.iter_mut().zip(x) {
-            // Adding 1.5·2²³ leaves the integer nearest to |x·inverse| ≤ 2²², ties to even, in the low bits.
-            *code = (x * inverse + 12_582_912.0).to_bits() as i8;
+        self.quads.resize(end.quad * per_row, Block::default());
+        // Room for any rest, so that fewer rows later need no more memory.
+        self.rest.reserve((groups.len() * (QUAD - 1) * per_row).saturating_sub(self.rest.len()));
+        self.rest.resize(end.rest * per_row, Block::default());
+
+        let quads_per_part = (rows / QUAD).max(1);
+        let (mut quads, mut rest) = (&mut self.quads[..], &mut self.rest[..]);
+        // Rows of no columns are nothing to quantize, however many they are.
+        let mut groups = if cols == 0 { [].iter() } else { groups.iter() };
+        // Of the present group.
+        let (mut quads_left, mut rest_left) = (0, 0);
+        Ok(core::iter::from_fn(move || {
+            while quads_left == 0 && rest_left == 0 {
+                let rows = groups.next()?;
+                (quads_left, rest_left) = (rows / QUAD, rows % QUAD);
+            }
+            if quads_left > 0 {
+                let count = quads_left.min(quads_per_part);
+                quads_left -= count;
+                let (x, quads) = (x.split_off(..count * QUAD * cols)?, quads.split_off_mut(..count * per_row)?);
+                return Some(ActivationsPart { cols, x, quads, rest: &mut [] });
+            }
+            let count = core::mem::take(&mut rest_left);
+            let (x, rest) = (x.split_off(..count * cols)?, rest.split_off_mut(..count * per_row)?);
+            Some(ActivationsPart { cols, x, quads: &mut [], rest })
+        }))
+    }
+
+    /// The rows of a group.
+    ///
+    /// # Panics
+    /// If there is no such group.
+    #[must_use]
+    pub fn group(&self, group: usize) -> ActivationsRef<'_> {
+        let (start, end) = (self.starts[group], self.starts[group + 1]);
+        let per_row = blocks(self.cols);
+        ActivationsRef {
+            cols: self.cols,
+            rows: QUAD * (end.quad - start.quad) + end.rest - start.rest,
+            quads: &self.quads[start.quad * per_row..end.quad * per_row],
+            rest: &self.rest[start.rest * per_row..end.rest * per_row],
         }
-        block.sum = codes.iter().map(|&code| i32::from(code)).sum();
-        block
     }
 }
 
-/// 2⁻¹²⁰: below it, `127 / magnitude` would overflow.
-const SMALLEST_MAGNITUDE: f32 = f32::from_bits((127 - 120) << 23);
-
-/// Quantizes one row of activations; the last block is padded with zeros.
-///
-/// # Errors
-/// If `blocks` is not `x.len().div_ceil(32)` long.
-pub fn quantize_activations(isa: Isa, x: &[f32], blocks: &mut [ActivationBlock]) -> Result<(), ShapeError> {
-    ShapeError::check("activation blocks", blocks.len(), x.len().div_ceil(ACTIVATION_BLOCK))?;
-    isa.run(Quantize { x, blocks });
-    Ok(())
+/// Blocks in a row, padding included.
+fn blocks(cols: usize) -> usize {
+    cols.div_ceil(PADDING) * (PADDING / ACTIVATION_BLOCK)
 }
 
-struct Quantize<'a> {
+/// Rows of [`Activations`] that are still to be quantized.
+#[derive(Debug)]
+#[must_use = "rows that are not quantized keep old contents"]
+pub struct ActivationsPart<'a> {
+    cols: usize,
     x: &'a [f32],
-    blocks: &'a mut [ActivationBlock],
+    /// Either these or the others are empty.
+    quads: &'a mut [Block<QUAD>],
+    rest: &'a mut [Block<1>],
 }
 
-impl Kernel for Quantize<'_> {
+impl ActivationsPart<'_> {
+    /// Quantizes them.
+    pub fn quantize(self, isa: Isa) {
+        isa.run_without_dots(self);
+    }
+}
+
+impl Kernel for ActivationsPart<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let (whole, rest) = self.x.as_chunks::<ACTIVATION_BLOCK>();
-        for (x, block) in whole.iter().zip(self.blocks.iter_mut()) {
-            *block = ActivationBlock::quantize(x);
+        let Self { cols, x, quads, rest } = self;
+        if cols == 0 {
+            return;
         }
-        if !rest.is_empty() {
-            let mut x = [0.0; ACTIVATION_BLOCK];
-            x[..rest.len()].copy_from_slice(rest);
-            self.blocks[whole.len()] = ActivationBlock::quantize(&x);
+        let per_row = blocks(cols);
+        for (x, quad) in x.chunks_exact(QUAD * cols).zip(quads.chunks_exact_mut(per_row)) {
+            for (row, x) in x.chunks_exact(cols).enumerate() {
+                each_block(x, quad, |to, block| to.set_row(row, block));
+            }
         }
+        for (x, blocks) in x.chunks_exact(cols).zip(rest.chunks_exact_mut(per_row)) {
+            each_block(x, blocks, |to, block| *to = *block);
+        }
+    }
+}
+
+/// Quantizes a row and hands its blocks on to where they belong, and blocks of zeros where it has no more.
+#[inline(always)]
+fn each_block<T>(x: &[f32], to: &mut [T], mut put: impl FnMut(&mut T, &Block<1>)) {
+    let (whole, last) = x.as_chunks::<ACTIVATION_BLOCK>();
+    let mut to = to.iter_mut();
+    for (x, to) in whole.iter().zip(to.by_ref()) {
+        put(to, &Block::quantize(x));
+    }
+    let mut padded = [0.0; ACTIVATION_BLOCK];
+    padded[..last.len()].copy_from_slice(last);
+    for to in to {
+        put(to, &Block::quantize(&padded));
+        padded = [0.0; ACTIVATION_BLOCK];
+    }
+}
+
+/// A view of rows of quantized activations.
+///
+/// Invariant: `quads` and `rest` hold `rows` rows of `blocks(cols)` blocks, as many as possible in `quads`.
+#[derive(Clone, Copy, Debug)]
+pub struct ActivationsRef<'a> {
+    cols: usize,
+    rows: usize,
+    quads: &'a [Block<QUAD>],
+    rest: &'a [Block<1>],
+}
+
+impl<'a> ActivationsRef<'a> {
+    /// Columns.
+    #[must_use]
+    pub fn cols(self) -> usize {
+        self.cols
+    }
+
+    /// Rows.
+    #[must_use]
+    pub fn rows(self) -> usize {
+        self.rows
+    }
+
+    /// Some of the rows.
+    ///
+    /// # Panics
+    /// If there are not as many, or the range begins or ends within a quad. The rows behind the last quad may be cut anywhere.
+    #[must_use]
+    pub fn range(self, rows: Range<usize>) -> Self {
+        let whole = self.rows / QUAD * QUAD;
+        let at_edge = |row: usize| row.is_multiple_of(QUAD) || row >= whole;
+        assert!(
+            rows.start <= rows.end && rows.end <= self.rows && at_edge(rows.start) && at_edge(rows.end),
+            "rows {rows:?} of {}, in quads",
+            self.rows
+        );
+        let per_row = blocks(self.cols);
+        let quads = rows.start.min(whole) / QUAD..rows.end.min(whole) / QUAD;
+        let rest = rows.start.max(whole) - whole..rows.end.max(whole) - whole;
+        Self {
+            cols: self.cols,
+            rows: rows.end - rows.start,
+            quads: &self.quads[quads.start * per_row..quads.end * per_row],
+            rest: &self.rest[rest.start * per_row..rest.end * per_row],
+        }
+    }
+
+    /// A block of a row.
+    ///
+    /// # Panics
+    /// If there is no such row or block.
+    #[must_use]
+    pub fn block(self, row: usize, block: usize) -> ActivationBlock {
+        let per_row = blocks(self.cols);
+        assert!(row < self.rows && block < per_row, "block {block} of {per_row}, row {row} of {}", self.rows);
+        match self.quads.get(row / QUAD * per_row + block) {
+            Some(quad) => quad.row(row % QUAD),
+            None => self.rest[(row - self.quads.len() / per_row * QUAD) * per_row + block].row(0),
+        }
+    }
+
+    /// The quads, each a slice of its blocks.
+    pub(crate) fn quads(self) -> core::slice::ChunksExact<'a, Block<QUAD>> {
+        self.quads.chunks_exact(blocks(self.cols).max(1))
+    }
+
+    /// The other rows, each a slice of its blocks.
+    pub(crate) fn rest(self) -> core::slice::ChunksExact<'a, Block<1>> {
+        self.rest.chunks_exact(blocks(self.cols).max(1))
     }
 }

@@ -2,8 +2,11 @@
 
 use core::marker::PhantomData;
 
+use crate::activations::ACTIVATION_BLOCK;
 use crate::error::{EncodeError, ShapeError};
-use crate::format::{BlockFormat, Format, FormatVisitor, LONGEST_BLOCK, Lanes, PANEL_ROWS, Rounding};
+use crate::format::{
+    BlockFormat, Format, FormatVisitor, LONGEST_BLOCK, LONGEST_BLOCK_BYTES, Lanes, PANEL_ROWS, Rounding, Tile,
+};
 use crate::isa::{Isa, Kernel, Simd};
 use crate::panel;
 
@@ -86,7 +89,7 @@ impl FormatVisitor for EncodePanel<'_> {
     type Output = Result<Distortion, EncodeError>;
 
     fn visit<F: BlockFormat>(self) -> Self::Output {
-        self.isa.run(EncodeAs::<F>(self, PhantomData))
+        self.isa.run_without_dots(EncodeAs::<F>(self, PhantomData))
     }
 }
 
@@ -105,6 +108,8 @@ impl<F: BlockFormat> Kernel for EncodeAs<'_, F> {
         let mut distortion = Distortion::default();
         let mut columns = [[0.0; PANEL_ROWS]; LONGEST_BLOCK];
         let columns = &mut columns[..F::LEN];
+        let mut first_try = [0; PANEL_ROWS * LONGEST_BLOCK_BYTES];
+        let first_try = &mut first_try[..F::PANEL_BYTES];
         for (i, block) in panel.chunks_exact_mut(F::PANEL_BYTES).enumerate() {
             let first = i * F::LEN;
             let len = F::LEN.min(cols - first);
@@ -114,15 +119,79 @@ impl<F: BlockFormat> Kernel for EncodeAs<'_, F> {
                     column[row] = weight;
                 }
             }
-            let overflow = F::encode(simd, rounding, columns, block);
-            if overflow != 0 {
-                let row = overflow.trailing_zeros() as usize;
-                let magnitude = columns.iter().fold(0.0f32, |max, column| max.max(column[row].abs()));
-                return Err(EncodeError::ScaleOverflow { row, col: first, magnitude });
+            let one = core::slice::from_ref(&rounding);
+            let mut tries = one;
+            if !F::HAS_ZERO && !len.is_multiple_of(ACTIVATION_BLOCK) {
+                repeat(columns, len);
+                // Some columns count twice now, so that a search may do better by them and worse by the block.
+                if rounding == Rounding::Search {
+                    tries = Rounding::ALL;
+                }
             }
-            distortion += distort::<F, S>(simd, columns, block);
+            let mut kept = RowDistortions::default();
+            // In a loop so that the encoder is inlined only once.
+            for (again, &rounding) in tries.iter().enumerate() {
+                if again > 0 {
+                    first_try.copy_from_slice(block);
+                }
+                let overflow = F::encode(simd, rounding, columns, block);
+                if overflow != 0 {
+                    let row = overflow.trailing_zeros() as usize;
+                    let magnitude = columns.iter().fold(0.0f32, |max, column| max.max(column[row].abs()));
+                    return Err(EncodeError::ScaleOverflow { row, col: first, magnitude });
+                }
+                let found = distort::<F, S>(simd, &columns[..len], block);
+                if again == 0 {
+                    kept = found;
+                } else {
+                    kept.replace_or_restore::<F>(&found, block, first_try);
+                }
+            }
+            distortion += kept.sum();
         }
         Ok(distortion)
+    }
+}
+
+/// Fills the tile in which column `len` lies with the columns it has, over and over.
+///
+/// Where zero is not among the values of a format, zeros would draw scales and offsets away from the weights.
+#[inline(always)]
+fn repeat(columns: &mut [Lanes], len: usize) {
+    let start = len - len % ACTIVATION_BLOCK;
+    for i in len..start + ACTIVATION_BLOCK {
+        columns[i] = columns[i - len + start];
+    }
+}
+
+/// [`Distortion`] of each row of a block.
+#[derive(Clone, Copy, Default)]
+struct RowDistortions {
+    error: [f64; PANEL_ROWS],
+    signal: [f64; PANEL_ROWS],
+}
+
+impl RowDistortions {
+    /// Takes over the errors of rows that are less in `other`, those of `block`; the other rows of `block` become those of `before` again.
+    #[inline(always)]
+    fn replace_or_restore<F: BlockFormat>(&mut self, other: &Self, block: &mut [u8], before: &[u8]) {
+        for (row, (error, &other)) in self.error.iter_mut().zip(&other.error).enumerate() {
+            if other < *error {
+                *error = other;
+                continue;
+            }
+            let mut field = 0;
+            for &width in F::FIELDS {
+                let at = field + row * width;
+                block[at..at + width].copy_from_slice(&before[at..at + width]);
+                field += PANEL_ROWS * width;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn sum(&self) -> Distortion {
+        Distortion { error: self.error.iter().sum(), signal: self.signal.iter().sum() }
     }
 }
 
@@ -132,27 +201,24 @@ fn all_finite(weights: &[f32]) -> bool {
     weights.iter().fold(0, |max: u32, w| max.max(w.to_bits() & 0x7fff_ffff)) < f32::INFINITY.to_bits()
 }
 
-/// What it cost to make `block` of `columns`.
+/// What it cost to make `block` of `columns`, of which padding is no part.
+///
+/// In double precision, in which no square of a weight overflows or underflows.
 #[inline(always)]
-fn distort<F: BlockFormat, S: Simd>(simd: S, columns: &[Lanes], block: &[u8]) -> Distortion {
-    /// Squares of weights from 1e-30 to the largest that any format can express neither underflow nor overflow with this factor.
-    const FACTOR: f32 = (1u64 << 36) as f32;
-
+fn distort<F: BlockFormat, S: Simd>(simd: S, columns: &[Lanes], block: &[u8]) -> RowDistortions {
     let mut decoded = [[0.0; PANEL_ROWS]; LONGEST_BLOCK];
-    F::weights(simd, &F::unpack(simd, block), &mut decoded[..F::LEN]);
-    let factor = simd.splat(FACTOR);
-    let (mut error, mut signal) = (simd.splat(0.0), simd.splat(0.0));
-    for (column, decoded) in columns.iter().zip(&decoded) {
-        let weight = simd.load_f32(column);
-        let difference = simd.mul(factor, simd.sub(weight, simd.load_f32(decoded)));
-        let weight = simd.mul(factor, weight);
-        error = simd.mul_add(difference, difference, error);
-        signal = simd.mul_add(weight, weight, signal);
+    let header = F::header(simd, block);
+    for (tile, columns) in decoded[..F::LEN].as_chunks_mut().0.iter_mut().enumerate() {
+        F::unpack(simd, block, &header, tile).weights(simd, columns);
     }
-    let sum = |lanes| {
-        let mut numbers = [0.0; PANEL_ROWS];
-        simd.store(lanes, &mut numbers);
-        numbers.into_iter().map(f64::from).sum::<f64>() / f64::from(FACTOR).powi(2)
-    };
-    Distortion { error: sum(error), signal: sum(signal) }
+    let RowDistortions { mut error, mut signal } = RowDistortions::default();
+    for (column, decoded) in columns.iter().zip(&decoded) {
+        for (((&weight, &decoded), error), signal) in column.iter().zip(decoded).zip(&mut error).zip(&mut signal) {
+            let weight = f64::from(weight);
+            let difference = weight - f64::from(decoded);
+            *error += difference * difference;
+            *signal += weight * weight;
+        }
+    }
+    RowDistortions { error, signal }
 }

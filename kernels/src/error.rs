@@ -119,7 +119,7 @@ impl fmt::Display for EncodeError {
             Self::ScaleOverflow { row, col, magnitude } => {
                 write!(
                     f,
-                    "weights from [{row}, {col}] reach {magnitude:e}, which the block's half-precision scale cannot express"
+                    "weights from [{row}, {col}] reach {magnitude:e}, which the half-precision numbers of their block cannot express"
                 )
             }
         }

@@ -5,7 +5,7 @@
 //! An [`Isa`] is found at run time; every one of them computes the same `f32` bits as the scalar reference.
 //!
 //! ```
-//! use kernels::{Format, Isa, Matrix, MatrixRef, Rounding, quantize_activations, ActivationBlock};
+//! use kernels::{Activations, Format, Isa, Matrix, Rounding};
 //!
 //! // 20 outputs, 64 inputs.
 //! let (rows, cols) = (20, 64);
@@ -15,11 +15,11 @@
 //!
 //! // One row of activations.
 //! let x: Vec<f32> = (0..cols).map(|i| (i as f32 * 0.1).sin()).collect();
-//! let mut blocks = [ActivationBlock::default(); 2];
-//! quantize_activations(isa, &x, &mut blocks)?;
+//! let mut activations = Activations::default();
+//! activations.quantize(isa, &x, cols, &[1])?;
 //!
 //! let mut y = [[f32::NAN; 16]; 2]; // two panels of 16 rows
-//! kernels::multiply(isa, packed.view(), &blocks, 1, &mut y)?;
+//! kernels::multiply(isa, packed.view(), activations.group(0), &mut y)?;
 //!
 //! let exact: f32 = weights[..cols].iter().zip(&x).map(|(w, x)| w * x).sum();
 //! assert!((y[0][0] - exact).abs() < 0.05);
@@ -32,19 +32,29 @@
 #![deny(unsafe_code)]
 
 mod activations;
+mod attention;
 mod encode;
 mod error;
 mod format;
 #[expect(unsafe_code, reason = "intrinsics, behind values that prove the instruction set is present")]
 mod isa;
+mod kv;
+mod math;
 mod matrix;
 mod multiply;
 pub mod panel;
+pub mod peak;
+mod plain;
+mod vector;
 
-pub use activations::{ACTIVATION_BLOCK, ActivationBlock, quantize_activations};
+pub use activations::{ACTIVATION_BLOCK, ActivationBlock, Activations, ActivationsPart, ActivationsRef, QUAD};
+pub use attention::{AttentionOptions, AttentionScratch, attend};
 pub use encode::{Distortion, encode_panel};
 pub use error::{EncodeError, IsaError, ShapeError, UnknownFormat};
 pub use format::{Format, Rounding};
 pub use isa::{ISA_VARIABLE, Isa, KNOWN_ISAS};
+pub use kv::{KvFormat, KvHead};
 pub use matrix::{Matrix, MatrixRef};
 pub use multiply::{multiply, multiply_exact};
+pub use plain::{PlainRef, PlainType, multiply_plain};
+pub use vector::{Activation, activate, activate_gated, layer_norm, normalize_l2, rms_norm, rotate, softcap, softmax};

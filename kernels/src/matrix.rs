@@ -61,12 +61,6 @@ impl<'a> MatrixRef<'a> {
         self.rows.div_ceil(PANEL_ROWS)
     }
 
-    /// Blocks of activations in a row of the other operand.
-    #[must_use]
-    pub fn activation_blocks(self) -> usize {
-        self.cols.div_ceil(self.format.block_len()) * (self.format.block_len() / crate::ACTIVATION_BLOCK)
-    }
-
     /// The matrix of the rows of some panels.
     ///
     /// # Panics

@@ -1,34 +1,34 @@
 //! Products of packed weights with rows of activations.
 //!
-//! The outer loop goes over panels, the next over groups of activation rows, the inner one along the input dimension. An output is
-//! one lane of one accumulator throughout, so its bits do not depend on the grouping.
+//! The outer loop goes over panels. One row of activations goes along its panel once, every tile multiplied as it is unpacked: the speed of
+//! memory. For more rows a chunk of the panel is unpacked into the first cache and multiplied with all of them. An output is one lane of
+//! one accumulator throughout, its blocks in ascending order, so its bits do not depend on the grouping.
 
+use core::hint::black_box;
 use core::marker::PhantomData;
 
-use crate::activations::ActivationBlock;
+use crate::activations::{ACTIVATION_BLOCK, ActivationsRef, Block, QUAD};
 use crate::error::ShapeError;
-use crate::format::{BlockFormat, FormatVisitor, LONGEST_BLOCK, PANEL_ROWS};
+use crate::format::{BlockFormat, FormatVisitor, Lanes, PANEL_ROWS, Tile, prefetch};
 use crate::isa::{Isa, Kernel, Simd};
 use crate::matrix::MatrixRef;
 
-/// Multiplies `x_rows` rows of quantized activations by a matrix.
+/// Multiplies rows of quantized activations by a matrix.
 ///
-/// `x` holds the rows one after the other, [`MatrixRef::activation_blocks`] each. `out[panel · x_rows + row]` receives the 16 outputs of a panel
-/// for a row of activations; in the last panel, outputs beyond the matrix's rows mean nothing.
+/// `out[panel · rows + row]` receives the 16 outputs of a panel for a row of activations; in the last panel, outputs beyond the matrix's
+/// rows mean nothing.
 ///
 /// # Errors
-/// If the lengths do not agree.
+/// If the numbers of columns differ or `out` is not as long as that.
 pub fn multiply(
     isa: Isa,
     weights: MatrixRef<'_>,
-    x: &[ActivationBlock],
-    x_rows: usize,
+    x: ActivationsRef<'_>,
     out: &mut [[f32; PANEL_ROWS]],
 ) -> Result<(), ShapeError> {
-    let stride = weights.activation_blocks();
-    ShapeError::check("activation blocks", x.len(), x_rows.saturating_mul(stride))?;
-    ShapeError::check("outputs", out.len(), x_rows.saturating_mul(weights.panel_count()))?;
-    weights.format().visit(Multiply { isa, weights, x, stride, out });
+    ShapeError::check("columns of the activations", x.cols(), weights.cols())?;
+    ShapeError::check("outputs", out.len(), x.rows().saturating_mul(weights.panel_count()))?;
+    weights.format().visit(Multiply { isa, weights, x, out });
     Ok(())
 }
 
@@ -55,9 +55,7 @@ pub fn multiply_exact(
 struct Multiply<'a> {
     isa: Isa,
     weights: MatrixRef<'a>,
-    x: &'a [ActivationBlock],
-    /// Length of a row of `x`.
-    stride: usize,
+    x: ActivationsRef<'a>,
     out: &'a mut [[f32; PANEL_ROWS]],
 }
 
@@ -71,49 +69,92 @@ impl FormatVisitor for Multiply<'_> {
 
 struct MultiplyAs<'a, F>(Multiply<'a>, PhantomData<F>);
 
+/// Tiles that are unpacked at a time, 256 columns: with the activations of a few rows they fit the first cache.
+const CHUNK: usize = 8;
+
+/// Does something for every tile of a block, its number constant, so that shifts and addresses are.
+macro_rules! each_tile {
+    ($format:ident, $i:ident => $work:expr) => {
+        each_tile!(@ $format, $i => $work; 0 1 2 3 4 5 6 7)
+    };
+    (@ $format:ident, $i:ident => $work:expr; $($number:literal)+) => {
+        const { assert!($format::TILES <= CHUNK && CHUNK % $format::TILES == 0) };
+        $(if $number < $format::TILES {
+            let $i = $number;
+            $work;
+        })+
+    };
+}
+
 impl<F: BlockFormat> Kernel for MultiplyAs<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Multiply { weights, x, stride, out, .. } = self.0;
-        for_each_panel(weights, x.len().checked_div(stride), out, |panel, out| {
-            let mut row = 0;
-            if S::WIDE {
-                row = tiles::<F, S, 8>(simd, panel, x, stride, out, row);
+        let Multiply { weights, x, out, .. } = self.0;
+        out.fill([0.0; PANEL_ROWS]);
+        if weights.cols() == 0 || x.rows() == 0 || out.is_empty() {
+            return;
+        }
+        let panels = weights.as_bytes().chunks_exact(weights.panel_bytes()).zip(out.chunks_exact_mut(x.rows()));
+        if x.rows() <= F::ALONE {
+            // The second time a panel comes from the second cache.
+            for (panel, out) in panels {
+                for (x, out) in x.rest().zip(out) {
+                    one_row::<F, S>(simd, panel, x, out);
+                }
             }
-            row = tiles::<F, S, 4>(simd, panel, x, stride, out, row);
-            row = tiles::<F, S, 2>(simd, panel, x, stride, out, row);
-            tiles::<F, S, 1>(simd, panel, x, stride, out, row);
-        });
+            return;
+        }
+        // What it holds at first is overwritten.
+        let mut tiles = [F::unpack(simd, weights.as_bytes(), &F::header(simd, weights.as_bytes()), 0); CHUNK];
+        let tile_count = weights.cols().div_ceil(F::LEN) * F::TILES;
+        for (panel, out) in panels {
+            for first in (0..tile_count).step_by(CHUNK) {
+                let tiles = &mut tiles[..CHUNK.min(tile_count - first)];
+                let blocks = panel[first / F::TILES * F::PANEL_BYTES..].chunks_exact(F::PANEL_BYTES);
+                for (tiles, block) in tiles.chunks_exact_mut(F::TILES).zip(blocks) {
+                    prefetch(simd, block, 0, 1);
+                    let header = F::header(simd, block);
+                    each_tile!(F, i => tiles[i] = F::unpack(simd, block, &header, i));
+                }
+                let (quads, rest) = out.as_chunks_mut::<QUAD>();
+                for (x, acc) in x.quads().zip(quads) {
+                    rows(simd, tiles, &x[first..], acc);
+                }
+                for (x, acc) in x.rest().zip(rest) {
+                    rows(simd, tiles, &x[first..], core::array::from_mut(acc));
+                }
+            }
+        }
     }
 }
 
-/// Multiplies a panel with activation rows from `row` on, `C` at a time while there are as many. Returns the first row left.
+/// Multiplies a panel with one row of activations.
 #[inline(always)]
-fn tiles<F: BlockFormat, S: Simd, const C: usize>(
-    simd: S,
-    panel: &[u8],
-    x: &[ActivationBlock],
-    stride: usize,
-    out: &mut [[f32; PANEL_ROWS]],
-    mut row: usize,
-) -> usize {
-    while let Some(out) = out.get_mut(row..row + C) {
-        let x: [&[ActivationBlock]; C] = core::array::from_fn(|c| &x[(row + c) * stride..][..stride]);
-        let mut acc = [simd.splat(0.0); C];
-        for (i, block) in panel.chunks_exact(F::PANEL_BYTES).enumerate() {
-            let tile = F::unpack(simd, block);
-            for (acc, x) in acc.iter_mut().zip(&x) {
-                *acc = F::multiply_add(simd, &tile, &x[i * F::ACTIVATION_BLOCKS..][..F::ACTIVATION_BLOCKS], *acc);
-            }
-        }
-        for (acc, out) in acc.into_iter().zip(out) {
-            simd.store(acc, out);
-        }
-        row += C;
+fn one_row<F: BlockFormat, S: Simd>(simd: S, panel: &[u8], x: &[Block<1>], out: &mut Lanes) {
+    let mut acc = [[0.0; PANEL_ROWS]];
+    for (block, x) in panel.chunks_exact(F::PANEL_BYTES).zip(x.chunks_exact(F::TILES)) {
+        F::multiply_add(simd, block, x, &mut acc);
     }
-    row
+    [*out] = acc;
+}
+
+/// Multiplies tiles with `R` rows of activations.
+#[inline(always)]
+fn rows<S: Simd, T: Tile<S>, const R: usize>(simd: S, tiles: &[T], x: &[Block<R>], acc: &mut [Lanes; R]) {
+    if S::FEW_REGISTERS && R > 1 {
+        for (tile, x) in tiles.iter().zip(x) {
+            // Accumulators that the compiler sees in memory stay there, instead of being moved in and out for every tile.
+            tile.multiply_add(simd, x, black_box(&mut *acc));
+        }
+    } else {
+        let mut sums = *acc;
+        for (tile, x) in tiles.iter().zip(x) {
+            tile.multiply_add(simd, x, &mut sums);
+        }
+        *acc = sums;
+    }
 }
 
 /// The exact-activation product, before its format is known at compile time.
@@ -128,11 +169,20 @@ impl FormatVisitor for MultiplyExact<'_> {
     type Output = ();
 
     fn visit<F: BlockFormat>(self) {
-        self.isa.run(MultiplyExactAs::<F>(self, PhantomData));
+        self.isa.run_without_dots(MultiplyExactAs::<F>(self, PhantomData));
     }
 }
 
 struct MultiplyExactAs<'a, F>(MultiplyExact<'a>, PhantomData<F>);
+
+/// Columns that are decoded at a time: as many as [`CHUNK`] tiles.
+const COLUMNS: usize = CHUNK * ACTIVATION_BLOCK;
+
+/// Quads of rows that meet a panel's decoded columns, as their sums have room on the stack.
+const QUADS: usize = 16;
+
+/// The sums of `R` rows, one for each column in four.
+type Sums<const R: usize> = [[Lanes; R]; 4];
 
 impl<F: BlockFormat> Kernel for MultiplyExactAs<'_, F> {
     type Output = ();
@@ -141,63 +191,108 @@ impl<F: BlockFormat> Kernel for MultiplyExactAs<'_, F> {
     fn run<S: Simd>(self, simd: S) {
         let MultiplyExact { weights, x, out, .. } = self.0;
         let cols = weights.cols();
-        for_each_panel(weights, x.len().checked_div(cols), out, |panel, out| {
-            let row = tiles_exact::<F, S, 4>(simd, panel, x, cols, out, 0);
-            tiles_exact::<F, S, 1>(simd, panel, x, cols, out, row);
-        });
-    }
-}
-
-/// As [`tiles`], with exact activations: a block is decoded once for `C` rows of activations.
-#[inline(always)]
-fn tiles_exact<F: BlockFormat, S: Simd, const C: usize>(
-    simd: S,
-    panel: &[u8],
-    x: &[f32],
-    cols: usize,
-    out: &mut [[f32; PANEL_ROWS]],
-    mut row: usize,
-) -> usize {
-    let mut weights = [[0.0; PANEL_ROWS]; LONGEST_BLOCK];
-    while let Some(out) = out.get_mut(row..row + C) {
-        let x: [&[f32]; C] = core::array::from_fn(|c| &x[(row + c) * cols..][..cols]);
-        let mut acc = [[simd.splat(0.0); 4]; C];
-        for (i, block) in panel.chunks_exact(F::PANEL_BYTES).enumerate() {
-            F::weights(simd, &F::unpack(simd, block), &mut weights[..F::LEN]);
-            // The last block's padding is left out.
-            let columns = i * F::LEN..cols.min((i + 1) * F::LEN);
-            for (acc, x) in acc.iter_mut().zip(&x) {
-                for (group, x) in weights.chunks_exact(4).zip(x[columns.clone()].chunks(4)) {
-                    for ((weights, &x), acc) in group.iter().zip(x).zip(acc.iter_mut()) {
-                        *acc = simd.mul_add(simd.load_f32(weights), simd.splat(x), *acc);
+        out.fill([0.0; PANEL_ROWS]);
+        if cols == 0 || x.is_empty() {
+            return;
+        }
+        let mut columns = [[0.0; PANEL_ROWS]; COLUMNS];
+        let panels = weights.as_bytes().chunks_exact(weights.panel_bytes()).zip(out.chunks_exact_mut(x.len() / cols));
+        for (panel, out) in panels {
+            for (x, out) in x.chunks(QUADS * QUAD * cols).zip(out.chunks_mut(QUADS * QUAD)) {
+                let mut sums = [[[[0.0; PANEL_ROWS]; QUAD]; 4]; QUADS];
+                let mut rest_sums = [[[[0.0; PANEL_ROWS]; 1]; 4]; QUAD];
+                let (quads, rest) = x.split_at(x.len() / (QUAD * cols) * (QUAD * cols));
+                for (chunk, blocks) in panel.chunks(COLUMNS / F::LEN * F::PANEL_BYTES).enumerate() {
+                    // The last block's padding is left out.
+                    let first = chunk * COLUMNS;
+                    let len = COLUMNS.min(cols - first);
+                    for (block, columns) in blocks.chunks_exact(F::PANEL_BYTES).zip(columns.chunks_exact_mut(F::LEN)) {
+                        let header = F::header(simd, block);
+                        for (i, columns) in columns.as_chunks_mut().0.iter_mut().enumerate() {
+                            F::unpack(simd, block, &header, i).weights(simd, columns);
+                        }
                     }
+                    for (x, sums) in quads.chunks_exact(QUAD * cols).zip(&mut sums) {
+                        rows_exact::<S, QUAD>(simd, &columns[..len], x, cols, first, sums);
+                    }
+                    for (x, sums) in rest.chunks_exact(cols).zip(&mut rest_sums) {
+                        rows_exact::<S, 1>(simd, &columns[..len], x, cols, first, sums);
+                    }
+                }
+                let (quads_out, rest_out) = out.as_chunks_mut::<QUAD>();
+                for (sums, out) in sums.iter().zip(quads_out) {
+                    add_up(simd, sums, out);
+                }
+                for (sums, out) in rest_sums.iter().zip(rest_out) {
+                    add_up(simd, sums, core::array::from_mut(out));
                 }
             }
         }
-        for (acc, out) in acc.into_iter().zip(out) {
-            simd.store(simd.add(simd.add(acc[0], acc[1]), simd.add(acc[2], acc[3])), out);
-        }
-        row += C;
     }
-    row
 }
 
-/// Calls `product(panel, its outputs)` for every panel; `x_rows` is `None` where rows of activations are empty, and products zero.
+/// Adds the products of decoded columns, which begin with column `first`, to the sums of `R` rows of `cols` columns.
 #[inline(always)]
-fn for_each_panel(
-    weights: MatrixRef<'_>,
-    x_rows: Option<usize>,
-    out: &mut [[f32; PANEL_ROWS]],
-    mut product: impl FnMut(&[u8], &mut [[f32; PANEL_ROWS]]),
+fn rows_exact<S: Simd, const R: usize>(
+    simd: S,
+    columns: &[Lanes],
+    x: &[f32],
+    cols: usize,
+    first: usize,
+    sums: &mut Sums<R>,
 ) {
-    match x_rows {
-        None => out.fill([0.0; PANEL_ROWS]),
-        Some(0) => {}
-        Some(x_rows) => {
-            let panels = weights.as_bytes().chunks_exact(weights.panel_bytes().max(1));
-            for (panel, out) in panels.zip(out.chunks_exact_mut(x_rows)) {
-                product(panel, out);
+    let (whole, last) = columns.as_chunks::<4>();
+    let mut fours: [&[[f32; 4]]; R] = [&[]; R];
+    let mut lasts: [&[f32]; R] = [&[]; R];
+    for row in 0..R {
+        (fours[row], lasts[row]) = x[row * cols + first..][..columns.len()].as_chunks::<4>();
+        fours[row] = &fours[row][..whole.len()];
+    }
+    if R == 1 {
+        // All four sums at once: each waits for itself.
+        let mut acc = [simd.splat(0.0); 4];
+        for (acc, sums) in acc.iter_mut().zip(&*sums) {
+            *acc = simd.load_f32(&sums[0]);
+        }
+        for (weights, x) in whole.iter().zip(fours[0]) {
+            for j in 0..4 {
+                acc[j] = simd.mul_add(simd.load_f32(&weights[j]), simd.splat(x[j]), acc[j]);
             }
         }
+        for (acc, sums) in acc.into_iter().zip(&mut *sums) {
+            simd.store(acc, &mut sums[0]);
+        }
+    } else {
+        // One sum after the other: those of all rows stay in registers.
+        for (j, sums) in sums.iter_mut().enumerate() {
+            let mut acc = [simd.splat(0.0); R];
+            for (acc, sums) in acc.iter_mut().zip(&*sums) {
+                *acc = simd.load_f32(sums);
+            }
+            for (i, weights) in whole.iter().enumerate() {
+                let weights = simd.load_f32(&weights[j]);
+                for row in 0..R {
+                    acc[row] = simd.mul_add(weights, simd.splat(fours[row][i][j]), acc[row]);
+                }
+            }
+            for (acc, sums) in acc.into_iter().zip(sums) {
+                simd.store(acc, sums);
+            }
+        }
+    }
+    for (j, weights) in last.iter().enumerate() {
+        for row in 0..R {
+            let sum = &mut sums[j][row];
+            simd.store(simd.mul_add(simd.load_f32(weights), simd.splat(lasts[row][j]), simd.load_f32(sum)), sum);
+        }
+    }
+}
+
+/// The sum of each row's four sums.
+#[inline(always)]
+fn add_up<S: Simd, const R: usize>(simd: S, sums: &Sums<R>, out: &mut [Lanes; R]) {
+    for (row, out) in out.iter_mut().enumerate() {
+        let sum = |j: usize| simd.load_f32(&sums[j][row]);
+        simd.store(simd.add(simd.add(sum(0), sum(1)), simd.add(sum(2), sum(3))), out);
     }
 }

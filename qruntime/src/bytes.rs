@@ -1,16 +1,30 @@
-//! The bytes of a file, mapped or read.
+//! Bytes that stay as they are: a mapped file, or memory of their own in pages of a size to be chosen.
 
+use std::fmt;
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
 use std::ops::Deref;
 use std::path::Path;
 
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
 use memmap2::{Mmap, MmapMut};
 
 use crate::error::Error;
 
-/// The bytes of a file in memory that begins at a page, so that offsets in the file are alignments in memory.
-pub(crate) struct Bytes(Option<Mmap>);
+/// In units of what size a processor looks up where memory is. The larger, the fewer look-ups, and the faster memory is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// As the system gives them to memory that asks for nothing.
+    Usual,
+    /// The smallest, 4 KiB on most systems, even where the usual ones are huge.
+    Small,
+    /// Huge ones where the system has them: 2 MiB on most.
+    Huge,
+}
+
+/// Bytes that stay as they are: a mapped file, or memory of their own. They begin at a page, so that offsets in a file are alignments in memory.
+pub struct Bytes(Option<Mmap>);
 
 impl Bytes {
     /// Maps a file.
@@ -25,28 +39,50 @@ impl Bytes {
         }
         // SAFETY: the caller promises what `Mmap::map` asks for.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+        // File systems with large folios then read in units of huge pages, and map them as such.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(Advice::HugePage);
         Ok(Self(Some(map)))
     }
 
     /// Reads a file into memory of its own.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let (mut file, len) = open(path)?;
-        Self::fill(len, |bytes| file.read_exact(bytes)).map_err(Error::io(path))
+        Self::fill(len, Pages::Huge, |bytes| file.read_exact(bytes)).map_err(Error::io(path))
     }
 
-    /// Copies bytes that are already in memory.
-    pub(crate) fn copy(bytes: &[u8]) -> std::io::Result<Self> {
-        Self::fill(bytes.len(), |copy| {
+    /// Copies bytes into pages of a size.
+    ///
+    /// ```
+    /// use qruntime::{Bytes, Pages};
+    ///
+    /// assert_eq!(*Bytes::copy(&[1, 2, 3], Pages::Huge)?, [1, 2, 3]);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the system refuses the memory. That it has no pages of that size is no error: then it gives others.
+    pub fn copy(bytes: &[u8], pages: Pages) -> std::io::Result<Self> {
+        Self::fill(bytes.len(), pages, |copy| {
             copy.copy_from_slice(bytes);
             Ok(())
         })
     }
 
-    fn fill(len: usize, fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>) -> std::io::Result<Self> {
+    fn fill(len: usize, pages: Pages, fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>) -> std::io::Result<Self> {
         if len == 0 {
             return Ok(Self(None));
         }
         let mut map = MmapMut::map_anon(len)?;
+        // Before a page is touched. A system without huge pages says no, and gives plain ones.
+        #[cfg(target_os = "linux")]
+        let _ = match pages {
+            Pages::Usual => Ok(()),
+            Pages::Small => map.advise(Advice::NoHugePage),
+            Pages::Huge => map.advise(Advice::HugePage),
+        };
+        #[cfg(not(target_os = "linux"))]
+        let _ = pages;
         fill(&mut map)?;
         Ok(Self(Some(map.make_read_only()?)))
     }
@@ -75,5 +111,11 @@ impl Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bytes({})", self.len())
     }
 }

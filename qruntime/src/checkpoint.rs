@@ -171,12 +171,24 @@ pub fn file_names(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<St
 /// # Errors
 /// If the file cannot be read or is not an ordinary one, is too long, or is not JSON of the form that `T` has.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
-    let bad = |message: String| FileError::new(FileErrorKind::Shards, message).in_file(path);
+    read_json_within(path, MAX_HEADER)
+}
+
+/// The same for a file that may have so many bytes: what is made of it can be 40 times as large.
+pub(crate) fn read_json_within<T: DeserializeOwned>(path: &Path, most: usize) -> Result<T, Error> {
+    let text = read_text(path, most)?;
+    let bad = |error| FileError::new(FileErrorKind::Shards, format!("not the JSON that is expected here: {error}"));
+    Ok(serde_json::from_slice(&text).map_err(|error| bad(error).in_file(path))?)
+}
+
+/// Reads a file that says something of a model. It may have so many bytes, and is no pipe or device.
+pub(crate) fn read_text(path: &Path, most: usize) -> Result<Vec<u8>, Error> {
     let (mut file, len) = open(path)?;
-    if len > MAX_HEADER {
-        return Err(bad(format!("{len} bytes of JSON, expected at most {MAX_HEADER}")).into());
+    if len > most {
+        let message = format!("{len} bytes, expected at most {most}");
+        return Err(FileError::new(FileErrorKind::Shards, message).in_file(path).into());
     }
     let mut text = vec![0; len];
     file.read_exact(&mut text).map_err(Error::io(path))?;
-    Ok(serde_json::from_slice(&text).map_err(|e| bad(format!("not the JSON that is expected here: {e}")))?)
+    Ok(text)
 }

@@ -36,6 +36,35 @@ pub enum Error {
     Shape(ShapeError),
     /// The instruction set that was asked for cannot be had.
     Isa(IsaError),
+    /// A network was given a token that is not in its vocabulary.
+    Token {
+        /// The token.
+        token: u32,
+        /// How many tokens the vocabulary has.
+        vocabulary: usize,
+    },
+    /// A sequence would be longer than its context.
+    Context {
+        /// How long it would be, in tokens.
+        length: usize,
+        /// How long it may be.
+        context: usize,
+        /// How long the model lets a sequence be.
+        longest: usize,
+    },
+    /// A sequence without a token: there is nothing to compute from.
+    NoTokens,
+    /// A session was handed to a model that it does not belong to.
+    OtherModel,
+    /// An option is out of its range.
+    Option {
+        /// The option.
+        name: &'static str,
+        /// What it is.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
 }
 
 impl Error {
@@ -56,6 +85,17 @@ impl fmt::Display for Error {
             }
             Self::Shape(error) => error.fmt(f),
             Self::Isa(error) => error.fmt(f),
+            Self::Token { token, vocabulary } => write!(f, "token {token}, expected one below {vocabulary}"),
+            Self::Context { length, context, longest } => {
+                write!(f, "sequence of {length} tokens, expected at most {context}, its context")?;
+                if longest > context {
+                    write!(f, " (SessionOptions::context may be up to {longest})")?;
+                }
+                Ok(())
+            }
+            Self::NoTokens => f.write_str("sequence of 0 tokens, expected at least 1"),
+            Self::OtherModel => f.write_str("a session of another model"),
+            Self::Option { name, found, expected } => write!(f, "{name} {found}, expected {expected}"),
         }
     }
 }
@@ -101,6 +141,8 @@ pub enum FileErrorKind {
     Tensor,
     /// The files of a model are not all there, or do not agree with each other.
     Shards,
+    /// What describes the network (`config.json` and its like) is not what is expected, or disagrees with the tensors.
+    Network,
 }
 
 /// A file that was refused: what is wrong with it, and where.
@@ -120,6 +162,16 @@ impl FileError {
     /// A tensor whose description does not agree with its bytes.
     pub(crate) fn tensor(name: &str, message: impl Into<String>) -> Self {
         Self { tensor: Some(name.into()), ..Self::new(FileErrorKind::Tensor, message) }
+    }
+
+    /// A field of `config.json` or its like. `found` may quote the file.
+    pub(crate) fn field(field: &str, found: impl fmt::Display, expected: impl fmt::Display) -> Self {
+        Self::new(FileErrorKind::Network, format!("\"{field}\": {found}, expected {expected}"))
+    }
+
+    /// A tensor that is not what the network needs.
+    pub(crate) fn network(tensor: &str, message: impl Into<String>) -> Self {
+        Self { kind: FileErrorKind::Network, ..Self::tensor(tensor, message) }
     }
 
     pub(crate) fn in_file(mut self, path: &Path) -> Self {

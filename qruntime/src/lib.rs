@@ -1,11 +1,29 @@
-//! Maps quantized models and multiplies in place.
+//! Maps quantized models, multiplies in place, and runs networks.
+//!
+//! A language model is a [`CausalLm`], a sequence of tokens a [`Session`]; a sentence encoder is an [`Encoder`]:
+//!
+//! ```no_run
+//! use qruntime::{CausalLm, Greedy};
+//!
+//! let lm = CausalLm::open("model-q4_k")?; // a folder as Hugging Face lays it out, packed or not
+//! let mut session = lm.session();
+//! session.feed(&[1, 9038, 2501])?;
+//! let story: Vec<u32> = session.generate(&mut Greedy).take(100).collect::<Result<_, _>>()?;
+//!
+//! session.rewind(3); // what was computed for the first three tokens is kept
+//! let mut other = session.fork();
+//! let logits = other.feed(&[263])?;
+//! # Ok::<(), qruntime::Error>(())
+//! ```
+//!
+//! Below that are matrices:
 //!
 //! ```no_run
 //! use ndarray::Array2;
 //! use qruntime::Model;
 //!
 //! // SAFETY: nothing changes the file while `model` lives. `Model::read` needs no such promise.
-//! let model = unsafe { Model::map("model-q4_0")? };
+//! let model = unsafe { Model::map("model-q4_k")? };
 //! for tensor in model.tensors() {
 //!     println!("{:50} {:?} {:?}", tensor.name(), tensor.storage(), tensor.shape());
 //! }
@@ -17,9 +35,10 @@
 //! # Ok::<(), qruntime::Error>(())
 //! ```
 //!
-//! A [`Model`] is a safetensors file or a folder as Hugging Face lays it out. Its packed tensors are multiplied where they lie
-//! ([`Linear`]), its rows can be read back ([`PackedTensor::matrix`], [`kernels::MatrixRef::decode_row`]: embeddings). Work is split over rayon's current pool, so the
-//! application decides about threads. `QRUNTIME_ISA=scalar` (or another name) in the environment forces an instruction set; results do not depend on it.
+//! A [`Model`] is a safetensors file or a folder as Hugging Face lays it out. Its matrices, packed or plain, are multiplied where they
+//! lie ([`Linear`], for a mixture [`Experts`]), and their rows can be read back ([`Linear::decode_row`]: embeddings). Work is split over rayon's current pool, so the
+//! application decides about threads: it runs a network within `ThreadPool::install`. Networks that are put together of layers run each token
+//! within [`keep_awake`]; those above do it themselves. `QRUNTIME_ISA=scalar` (or another name) in the environment forces an instruction set; results do not depend on it.
 //!
 //! To read checkpoints piece by piece rather than to compute with them, there are [`checkpoint::Checkpoint`] and [`container::Header`].
 //!
@@ -29,19 +48,42 @@
 
 mod bytes;
 pub mod checkpoint;
+mod config;
 pub mod container;
+mod encoder;
 mod error;
+mod experts;
+mod family;
+mod folder;
 mod linear;
+mod lm;
 mod model;
+mod nn;
+mod owned;
 mod parallel;
+mod sample;
+mod session;
 mod tensor;
+#[cfg(feature = "text")]
+mod text;
+mod weight;
 
+pub use bytes::{Bytes, Pages};
+pub use encoder::{Encoder, EncoderConfig, Pooling};
 pub use error::{Error, FileError, FileErrorKind};
-pub use kernels::{Format, Isa, MatrixRef};
+pub use experts::Experts;
+pub use kernels::{Format, Isa, KvFormat, MatrixRef, PlainRef, PlainType};
 pub use linear::{Linear, Workspace};
+pub use lm::{CausalLm, LmConfig};
 pub use model::Model;
+pub use parallel::keep_awake;
 pub use safetensors::Dtype;
+pub use sample::{Greedy, Sample, SampleOptions, Sampler};
+pub use session::{Generate, Session, SessionOptions};
 pub use tensor::{PackedTensor, PlainTensor};
+#[cfg(feature = "text")]
+pub use text::{ChatTemplate, Date, DecodeStream, Message, Tokenizer};
+pub use weight::Weight;
 
 /// The examples of the README, compiled with the tests.
 #[cfg(doctest)]

@@ -1,36 +1,38 @@
-//! A linear layer on packed weights.
+//! A linear layer.
 
 use std::fmt;
+use std::ops::Range;
 
-use kernels::{ActivationBlock, Isa, MatrixRef, ShapeError};
+use kernels::{Activations, Isa, ShapeError};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
 use crate::error::Error;
-use crate::parallel::{self, Activations};
+use crate::parallel::{self, Product, Rows};
+use crate::weight::Weight;
 
-/// `y = x·Wᵀ + b` with a packed matrix `W`, on all threads of rayon's current pool.
+/// `y = x·Wᵀ + b` with a matrix `W`, packed or plain, on all threads of rayon's current pool.
 ///
 /// The result has the same bits on every processor, with any number of threads, and for a row alone or among others.
 #[derive(Clone)]
 pub struct Linear<'a> {
-    weight: MatrixRef<'a>,
+    weight: Weight<'a>,
     bias: Option<Vec<f32>>,
     isa: Isa,
     exact: bool,
 }
 
-/// Memory that [`Linear::forward_into`] needs between calls; it grows to what the largest product needs and stays.
+/// Memory that [`Linear::forward_into`] and its like need between calls; it grows to what the largest product needs and stays.
 #[derive(Debug, Default)]
 pub struct Workspace {
-    blocks: Vec<ActivationBlock>,
+    quantized: Activations,
     rows: Vec<f32>,
 }
 
 impl<'a> Linear<'a> {
     /// A layer without bias.
     #[must_use]
-    pub fn new(weight: MatrixRef<'a>, isa: Isa) -> Self {
-        Self { weight, bias: None, isa, exact: false }
+    pub fn new(weight: impl Into<Weight<'a>>, isa: Isa) -> Self {
+        Self { weight: weight.into(), bias: None, isa, exact: false }
     }
 
     /// Adds a bias.
@@ -48,7 +50,7 @@ impl<'a> Linear<'a> {
         Self { isa, ..self }
     }
 
-    /// Multiplies with unrounded activations instead of 8-bit ones: slower, and only the weights are approximate.
+    /// Multiplies packed weights with unrounded activations instead of 8-bit ones: slower, and only the weights are approximate. Plain weights always are.
     #[must_use]
     pub fn with_exact_activations(self, exact: bool) -> Self {
         Self { exact, ..self }
@@ -68,7 +70,7 @@ impl<'a> Linear<'a> {
 
     /// The matrix.
     #[must_use]
-    pub fn weight(&self) -> MatrixRef<'a> {
+    pub fn weight(&self) -> Weight<'a> {
         self.weight
     }
 
@@ -76,6 +78,14 @@ impl<'a> Linear<'a> {
     #[must_use]
     pub fn bias(&self) -> Option<&[f32]> {
         self.bias.as_deref()
+    }
+
+    /// Decodes one row of the matrix: of a table of embeddings, that of a token.
+    ///
+    /// # Errors
+    /// If `weights` is not [`in_features`](Self::in_features) long, or there is no such row.
+    pub fn decode_row(&self, row: usize, weights: &mut [f32]) -> Result<(), Error> {
+        Ok(self.weight.decode_row(row, weights)?)
     }
 
     /// Multiplies rows of activations: `(rows, in_features)` to `(rows, out_features)`.
@@ -98,11 +108,82 @@ impl<'a> Linear<'a> {
         workspace: &mut Workspace,
         y: ArrayViewMut2<'_, f32>,
     ) -> Result<(), Error> {
+        self.check(x, &y)?;
+        let x = workspace.prepare(self, x, &[x.nrows()])?;
+        parallel::multiply(&mut [self.product(x.group(0, 0..y.nrows()), y)])?;
+        Ok(())
+    }
+
+    /// Multiplies the same rows by several layers at once (query, key and value; gate and up): `outputs[i]` receives what `layers[i]` alone gives,
+    /// bit for bit. Activations are quantized once and threads are asked for help once, which counts where products are small.
+    ///
+    /// ```
+    /// # use kernels::{Format, Isa, Matrix, Rounding};
+    /// use ndarray::Array2;
+    /// use qruntime::{Linear, Workspace};
+    ///
+    /// # let matrix = |rows| Matrix::encode(Isa::best(), Format::Q8_0, Rounding::Nearest, &vec![0.5; rows * 32], rows, 32).unwrap();
+    /// # let (gate, up) = (matrix(48), matrix(48));
+    /// # let (gate, up) = (Linear::new(gate.view(), Isa::best()), Linear::new(up.view(), Isa::best()));
+    /// # let x = Array2::<f32>::ones((2, 32));
+    /// let mut workspace = Workspace::default();
+    /// let (mut g, mut u) = (Array2::zeros((2, 48)), Array2::zeros((2, 48)));
+    /// Linear::forward_each(&[&gate, &up], x.view(), &mut workspace, &mut [g.view_mut(), u.view_mut()])?;
+    /// assert_eq!(u, up.forward(x.view())?);
+    /// # Ok::<(), qruntime::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If there are not as many outputs as layers, or shapes do not agree. Nothing is written then.
+    pub fn forward_each(
+        layers: &[&Self],
+        x: ArrayView2<'_, f32>,
+        workspace: &mut Workspace,
+        outputs: &mut [ArrayViewMut2<'_, f32>],
+    ) -> Result<(), Error> {
+        ShapeError::check("outputs of layers", outputs.len(), layers.len())?;
+        for (layer, y) in layers.iter().zip(&*outputs) {
+            layer.check(x, y)?;
+        }
+        let mut outputs = outputs.iter_mut();
+        // One region, unless some take exact activations and some do not.
+        for layers in layers.chunk_by(|a, b| a.is_exact() == b.is_exact()) {
+            let x = workspace.prepare(layers[0], x, &[x.nrows()])?;
+            let products = layers.iter().zip(outputs.by_ref());
+            let mut products: Vec<Product<'_>> =
+                products.map(|(layer, y)| layer.product(x.group(0, 0..y.nrows()), y.view_mut())).collect();
+            parallel::multiply(&mut products)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check(&self, x: ArrayView2<'_, f32>, y: &ArrayViewMut2<'_, f32>) -> Result<(), ShapeError> {
         ShapeError::check("columns of the activations", x.ncols(), self.in_features())?;
         ShapeError::check("rows of the output", y.nrows(), x.nrows())?;
-        ShapeError::check("columns of the output", y.ncols(), self.out_features())?;
-        let Workspace { blocks, rows } = workspace;
-        let rows = match x.as_slice() {
+        ShapeError::check("columns of the output", y.ncols(), self.out_features())
+    }
+
+    /// Whether it takes unrounded activations.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.exact || matches!(self.weight, Weight::Plain(_))
+    }
+
+    /// The work to be done for rows that [`Workspace::prepare`] has prepared.
+    pub(crate) fn product<'p>(&'p self, x: Rows<'p>, y: ArrayViewMut2<'p, f32>) -> Product<'p> {
+        Product { isa: self.isa, weights: self.weight, x, bias: self.bias.as_deref(), y }
+    }
+}
+
+impl Workspace {
+    /// The rows of `x` in groups of so many rows, as `layer` takes them.
+    pub(crate) fn prepare<'w>(
+        &'w mut self,
+        layer: &Linear<'_>,
+        x: ArrayView2<'w, f32>,
+        groups: &[usize],
+    ) -> Result<Prepared<'w>, ShapeError> {
+        let Self { quantized, rows } = self;
+        let rows = match x.to_slice() {
             Some(contiguous) => contiguous,
             None => {
                 rows.clear();
@@ -110,16 +191,28 @@ impl<'a> Linear<'a> {
                 rows
             }
         };
-        let x = if self.exact {
-            Activations::Exact(rows)
-        } else {
-            let per_row = self.weight.activation_blocks();
-            blocks.resize(x.nrows() * per_row, ActivationBlock::default());
-            parallel::quantize(self.isa, rows, x.ncols(), blocks, per_row)?;
-            Activations::Quantized(blocks)
-        };
-        parallel::multiply(self.isa, self.weight, x, self.bias.as_deref(), y)?;
-        Ok(())
+        if layer.is_exact() {
+            return Ok(Prepared::Exact(rows, x.ncols()));
+        }
+        parallel::quantize(layer.isa, rows, x.ncols(), groups, quantized)?;
+        Ok(Prepared::Quantized(quantized))
+    }
+}
+
+/// Groups of rows, ready to be multiplied.
+#[derive(Clone, Copy)]
+pub(crate) enum Prepared<'w> {
+    Quantized(&'w Activations),
+    Exact(&'w [f32], usize),
+}
+
+impl<'w> Prepared<'w> {
+    /// A group by its number, which consists of these of all rows.
+    pub(crate) fn group(self, group: usize, rows: Range<usize>) -> Rows<'w> {
+        match self {
+            Self::Quantized(activations) => Rows::Quantized(activations.group(group)),
+            Self::Exact(x, cols) => Rows::Exact(&x[rows.start * cols..rows.end * cols], cols),
+        }
     }
 }
 

@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use kernels::Isa;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::bytes::Bytes;
+use crate::bytes::{Bytes, Pages};
 use crate::checkpoint::Checkpoint;
 use crate::container::parse::{Contents, parse};
 use crate::container::{Entry, Storage};
 use crate::error::{Error, FileError};
+use crate::experts::Experts;
 use crate::linear::Linear;
-use crate::tensor::{PackedTensor, PlainTensor};
+use crate::tensor::{Matrices, PackedTensor, PlainTensor};
 
 /// A model in memory, mapped or read: a safetensors file, or a folder as Hugging Face lays it out.
 ///
@@ -50,7 +52,9 @@ impl Model {
         Self::open(path.as_ref(), |path| unsafe { Bytes::map(path) })
     }
 
-    /// Reads the file or folder at `path` into memory.
+    /// Reads the file or folder at `path` into memory of its own: in huge pages where the system has them, which are read faster than
+    /// small ones (`docs/benchmarking.md` says by how much). A map has them only where the file system plays along. It takes the time of reading, and the memory for as
+    /// long as the model lives.
     ///
     /// # Errors
     /// As [`map`](Self::map), and if the system refuses the memory.
@@ -63,7 +67,7 @@ impl Model {
     /// # Errors
     /// As [`map`](Self::map).
     pub fn from_bytes(file: &[u8]) -> Result<Self, Error> {
-        let bytes = Bytes::copy(file).map_err(|source| Error::Io { path: "memory".into(), source })?;
+        let bytes = Bytes::copy(file, Pages::Huge).map_err(|source| Error::Io { path: "memory".into(), source })?;
         Self::new(vec![ModelFile::new(bytes)?])
     }
 
@@ -148,25 +152,54 @@ impl Model {
         PlainTensor::new(entry, bytes).ok_or_else(|| wrong_kind(entry, "a tensor of plain numbers"))
     }
 
-    /// A linear layer: the packed matrix `{name}.weight`, and `{name}.bias` if there is one. It borrows the model's memory.
+    /// The matrices of a tensor, packed or plain, of which there must be so many.
+    fn matrices(
+        &self,
+        name: &str,
+        count: RangeInclusive<usize>,
+        expected: &'static str,
+    ) -> Result<Matrices<'_>, Error> {
+        let (entry, bytes) = self.find(name)?;
+        let packed = PackedTensor::new(entry, bytes).map(Matrices::Packed);
+        let matrices = packed.or_else(|| PlainTensor::new(entry, bytes).map(Matrices::Plain));
+        let matrices = matrices.expect("a tensor is one or the other");
+        if !count.contains(&matrices.count()) {
+            let found = format!("{} matrices (shape {:?})", matrices.count(), entry.shape);
+            return Err(Error::WrongKind { name: name.into(), found, expected });
+        }
+        Ok(matrices)
+    }
+
+    /// A linear layer: the matrix `{name}.weight`, packed or of plain numbers, and `{name}.bias` if there is one. It borrows the model's memory.
     ///
     /// # Errors
-    /// If there is no such matrix, it is not packed, or the bias is not a vector of as many numbers as the matrix has rows.
+    /// If there is no such matrix, its numbers are none that can be multiplied, or the bias is not a vector of as many numbers as the matrix has rows.
     pub fn linear(&self, name: &str) -> Result<Linear<'_>, Error> {
-        let weight = self.packed(&format!("{name}.weight"))?;
-        if weight.matrix_count() != 1 {
-            return Err(Error::WrongKind {
-                name: weight.name().into(),
-                found: format!("{} matrices", weight.matrix_count()),
-                expected: "one matrix",
-            });
-        }
-        let linear = Linear::new(weight.matrix(0), self.isa);
+        let weight = self.matrices(&format!("{name}.weight"), 1..=1, "one matrix")?.get(0)?;
+        let linear = Linear::new(weight, self.isa);
         match self.plain(&format!("{name}.bias")) {
             Ok(bias) => linear.with_bias(bias.to_f32()?),
             Err(Error::NoSuchTensor { .. }) => Ok(linear),
             Err(error) => Err(error),
         }
+    }
+
+    /// The experts of a mixture: the tensor `name`, packed or of plain numbers, or else `{name}.weight`, whose dimensions are experts, outputs, inputs. They have no biases and
+    /// borrow the model's memory.
+    ///
+    /// Where each expert is a tensor of its own, take them by [`linear`](Self::linear) and put them together by [`Experts::new`].
+    ///
+    /// # Errors
+    /// If there is no such tensor, its numbers are none that can be multiplied, or it holds no matrix or more than 65536.
+    pub fn experts(&self, name: &str) -> Result<Experts<'_>, Error> {
+        // As many as no router has: a file of tiny matrices must not cost many times its size.
+        let find = |name: &str| self.matrices(name, 1..=1 << 16, "1 to 65536 matrices");
+        let weights = match find(name) {
+            Err(Error::NoSuchTensor { .. }) => find(&format!("{name}.weight"))?,
+            found => found?,
+        };
+        let layer = |i| Ok(Linear::new(weights.get(i)?, self.isa));
+        Experts::new((0..weights.count()).map(layer).collect::<Result<_, Error>>()?)
     }
 
     /// Compares a tensor's bytes with its checksum; `None` if the file has none for it.

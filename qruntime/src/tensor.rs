@@ -1,11 +1,12 @@
 //! Typed views of tensors.
 
 use half::{bf16, f16};
-use kernels::{Format, MatrixRef};
+use kernels::{Format, MatrixRef, PlainRef, PlainType};
 use safetensors::Dtype;
 
 use crate::container::{Entry, Storage};
 use crate::error::Error;
+use crate::weight::Weight;
 
 /// A packed tensor of a model: one matrix, or several of the same shape one after the other (the experts of a mixture).
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +104,43 @@ impl<'a> PlainTensor<'a> {
         self.bytes
     }
 
+    /// How many matrices the tensor holds, of its last two dimensions; none if it has fewer dimensions, or no numbers.
+    #[must_use]
+    pub fn matrix_count(self) -> usize {
+        match self.entry.shape.split_last_chunk::<2>() {
+            Some((rest, matrix)) if !rest.contains(&0) && !matrix.contains(&0) => rest.iter().product(),
+            _ => 0,
+        }
+    }
+
+    /// One of the matrices.
+    ///
+    /// # Errors
+    /// If the numbers are not `F32`, `F16` or `BF16`.
+    ///
+    /// # Panics
+    /// If `index` is not below [`matrix_count`](Self::matrix_count).
+    pub fn matrix(self, index: usize) -> Result<PlainRef<'a>, Error> {
+        assert!(index < self.matrix_count(), "matrix {index} of {}", self.matrix_count());
+        let ty = match self.dtype {
+            Dtype::F32 => PlainType::F32,
+            Dtype::F16 => PlainType::F16,
+            Dtype::BF16 => PlainType::Bf16,
+            _ => return Err(self.not_floats()),
+        };
+        let &[rows, cols] = self.entry.shape.last_chunk().expect("a tensor of matrices");
+        let bytes = self.bytes.len() / self.matrix_count();
+        Ok(PlainRef::new(ty, rows, cols, &self.bytes[index * bytes..(index + 1) * bytes])?)
+    }
+
+    fn not_floats(self) -> Error {
+        Error::WrongKind {
+            name: self.entry.name.clone(),
+            found: format!("{:?}", self.dtype),
+            expected: "F32, F16 or BF16",
+        }
+    }
+
     /// The numbers as `f32`.
     ///
     /// # Errors
@@ -113,11 +151,32 @@ impl<'a> PlainTensor<'a> {
             Dtype::F32 => Ok(self.bytes.as_chunks::<4>().0.iter().copied().map(f32::from_le_bytes).collect()),
             Dtype::F16 => Ok(pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect()),
             Dtype::BF16 => Ok(pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect()),
-            other => Err(Error::WrongKind {
-                name: self.entry.name.clone(),
-                found: format!("{other:?}"),
-                expected: "F32, F16 or BF16",
-            }),
+            _ => Err(self.not_floats()),
+        }
+    }
+}
+
+/// A tensor of matrices of weights, packed or plain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Matrices<'a> {
+    Packed(PackedTensor<'a>),
+    Plain(PlainTensor<'a>),
+}
+
+impl<'a> Matrices<'a> {
+    /// How many.
+    pub(crate) fn count(self) -> usize {
+        match self {
+            Self::Packed(tensor) => tensor.matrix_count(),
+            Self::Plain(tensor) => tensor.matrix_count(),
+        }
+    }
+
+    /// One of them.
+    pub(crate) fn get(self, index: usize) -> Result<Weight<'a>, Error> {
+        match self {
+            Self::Packed(tensor) => Ok(tensor.matrix(index).into()),
+            Self::Plain(tensor) => Ok(tensor.matrix(index)?.into()),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{Cursor, ErrorKind};
 
 use kernels::Format;
-use qruntime::container::{Storage, Writer, packed_bytes};
+use qruntime::container::{Storage, Writer, packed_bytes, replace_recipe};
 use qruntime::{Dtype, Error, Model};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -250,4 +250,33 @@ fn what_cannot_be_stored_is_refused_before_anything_is_written() {
     let recipe = Value::String("x".repeat(1 << 20));
     let error = Writer::new(Cursor::new(Vec::new()), Vec::new(), recipe).unwrap_err();
     assert!(error.to_string().contains("recipe of 1048578 bytes"), "{error}");
+}
+
+#[test]
+fn a_recipe_is_replaced_by_one_that_fits() {
+    let weight = packed(&mut Random(3), Format::Q4_0, &[3, 64]);
+    let tensors = [("w".to_owned(), Storage::Packed(Format::Q4_0), vec![3, 64], weight)];
+    let written = written(&tensors, json!({"to": "q4_0", "room": " ".repeat(100)}));
+    let mut file = Cursor::new(written.clone());
+    let recipe = json!({"to": "q4_0", "measured": {"kld": 0.25, "text": "a \"quoted\" name"}});
+    replace_recipe(&mut file, &recipe).unwrap();
+    let file = file.into_inner();
+    assert_eq!(file.len(), written.len());
+    let model = Model::from_bytes(&file).unwrap();
+    assert_eq!(model.recipe(), &recipe);
+    assert_eq!(model.verify("w").unwrap(), Some(true));
+    SafeTensors::deserialize(&file).unwrap();
+
+    let mut cursor = Cursor::new(file.clone());
+    let error = replace_recipe(&mut cursor, &json!("x".repeat(400))).unwrap_err();
+    assert!(error.to_string().contains("with the new recipe, expected at most"), "{error}");
+    assert!(replace_recipe(&mut cursor, &json!("x".repeat(1 << 20))).is_err());
+    assert_eq!(cursor.into_inner(), file, "unchanged");
+    let view = TensorView::new(Dtype::U8, vec![1], &[7]).unwrap();
+    let plain = safetensors::serialize([("a", view)], None).unwrap();
+    let error = replace_recipe(&mut Cursor::new(plain), &recipe).unwrap_err();
+    assert!(error.to_string().contains("no \"qruntime\""), "{error}");
+    for damaged in [vec![], vec![255; 8], [[16, 0, 0, 0, 0, 0, 0, 0].as_slice(), &[b'{'; 16]].concat()] {
+        assert!(replace_recipe(&mut Cursor::new(damaged), &recipe).is_err());
+    }
 }

@@ -1,18 +1,22 @@
 //! What was typed. The doc comments are the help texts.
 
+mod network;
+
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
-use kernels::{Format, Rounding};
+use kernels::{Format, Isa, Rounding};
 
-use crate::plan::Rule;
+pub use network::{EmbedArgs, MachineArgs, RunArgs, SamplingArgs};
 
-/// Convert checkpoints to int8 and 4-bit blocked formats, and measure what it costs.
+use crate::plan::{DEFAULT_FORMAT, Rule};
+
+/// Convert checkpoints to blocked formats of 4 to 8 bits, and measure what it costs.
 ///
-/// For example: quantize convert path/to/checkpoint model-q4_0 --to q4_0
+/// For example: quantize convert path/to/checkpoint model-q4_k --to q4_k
 ///
-/// Exit status: 0 done; 1 the command ran and the answer is no (verify found damage or no checksums, compare found a mismatch or went over the limit); 2 it could not run.
+/// Exit status: 0 done; 1 the command ran and the answer is no (verify found damage or no checksums, compare found a mismatch or went over the limit, eval went over a limit, convert met a gate); 2 it could not run.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110)]
 pub struct Args {
@@ -33,15 +37,38 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Measure a model's error against the checkpoint it was made from, worst tensor first.
     Compare(CompareArgs),
+    /// Measure a model's answers beside the original's: perplexity, KL divergence, cosines.
+    ///
+    /// Language models predict a text token by token; every prediction is compared with the original's. Both go through the text side by side, and
+    /// no logits are stored. Sentence encoders embed the lines of the text, and the vectors are compared. The noise floor takes a copy of the reference in bfloat16
+    /// in the folder for temporary files (TMPDIR in the environment names another one).
+    Eval(EvalArgs),
+    /// Have a language model go on from a text, or answer.
+    ///
+    /// The text goes to stdout as it comes, speeds and the seed to stderr. For example: quantize run models/storyteller-6m --prompt "Once upon a time" --seed 1
+    Run(RunArgs),
+    /// Make vectors of texts with a sentence encoder: lines in, vectors out, as lines of JSON or as a .npy file.
+    Embed(EmbedArgs),
+    /// Convert a language model to several formats, measure all of them, and write a page about it.
+    ///
+    /// One HTML file that needs nothing else: size, speed and accuracy, in pictures and in a table. The models are kept in the folder for temporary files
+    /// (TMPDIR in the environment names another one) until the page is done.
+    Report(ReportArgs),
     /// List the instruction sets this program knows, and those of this processor.
     Isa(IsaArgs),
-    /// Convert the model that comes with the repository to every format, multiply, and print size, error and speed.
+    /// Convert the model that comes with the repository to six formats, run all of them, and print size, speed, accuracy and sentences.
     Demo(DemoArgs),
+    /// Measure this machine: what it can do, how near each format comes to it, and at what error.
+    ///
+    /// First the limits: how fast memory is read, how fast numbers are multiplied in registers. Then products of every format, with 1 thread and with all,
+    /// beside those limits and beside f32. Contestants take turns and medians count, so that other work on the machine falls on all of them;
+    /// weights come from memory, not from the last-level cache. Takes a minute, and some twelve times as much memory as that cache has.
+    Bench(BenchArgs),
 }
 
 fn format_parser() -> impl TypedValueParser<Value = Format> {
     let value = |format: &Format| {
-        let help = format!("{} bits per weight", format.bits_per_weight());
+        let help = format!("{} bits per weight, blocks of {}", format.bits_per_weight(), format.block_len());
         PossibleValue::new(format.name()).help(help)
     };
     PossibleValuesParser::new(Format::ALL.iter().map(value)).try_map(|name| name.parse::<Format>())
@@ -62,7 +89,10 @@ pub struct ConvertArgs {
     /// The folder to write; a name that ends in .safetensors means a single file.
     pub out: PathBuf,
     /// The format of the packed matrices.
-    #[arg(long, value_parser = format_parser(), value_name = "FORMAT")]
+    ///
+    /// Formats with blocks of 256 columns fill up rows to whole blocks. Where that would make a matrix larger than the next better format with blocks
+    /// of 32, that one is taken: q4_1 for q4_k, iq4_nl for iq4_xs, q8_0 for q5_k and q6_k. A rule says otherwise.
+    #[arg(long, value_parser = format_parser(), value_name = "FORMAT", default_value = DEFAULT_FORMAT.name())]
     pub to: Format,
     /// Another format, or `keep`, for the tensors whose names match GLOB (`*.down_proj.*=q8_0`); the last rule that matches decides.
     ///
@@ -70,23 +100,38 @@ pub struct ConvertArgs {
     /// norms, biases, routers and position embeddings are kept.
     #[arg(long = "rule", value_name = "GLOB=FORMAT")]
     pub rules: Vec<Rule>,
-    /// How codes and scales are chosen: `search` for the least squared error, `nearest` as GGUF's reference quantizer does.
+    /// How codes and scales are chosen: `search` for the least squared error; `nearest`, faster, from the largest weights alone.
     #[arg(long, value_parser = rounding_parser(), default_value = Rounding::default().name())]
     pub rounding: Rounding,
+    /// Measure the model on this text before it takes its place, beside the source, and write the figures into it: see `quantize eval`.
+    #[arg(long, value_name = "FILE", help_heading = "Gate", conflicts_with = "dry_run")]
+    pub eval_text: Option<PathBuf>,
+    /// Leave no model (exit status 1) whose mean KL divergence from the source is above this, in nats per token.
+    #[arg(long, value_name = "X", help_heading = "Gate", requires = "eval_text")]
+    pub max_kld: Option<f64>,
+    /// Leave no model (exit status 1) whose perplexity over the source's is above this.
+    #[arg(long, value_name = "X", help_heading = "Gate", requires = "eval_text")]
+    pub max_ppl_ratio: Option<f64>,
+    /// Leave no sentence encoder (exit status 1) whose vectors have a mean cosine to the source's below this; the text's lines are the sentences.
+    #[arg(long, value_name = "X", help_heading = "Gate", requires = "eval_text")]
+    pub min_cosine: Option<f64>,
+    /// How the text is cut.
+    #[command(flatten, next_help_heading = "Gate")]
+    pub protocol: ProtocolArgs,
     /// Print what would be done, with sizes, and write nothing.
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     pub dry_run: bool,
     /// Replace the output if it exists and is a model that this program wrote.
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     pub force: bool,
     /// Print the result as JSON.
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     pub json: bool,
-    /// Print no progress and no table, only the last line.
-    #[arg(long, short)]
+    /// Print no progress and no table, only the last line, and which limit was passed.
+    #[arg(long, short, help_heading = "Options")]
     pub quiet: bool,
     /// Number of threads [default: one per core]. The output does not depend on it.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    #[arg(long, value_name = "N", help_heading = "Options", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub threads: Option<u16>,
 }
 
@@ -127,6 +172,96 @@ pub struct CompareArgs {
     pub json: bool,
 }
 
+/// Measure a model's answers.
+///
+/// Exit status 1 if a limit is passed.
+#[derive(Debug, clap::Args)]
+pub struct EvalArgs {
+    /// The converted model: a folder, or a safetensors file beside its config.json.
+    pub model: PathBuf,
+    /// The checkpoint that it was made from, or any other model of the same vocabulary.
+    #[arg(long, value_name = "SOURCE", required_unless_present = "reference_logits")]
+    pub reference: Option<PathBuf>,
+    /// What the reference said, as --save-logits wrote it or llama-perplexity --kl-divergence-base; the file has the text, too.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["reference", "text", "documents", "score", "ctx", "windows"])]
+    pub reference_logits: Option<PathBuf>,
+    /// The text; for an encoder, one sentence in each line.
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["reference_logits", "sts"])]
+    pub text: Option<PathBuf>,
+    /// How the text is cut.
+    #[command(flatten)]
+    pub protocol: ProtocolArgs,
+    /// Write what the reference says into FILE: 16 bits for every token of the vocabulary and every prediction.
+    ///
+    /// A name that ends in .safetensors means the sharper of two forms, any other one that llama-perplexity --kl-divergence reads.
+    #[arg(long, value_name = "FILE", requires = "reference")]
+    pub save_logits: Option<PathBuf>,
+    /// For encoders: pairs of sentences with scores, as the STS benchmark has them; columns 5, 6 and 7 between tabs.
+    #[arg(long, value_name = "FILE", requires = "reference")]
+    pub sts: Option<PathBuf>,
+    /// Do not measure the noise floor: what rounding the reference's weights to bfloat16 does.
+    #[arg(long)]
+    pub no_noise_floor: bool,
+    /// Fail (exit status 1) if the mean KL divergence is above this, in nats per token.
+    #[arg(long, value_name = "X")]
+    pub max_kld: Option<f64>,
+    /// Fail (exit status 1) if the model's perplexity over the reference's is above this.
+    #[arg(long, value_name = "X")]
+    pub max_ppl_ratio: Option<f64>,
+    /// Fail (exit status 1) if the mean cosine between an encoder's vectors and the reference's is below this.
+    #[arg(long, value_name = "X")]
+    pub min_cosine: Option<f64>,
+    /// Number of threads [default: one per core]. No figure but the speed depends on it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub threads: Option<u16>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How a text is cut.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ProtocolArgs {
+    /// Tokens in a window; windows do not overlap [default: 512, or the model's context if that is shorter].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
+    pub ctx: Option<u32>,
+    /// What is counted of a window: its second `half`, as llama-perplexity does, or `all` of it [default: half; all with --documents].
+    #[arg(long, value_name = "PART", value_parser = ["half", "all"])]
+    pub score: Option<String>,
+    /// The text is documents separated by MARK: each is read from an empty context and cut to --ctx tokens.
+    #[arg(long, value_name = "MARK", num_args = 0..=1, require_equals = true, default_missing_value = "<|endoftext|>")]
+    pub documents: Option<String>,
+    /// Use so many windows or documents, or lines for an encoder, from the beginning of the text on, and no more.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub windows: Option<u32>,
+}
+
+/// Write a page about a model in several formats.
+#[derive(Debug, clap::Args)]
+pub struct ReportArgs {
+    /// The checkpoint: a Hugging Face folder.
+    pub source: PathBuf,
+    /// The formats, separated by commas.
+    #[arg(long, value_parser = format_parser(), value_delimiter = ',', value_name = "FORMAT,...",
+        default_value = "q8_0,q6_k,q5_k,q4_k,iq4_xs,q4_0")]
+    pub formats: Vec<Format>,
+    /// The text to predict.
+    #[arg(long, value_name = "FILE")]
+    pub text: PathBuf,
+    /// How the text is cut.
+    #[command(flatten)]
+    pub protocol: ProtocolArgs,
+    /// The page to write; what is there is replaced.
+    #[arg(long, short, value_name = "FILE", default_value = "report.html")]
+    pub out: PathBuf,
+    /// Number of threads [default: one per core].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub threads: Option<u16>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// List instruction sets.
 #[derive(Debug, clap::Args)]
 pub struct IsaArgs {
@@ -141,6 +276,48 @@ pub struct DemoArgs {
     /// The checkpoint to convert.
     #[arg(default_value = "models/storyteller-6m")]
     pub model: PathBuf,
+    /// The text to predict, documents separated by `<|endoftext|>` [default: heldout.txt beside the checkpoint].
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Measure this machine.
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// The formats, separated by commas [default: all].
+    #[arg(long, value_parser = format_parser(), value_delimiter = ',', value_name = "FORMAT,...")]
+    pub formats: Vec<Format>,
+    /// Numbers of rows of activations, separated by commas: 1 is generating a token, 512 reading a prompt.
+    #[arg(long, value_delimiter = ',', value_name = "N,...", default_value = "1,8,64,512",
+        value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub rows: Vec<u16>,
+    /// Number of threads to measure beside one [default: one per core].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub threads: Option<u16>,
+    /// The instruction set, see `quantize isa` [default: what QRUNTIME_ISA says, or else the best one].
+    #[arg(long, value_name = "NAME", value_parser = |name: &str| name.parse::<Isa>())]
+    pub isa: Option<Isa>,
+    /// Take the weights from the matrices of this checkpoint, so that errors are those of its weights [default: normally distributed weights].
+    #[arg(long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// Put the weights into huge pages, as `Model::read` does, instead of the pages that the system gives unasked.
+    #[arg(long)]
+    pub huge_pages: bool,
+    /// Multiply activations as they are (f32) instead of rounding them to 8 bits.
+    #[arg(long)]
+    pub exact_activations: bool,
+    /// Take some ten seconds instead of a minute: fewer rounds, smaller matrices.
+    #[arg(long)]
+    pub quick: bool,
+    /// Rows and columns of the matrices [default: 4096, with --quick 2048].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(32..=16384))]
+    pub size: Option<u16>,
+    /// Draw speed against error into FILE, an SVG image.
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, bail};
 use kernels::panel::PANEL_ROWS;
-use kernels::{ActivationBlock, Distortion, Isa, MatrixRef, quantize_activations};
+use kernels::{Activations, Distortion, Isa, MatrixRef};
 use qruntime::container::Storage;
 use qruntime::{Model, PackedTensor};
 use rand::SeedableRng;
@@ -190,12 +190,9 @@ fn compare_panels(
     }
     for (x, sum) in x.iter().zip(&mut sums.products) {
         let mut y = vec![[0.0; PANEL_ROWS]; panels.panel_count() * X_ROWS];
-        let per_row = panels.activation_blocks();
-        let mut blocks = vec![ActivationBlock::default(); X_ROWS * per_row];
-        for (x, blocks) in x.chunks_exact(cols).zip(blocks.chunks_exact_mut(per_row)) {
-            quantize_activations(isa, x, blocks)?;
-        }
-        kernels::multiply(isa, panels, &blocks, X_ROWS, &mut y).context("product")?;
+        let mut activations = Activations::default();
+        activations.quantize(isa, x, cols, &[X_ROWS])?;
+        kernels::multiply(isa, panels, activations.group(0), &mut y).context("product")?;
         for (row, weights) in weights.chunks_exact(cols).enumerate() {
             for (i, x) in x.chunks_exact(cols).enumerate() {
                 let exact = dot(weights, x);

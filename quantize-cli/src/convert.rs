@@ -40,7 +40,8 @@ pub fn convert<W: Write + Seek + Send>(
     cancelled: &AtomicBool,
 ) -> Result<(W, Vec<Option<Distortion>>)> {
     let tensors = plan.tensors.iter().map(|t| (t.name.clone(), t.storage.clone(), t.shape.clone())).collect();
-    let mut writer = Writer::new(out, tensors, recipe(source, plan)).context("cannot write the output")?;
+    let mut writer = Writer::new(out, tensors, recipe(source, plan, " ".repeat(plan.room).into()))
+        .context("cannot write the output")?;
     let order = writer.order().to_vec();
     let mut distortions = vec![None; plan.tensors.len()];
     let threads = rayon::current_num_threads();
@@ -98,15 +99,20 @@ pub fn convert<W: Write + Seek + Send>(
     })
 }
 
-/// What the output says of how it was made.
-fn recipe(source: &Source, plan: &Plan) -> Value {
-    json!({
+/// What the output says of how it was made. `evaluation` is what was measured with it; nothing if that is an empty text.
+#[must_use]
+pub fn recipe(source: &Source, plan: &Plan, evaluation: Value) -> Value {
+    let mut recipe = json!({
         "created_by": concat!("quantize ", env!("CARGO_PKG_VERSION")),
         "to": plan.to.name(),
         "rounding": plan.rounding.name(),
         "rules": plan.rules,
         "source": {"tensors": source.tensors().len(), "bytes": source.total_bytes()},
-    })
+    });
+    if evaluation != "" {
+        recipe["evaluation"] = evaluation;
+    }
+    recipe
 }
 
 /// A part of a tensor: what one thread does at a time.

@@ -6,12 +6,18 @@
 #![deny(unsafe_code)]
 
 pub mod args;
+pub mod bench;
 pub mod command;
 pub mod compare;
 pub mod convert;
+pub mod eval;
+pub mod machine;
 pub mod measure;
 mod output;
+pub mod page;
 pub mod plan;
+pub mod plot;
 pub mod progress;
 pub mod report;
 pub mod source;
+mod svg;

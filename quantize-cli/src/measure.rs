@@ -3,6 +3,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use kernels::{Isa, peak};
+
 /// One of several pieces of work that are timed in turn.
 pub struct Contestant<'a> {
     run: Box<dyn FnMut() + 'a>,
@@ -22,9 +24,25 @@ impl std::fmt::Debug for Contestant<'_> {
     }
 }
 
+/// What a contestant took.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Median of the rounds.
+    pub seconds: f64,
+    /// Half the rounds lie within an interval of twice this fraction of the median: between the quartiles.
+    pub spread: f64,
+    /// How often it ran.
+    pub rounds: usize,
+}
+
 /// Runs every contestant once to warm up, then all of them in turn until `budget` is spent, at least three times. Returns
 /// the median seconds of each.
 pub fn take_turns(contestants: &mut [Contestant<'_>], budget: Duration) -> Vec<f64> {
+    race(contestants, budget).into_iter().map(|timing| timing.seconds).collect()
+}
+
+/// As [`take_turns`], and says how far apart the rounds were.
+pub fn race(contestants: &mut [Contestant<'_>], budget: Duration) -> Vec<Timing> {
     for contestant in contestants.iter_mut() {
         (contestant.run)();
     }
@@ -38,16 +56,25 @@ pub fn take_turns(contestants: &mut [Contestant<'_>], budget: Duration) -> Vec<f
         }
         rounds += 1;
     }
-    contestants.iter_mut().map(|contestant| median(&mut contestant.times).as_secs_f64()).collect()
+    contestants.iter_mut().map(|contestant| timing(&mut contestant.times)).collect()
 }
 
-fn median(times: &mut [Duration]) -> Duration {
+fn timing(times: &mut [Duration]) -> Timing {
     times.sort_unstable();
-    times[times.len() / 2]
+    let rounds = times.len();
+    let [low, median, high] = [rounds / 4, rounds / 2, rounds - 1 - rounds / 4].map(|i| times[i].as_secs_f64());
+    Timing { seconds: median, spread: (high - low) / (2.0 * median), rounds }
 }
 
-/// Reads every byte once, in order: the limit for anything that must read them.
+/// Reads every byte once, in order, with the widest loads that this processor has: the limit for anything that must read them.
 pub fn read_all(bytes: &[u8]) {
+    match Isa::best() {
+        Isa::SCALAR => read_words(bytes),
+        isa => peak::read(isa, bytes),
+    }
+}
+
+fn read_words(bytes: &[u8]) {
     let mut sums = [0u64; 16];
     let (lines, rest) = bytes.as_chunks::<128>();
     for line in lines {

@@ -76,6 +76,16 @@ impl Temporary {
     }
 }
 
+impl Temporary {
+    /// Puts a file in the place of whatever file is there, which is not asked what it is.
+    pub(crate) fn place(mut self, destination: &Path) -> Result<()> {
+        fs::rename(&self.path, destination)
+            .with_context(|| format!("cannot put {} in its place", destination.display()))?;
+        self.placed = true;
+        Ok(())
+    }
+}
+
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.placed {

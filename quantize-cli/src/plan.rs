@@ -11,6 +11,9 @@ use qruntime::container::{Storage, packed_bytes};
 
 use crate::source::{Source, SourceTensor};
 
+/// The format of a conversion that names none: of those near 4.5 bits the one with the least error.
+pub const DEFAULT_FORMAT: Format = Format::Q4K;
+
 /// What becomes of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -68,6 +71,8 @@ pub struct PlannedTensor {
     pub storage: Storage,
     /// Bytes in the model.
     pub bytes: usize,
+    /// Of these, bytes that hold no weight: they fill up rows to whole blocks, matrices to whole panels, tensors to multiples of 64 bytes.
+    pub padding: usize,
     /// Why: the rule, or the built-in choice.
     pub why: String,
 }
@@ -91,6 +96,8 @@ pub struct Plan {
     pub rounding: Rounding,
     /// The rules, as they were typed.
     pub rules: Vec<String>,
+    /// Bytes that the file's recipe keeps free for figures that are measured with it. None at first.
+    pub room: usize,
 }
 
 impl Plan {
@@ -108,13 +115,19 @@ impl Plan {
         }
         let tensors = source.tensors().iter().enumerate();
         let tensors = tensors.map(|(i, tensor)| plan_tensor(i, tensor, to, rules)).collect::<Result<_>>()?;
-        Ok(Self { tensors, to, rounding, rules: rules.iter().map(|rule| rule.text.clone()).collect() })
+        Ok(Self { tensors, to, rounding, rules: rules.iter().map(|rule| rule.text.clone()).collect(), room: 0 })
     }
 
     /// Bytes of all tensors in the model.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.tensors.iter().map(|t| t.bytes as u64).sum()
+    }
+
+    /// Bytes of all tensors that hold no weight.
+    #[must_use]
+    pub fn padding(&self) -> u64 {
+        self.tensors.iter().map(|t| t.padding as u64).sum()
     }
 
     /// Numbers in all tensors.
@@ -126,32 +139,49 @@ impl Plan {
 
 fn plan_tensor(index: usize, tensor: &SourceTensor, to: Format, rules: &[Rule]) -> Result<PlannedTensor> {
     let rule = rules.iter().rev().find(|rule| rule.glob.is_match(tensor.name()));
-    let (action, why) = match rule {
+    let (action, mut why) = match rule {
         Some(rule) => (rule.action, format!("rule {}", rule.text)),
-        None => {
-            let (action, why) = built_in(tensor, to);
-            (action, why.into())
-        }
+        None => built_in(tensor, to),
     };
     let shape = tensor.shape().to_vec();
     let packed = |format| {
         let matrix = tensor.is_float().then(|| packed_bytes(format, &shape)).flatten();
         matrix.map(|bytes| (Storage::Packed(format), bytes))
     };
+    let mut padding = 0;
     let (storage, bytes) = match action {
         Action::Pack(format) => match packed(format) {
-            Some(packed) => packed,
+            Some((storage, bytes)) => {
+                // Rounded down: a single weight is no whole number of bytes.
+                let weights = tensor.elements() as u128 * format.block_bytes() as u128 / format.block_len() as u128;
+                padding = bytes - weights as usize;
+                let filled = tensor.cols().next_multiple_of(format.block_len());
+                if filled != tensor.cols() {
+                    why.push_str(&format!("; rows of {} filled up to {filled}", tensor.cols()));
+                }
+                (storage, bytes)
+            }
             None => bail!("{why}: cannot pack \"{}\", {:?} {shape:?}", tensor.name().escape_debug(), tensor.dtype()),
         },
         // Without its scales an 8-bit float means nothing, and few readers know one.
         Action::Keep if tensor.dtype() == Dtype::F8_E4M3 => (Storage::Plain(Dtype::BF16), 2 * tensor.elements()),
         Action::Keep => (Storage::Plain(tensor.dtype()), tensor.bytes()),
     };
-    Ok(PlannedTensor { index, name: tensor.name().into(), shape, action, dtype: tensor.dtype(), storage, bytes, why })
+    Ok(PlannedTensor {
+        index,
+        name: tensor.name().into(),
+        shape,
+        action,
+        dtype: tensor.dtype(),
+        storage,
+        bytes,
+        padding,
+        why,
+    })
 }
 
 /// What becomes of a tensor that no rule names, and why.
-fn built_in(tensor: &SourceTensor, to: Format) -> (Action, &'static str) {
+fn built_in(tensor: &SourceTensor, to: Format) -> (Action, String) {
     let name = tensor.name();
     let stem = name.strip_suffix(".weight").unwrap_or(name);
     let module = stem.rsplit('.').next().unwrap_or(stem);
@@ -161,7 +191,7 @@ fn built_in(tensor: &SourceTensor, to: Format) -> (Action, &'static str) {
         [_, rows, cols] => name.contains("experts") && *rows >= 16 && *cols >= 32,
         _ => false,
     };
-    if !tensor.is_float() {
+    let (action, why) = if !tensor.is_float() {
         (Action::Keep, "not a type that can be packed")
     } else if tensor.shape().len() < 2 {
         (Action::Keep, "vector")
@@ -176,11 +206,28 @@ fn built_in(tensor: &SourceTensor, to: Format) -> (Action, &'static str) {
     } else if is_vocabulary(module) && to.bits_per_weight() < Format::Q8_0.bits_per_weight() {
         (Action::Pack(Format::Q8_0), "token embedding or output head")
     } else {
-        (Action::Pack(to), "matrix")
-    }
+        return match shorter(tensor, to) {
+            Some(other) => (Action::Pack(other), format!("matrix; smaller than {to} with rows of {}", tensor.cols())),
+            None => (Action::Pack(to), "matrix".into()),
+        };
+    };
+    (action, why.into())
+}
+
+/// The format with blocks of 32 columns that is no worse than `format`, whose blocks are long, where `format` would take more bytes, its last
+/// block of each row being mostly padding.
+fn shorter(tensor: &SourceTensor, format: Format) -> Option<Format> {
+    let other = match format {
+        Format::Q4K => Format::Q4_1,
+        Format::Iq4Xs => Format::Iq4Nl,
+        Format::Q5K | Format::Q6K => Format::Q8_0,
+        _ => return None,
+    };
+    let bytes = |format: Format| format.row_bytes(tensor.cols());
+    (bytes(other)? < bytes(format)?).then_some(other)
 }
 
 /// Whether the rows of a module are tokens.
-fn is_vocabulary(module: &str) -> bool {
+pub(crate) fn is_vocabulary(module: &str) -> bool {
     matches!(module, "embed_tokens" | "word_embeddings" | "wte" | "tok_embeddings" | "lm_head" | "embed_out" | "output")
 }

@@ -22,6 +22,24 @@ impl Progress {
         Self(bar)
     }
 
+    /// A bar of so many steps, which [`advance`](Self::advance) counts instead of bytes.
+    #[must_use]
+    pub fn steps(total: usize) -> Self {
+        let progress = Self::new(total as u64, false);
+        let style = ProgressStyle::with_template("{bar:30} {pos} of {len}  {wide_msg}");
+        progress.0.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        progress
+    }
+
+    /// A bar up to so many tokens or sentences; silent if `quiet` or if stderr is no terminal.
+    #[must_use]
+    pub fn items(total: usize, quiet: bool) -> Self {
+        let progress = Self::new(total as u64, quiet);
+        let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {per_sec}  {eta} left  {wide_msg}");
+        progress.0.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        progress
+    }
+
     /// No bar.
     #[must_use]
     pub fn silent() -> Self {

@@ -95,6 +95,19 @@ pub fn three_digits(value: f64) -> String {
     }
 }
 
+/// A number of any size with so many significant digits; those below a ten-thousandth with an exponent.
+#[must_use]
+pub fn digits(value: f64, digits: usize) -> String {
+    if !value.is_finite() || value == 0.0 {
+        return value.to_string();
+    }
+    let exponent = libm::floor(libm::log10(value.abs())) as i32;
+    if exponent < -4 {
+        return format!("{value:.*e}", digits.saturating_sub(1));
+    }
+    format!("{value:.*}", (digits as i32 - 1 - exponent).max(0) as usize)
+}
+
 /// A fraction in percent, three digits.
 #[must_use]
 pub fn percent(fraction: f64) -> String {

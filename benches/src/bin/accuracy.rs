@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use benches::COLD_BYTES;
-use kernels::{ActivationBlock, Format, Isa, Matrix, Rounding, quantize_activations};
+use kernels::{Activations, Format, Isa, Matrix, Rounding};
 use ndarray::Array2;
 use quantize_cli::measure::{Contestant, read_all, take_turns};
 use quantize_cli::plan::{Action, Plan};
@@ -86,9 +86,9 @@ fn row(layers: &[Layer], format: Format, rounding: Rounding, isa: Isa) -> Result
         let matrix = Matrix::encode(isa, format, rounding, weights, rows, cols)?;
         let mut decoded = vec![0.0; cols];
         let some = 8;
-        let blocks = quantized(isa, &layer.x, some)?;
+        let x = quantized(isa, &layer.x, some)?;
         let mut y = vec![[0.0; 16]; some * matrix.view().panel_count()];
-        kernels::multiply(isa, matrix.view(), &blocks, some, &mut y)?;
+        kernels::multiply(isa, matrix.view(), x.group(0), &mut y)?;
         for (r, weights) in weights.chunks_exact(cols).enumerate() {
             matrix.view().decode_row(r, &mut decoded)?;
             for (&w, &q) in weights.iter().zip(&decoded) {
@@ -122,13 +122,11 @@ fn row(layers: &[Layer], format: Format, rounding: Rounding, isa: Isa) -> Result
     ])
 }
 
-fn quantized(isa: Isa, x: &Array2<f32>, rows: usize) -> Result<Vec<ActivationBlock>> {
-    let per_row = x.ncols().div_ceil(kernels::ACTIVATION_BLOCK);
-    let mut blocks = vec![ActivationBlock::default(); rows * per_row];
-    for (x, blocks) in x.outer_iter().zip(blocks.chunks_exact_mut(per_row)) {
-        quantize_activations(isa, x.as_slice().context("contiguous")?, blocks)?;
-    }
-    Ok(blocks)
+fn quantized(isa: Isa, x: &Array2<f32>, rows: usize) -> Result<Activations> {
+    let cols = x.ncols();
+    let mut activations = Activations::default();
+    activations.quantize(isa, &x.as_slice().context("contiguous")?[..rows * cols], cols, &[rows])?;
+    Ok(activations)
 }
 
 /// Seconds to read all matrices, to multiply them (activations are quantized in that time), and to do the same in `f32`.
@@ -150,9 +148,9 @@ fn times(layers: &[Layer], matrices: &[Matrix], isa: Isa, rows: usize) -> Result
     let packed = Contestant::new(|| {
         turn_packed = (turn_packed + 1) % cold.len();
         for (matrix, layer) in cold[turn_packed].iter().zip(layers) {
-            let product = quantized(isa, &layer.x, rows).and_then(|blocks| {
+            let product = quantized(isa, &layer.x, rows).and_then(|x| {
                 let y = &mut y[..rows * matrix.view().panel_count()];
-                Ok(kernels::multiply(isa, matrix.view(), &blocks, rows, y)?)
+                Ok(kernels::multiply(isa, matrix.view(), x.group(0), y)?)
             });
             failed = product.err().or(failed.take());
         }

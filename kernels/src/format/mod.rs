@@ -6,15 +6,24 @@
 use core::fmt;
 use core::str::FromStr;
 
-use crate::activations::{ACTIVATION_BLOCK, ActivationBlock};
+use crate::activations::{ACTIVATION_BLOCK, Block};
 use crate::error::UnknownFormat;
 use crate::isa::Simd;
+pub(crate) use tile::Tile;
+use tile::{Affine, Centred, Codes, Halves, Signed};
 
 /// Rows interleaved in a panel: the lanes of a vector.
 pub const PANEL_ROWS: usize = 16;
 
 /// The same column of 16 rows.
 pub(crate) type Lanes = [f32; PANEL_ROWS];
+
+mod iq4;
+mod k;
+mod line;
+mod scaled;
+mod search;
+mod tile;
 
 /// What a format is at compile time: the meaning of one block, and the product with it.
 pub(crate) trait BlockFormat: 'static {
@@ -26,11 +35,18 @@ pub(crate) trait BlockFormat: 'static {
     const BYTES: usize = sum(Self::FIELDS);
     /// Bytes of a block of a panel.
     const PANEL_BYTES: usize = PANEL_ROWS * Self::BYTES;
-    /// Blocks of activations that one block of weights meets.
-    const ACTIVATION_BLOCKS: usize = Self::LEN / ACTIVATION_BLOCK;
+    /// Tiles in a block of a panel.
+    const TILES: usize = Self::LEN / ACTIVATION_BLOCK;
 
-    /// A block of a panel in registers.
-    type Tile<S: Simd>: Copy;
+    /// Whether a weight of zero becomes zero whatever is beside it.
+    const HAS_ZERO: bool;
+
+    /// Up to how many rows of activations are multiplied one after the other, each on its way through a panel unpacking it. Where unpacking into memory,
+    /// once for all, is the longer way for a few rows. `docs/kernels.md` has what was measured.
+    const ALONE: usize = 1;
+
+    /// What a block of a panel unpacks to, 32 columns at a time.
+    type Tile<S: Simd>: Tile<S>;
 
     /// The `LEN` weights of one row's block.
     fn decode(block: &[u8], weights: &mut [f32]);
@@ -38,14 +54,31 @@ pub(crate) trait BlockFormat: 'static {
     /// Encodes a block of a panel from its columns. Returns which rows' scales overflowed, one bit each.
     fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16;
 
-    /// Takes a block of a panel apart.
-    fn unpack<S: Simd>(simd: S, block: &[u8]) -> Self::Tile<S>;
+    /// What the tiles of a block of a panel share, unpacked: their scales, above all.
+    type Header<S: Simd>: Copy;
 
-    /// `acc` plus the block's share of the product: the arithmetic contract.
-    fn multiply_add<S: Simd>(simd: S, tile: &Self::Tile<S>, x: &[ActivationBlock], acc: S::F32) -> S::F32;
+    /// Unpacks it.
+    fn header<S: Simd>(simd: S, block: &[u8]) -> Self::Header<S>;
 
-    /// The decoded weights, column by column.
-    fn weights<S: Simd>(simd: S, tile: &Self::Tile<S>, columns: &mut [Lanes]);
+    /// Columns `32·tile..32·tile + 32` of a block of a panel.
+    fn unpack<S: Simd>(simd: S, block: &[u8], header: &Self::Header<S>, tile: usize) -> Self::Tile<S>;
+
+    /// Adds the products of a block of a panel with one row of activations: to the same bits as tile by tile.
+    #[inline(always)]
+    fn multiply_add<S: Simd>(simd: S, block: &[u8], x: &[Block<1>], acc: &mut [Lanes; 1]) {
+        let header = Self::header(simd, block);
+        // In pairs, as tiles share bytes, their low four bits and their high ones. Not all at once: `prefetch` says why.
+        let (pairs, single) = x.as_chunks::<2>();
+        for (pair, x) in pairs.iter().enumerate() {
+            prefetch(simd, block, pair, Self::TILES / 2);
+            Self::unpack(simd, block, &header, 2 * pair).multiply_add(simd, &x[0], acc);
+            Self::unpack(simd, block, &header, 2 * pair + 1).multiply_add(simd, &x[1], acc);
+        }
+        if let [x] = single {
+            prefetch(simd, block, 0, 1);
+            Self::unpack(simd, block, &header, 0).multiply_add(simd, x, acc);
+        }
+    }
 }
 
 const fn sum(widths: &[usize]) -> usize {
@@ -107,6 +140,20 @@ formats! {
     Q8_0 = "q8_0", ggml 8, in q8_0;
     /// 4-bit codes, one half-precision scale per 32 columns; 4.5 bits per weight.
     Q4_0 = "q4_0", ggml 2, in q4_0;
+    /// 4-bit codes, scale and offset in half precision per 32 columns; 5 bits per weight.
+    Q4_1 = "q4_1", ggml 3, in q4_1;
+    /// 4-bit codes, 6-bit scale and offset per 32 columns in super-blocks of 256; 4.5 bits per weight.
+    Q4K = "q4_k", ggml 12, in q4_k;
+    /// 5-bit codes, 6-bit scale and offset per 32 columns in super-blocks of 256; 5.5 bits per weight.
+    Q5K = "q5_k", ggml 13, in q5_k;
+    /// 6-bit codes, 8-bit scale per 16 columns in super-blocks of 256; 6.5625 bits per weight.
+    Q6K = "q6_k", ggml 14, in q6_k;
+    /// 16 values denser around zero, one half-precision scale per 32 columns; 4.5 bits per weight.
+    Iq4Nl = "iq4_nl", ggml 20, in iq4_nl;
+    /// 16 values denser around zero, 6-bit scale per 32 columns in super-blocks of 256; 4.25 bits per weight.
+    Iq4Xs = "iq4_xs", ggml 23, in iq4_xs;
+    /// 4-bit floats, a power of two as scale per 32 columns; 4.25 bits per weight.
+    Mxfp4 = "mxfp4", ggml 39, in mxfp4;
 }
 
 /// Columns and bytes of the longest block of any format: room for any block on the stack.
@@ -200,7 +247,7 @@ impl FromStr for Format {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rounding {
-    /// The scale from the largest weight, codes to nearest: GGUF's reference quantizer.
+    /// The scale from the largest weight, codes to nearest: what GGUF's reference quantizer does where it does not search itself.
     Nearest,
     /// The scale with the least squared error among many; never worse than [`Nearest`](Self::Nearest).
     #[default]
@@ -227,45 +274,77 @@ impl fmt::Display for Rounding {
     }
 }
 
-/// 32 columns of 16 rows in registers with a scale per row: the tile of the formats with one scale per 32 columns.
-#[derive(Clone, Copy)]
-pub(crate) struct Scaled32<S: Simd> {
-    /// Codes in column order, four columns each.
-    codes: [S::Bytes; 8],
-    scale: S::F32,
-}
+/// How many bytes ahead of a product memory is asked for: what comes in while they are multiplied must be more than a core has under way.
+const AHEAD: usize = 8192;
 
-impl<S: Simd> Scaled32<S> {
-    /// `acc + dots · (scale · x.scale)`, the product of the scales rounded, then one fused multiply-add.
-    #[inline(always)]
-    fn accumulate(&self, simd: S, dots: S::I32, x: &ActivationBlock, acc: S::F32) -> S::F32 {
-        simd.mul_add(simd.to_f32(dots), simd.mul(self.scale, simd.splat(x.scale)), acc)
-    }
-
-    /// The weights `scale · (code + offset)`, column by column.
-    #[inline(always)]
-    fn weights(&self, simd: S, offset: i32, columns: &mut [Lanes]) {
-        for (&codes, columns) in self.codes.iter().zip(columns.as_chunks_mut::<4>().0) {
-            let codes = [simd.byte::<0>(codes), simd.byte::<1>(codes), simd.byte::<2>(codes), simd.byte::<3>(codes)];
-            for (code, column) in codes.into_iter().zip(columns) {
-                simd.store(simd.mul(self.scale, simd.to_f32(simd.add_i32(code, offset))), column);
-            }
-        }
-    }
-}
-
-/// Splits a block of a panel into its 16 half-precision scales and its codes, 64 bytes at a time.
+/// Asks for one of the parts, equal and in order, of as many bytes as `block` has, which lie [`AHEAD`] bytes behind it.
+///
+/// A processor's own prefetching takes a load that goes on by the same small step for the beginning of a stream. Where a loop over blocks has a
+/// hundred loads with a step of a block each, it fetches the wrong lines and has them in each other's way.
 #[inline(always)]
-fn scales_and_codes(block: &[u8]) -> (&[u8; 32], &[[u8; 64]]) {
-    let (scales, codes) = block.split_first_chunk::<32>().expect("a block of a panel begins with 16 scales");
-    (scales, codes.as_chunks::<64>().0)
+pub(crate) fn prefetch<S: Simd>(simd: S, block: &[u8], part: usize, parts: usize) {
+    let lines = block.len().div_ceil(64 * parts);
+    for line in lines * part..lines * (part + 1) {
+        simd.prefetch(block.as_ptr().wrapping_add(AHEAD + 64 * line));
+    }
 }
 
-/// The same, to be written.
+/// The `N` bytes of a block of a panel from `at` on.
+#[inline(always)]
+fn bytes_at<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
+    block[at..].first_chunk().expect("a block of a panel is as long as its fields")
+}
+
+/// 16 half-precision numbers from `at` on.
+#[inline(always)]
+fn halves_at<S: Simd>(simd: S, block: &[u8], at: usize) -> S::F32 {
+    simd.load_f16(bytes_at(block, at))
+}
+
+/// Four bytes of each row, field `index` of those from `at` on.
+#[inline(always)]
+fn field_at<S: Simd>(simd: S, block: &[u8], at: usize, index: usize) -> S::Bytes {
+    simd.load(bytes_at(block, at + 64 * index))
+}
+
+/// The codes of 32 columns whose first 16 are the low and whose last 16 are the high four bits of 16 bytes from `at` on.
+#[inline(always)]
+fn split_nibbles<S: Simd>(simd: S, block: &[u8], at: usize) -> Codes<S> {
+    let mut codes = [field_at(simd, block, at, 0); 8];
+    for i in 0..4 {
+        let pair = field_at(simd, block, at, i);
+        codes[i] = simd.bits(pair, 0, 15, 0);
+        codes[i + 4] = simd.bits(pair, 4, 15, 0);
+    }
+    codes
+}
+
+/// Splits a block of a panel into its 16 half-precision scales and its codes, 64 bytes at a time, to be written.
 #[inline(always)]
 fn scales_and_codes_mut(block: &mut [u8]) -> (&mut [u8; 32], &mut [[u8; 64]]) {
     let (scales, codes) = block.split_first_chunk_mut::<32>().expect("a block of a panel begins with 16 scales");
     (scales, codes.as_chunks_mut::<64>().0)
+}
+
+/// Writes whole numbers in `0..=255` as bytes.
+#[inline(always)]
+fn store_bytes<S: Simd>(simd: S, bytes: &[Lanes], out: &mut [[u8; 64]]) {
+    for (group, out) in bytes.as_chunks::<4>().0.iter().zip(out) {
+        let byte = |j: usize| simd.to_i32(simd.load_f32(&group[j]));
+        simd.store_bytes(simd.pack([byte(0), byte(1), byte(2), byte(3)]), out);
+    }
+}
+
+/// Writes pairs of codes in `0..=15`, the second in the high four bits of a byte.
+#[inline(always)]
+fn store_nibbles<S: Simd>(simd: S, low: &[Lanes], high: &[Lanes], out: &mut [[u8; 64]]) {
+    for ((low, high), out) in low.as_chunks::<4>().0.iter().zip(high.as_chunks::<4>().0).zip(out) {
+        let pair = |j: usize| {
+            let (low, high) = (simd.load_f32(&low[j]), simd.load_f32(&high[j]));
+            simd.to_i32(simd.mul_add(high, simd.splat(16.0), low))
+        };
+        simd.store_bytes(simd.pack([pair(0), pair(1), pair(2), pair(3)]), out);
+    }
 }
 
 /// What the scale becomes by being stored in half precision.

@@ -4,8 +4,11 @@
 
 use half::f16;
 
-use super::{BlockFormat, Lanes, Rounding, Scaled32, inverse, scales_and_codes, scales_and_codes_mut, store_scale, stored_scale};
-use crate::activations::ActivationBlock;
+use super::search::whole;
+use super::{
+    BlockFormat, Centred, Lanes, Rounding, halves_at, inverse, scales_and_codes_mut, split_nibbles, store_scale,
+    stored_scale,
+};
 use crate::isa::Simd;
 
 pub(crate) struct Q4_0;
@@ -16,7 +19,9 @@ const ZERO: i32 = 8;
 impl BlockFormat for Q4_0 {
     const LEN: usize = 32;
     const FIELDS: &'static [usize] = &[2, 4, 4, 4, 4];
-    type Tile<S: Simd> = Scaled32<S>;
+    const HAS_ZERO: bool = true;
+    type Header<S: Simd> = ();
+    type Tile<S: Simd> = Centred<S, Self, 4, ZERO>;
 
     fn decode(block: &[u8], weights: &mut [f32]) {
         let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
@@ -39,31 +44,19 @@ impl BlockFormat for Q4_0 {
         let (low, high) = (low.as_chunks::<4>().0, high.as_chunks::<4>().0);
         for ((low, high), out) in low.iter().zip(high).zip(codes_out) {
             // (low + 8) + 16·(high + 8), exact.
-            let pair = |j: usize| simd.to_i32(simd.mul_add(high[j], simd.splat(16.0), simd.add(low[j], simd.splat(136.0))));
+            let pair =
+                |j: usize| simd.to_i32(simd.mul_add(high[j], simd.splat(16.0), simd.add(low[j], simd.splat(136.0))));
             simd.store_bytes(simd.pack([pair(0), pair(1), pair(2), pair(3)]), out);
         }
         store_scale(simd, found.scale, scales_out)
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, block: &[u8]) -> Scaled32<S> {
-        let (scales, groups) = scales_and_codes(block);
-        let mut codes = [simd.load(&groups[0]); 8];
-        for (i, group) in groups.iter().enumerate() {
-            [codes[i], codes[i + 4]] = simd.nibbles(simd.load(group));
-        }
-        Scaled32 { codes, scale: simd.load_f16(scales) }
-    }
+    fn header<S: Simd>(_: S, _: &[u8]) {}
 
     #[inline(always)]
-    fn multiply_add<S: Simd>(simd: S, tile: &Scaled32<S>, x: &[ActivationBlock], acc: S::F32) -> S::F32 {
-        let x = &x[0];
-        tile.accumulate(simd, simd.dot_u4(&tile.codes, &x.codes, -ZERO * x.sum), x, acc)
-    }
-
-    #[inline(always)]
-    fn weights<S: Simd>(simd: S, tile: &Scaled32<S>, columns: &mut [Lanes]) {
-        tile.weights(simd, -ZERO, columns);
+    fn unpack<S: Simd>(simd: S, block: &[u8], (): &(), _: usize) -> Self::Tile<S> {
+        Centred::new(split_nibbles(simd, block, 32), halves_at(simd, block, 0))
     }
 }
 
@@ -101,10 +94,7 @@ fn nearest<S: Simd>(simd: S, columns: &[Lanes; 32]) -> Encoded<S> {
 /// `x·inverse` within -8..=7, rounded to the nearest whole number, ties to even.
 #[inline(always)]
 fn code<S: Simd>(simd: S, x: S::F32, inverse: S::F32) -> S::F32 {
-    // Adding and subtracting 1.5·2²³ leaves no room for a fraction.
-    let round = simd.splat(12_582_912.0);
-    let clamped = simd.min(simd.max(simd.mul(x, inverse), simd.splat(-8.0)), simd.splat(7.0));
-    simd.sub(simd.add(clamped, round), round)
+    whole(simd, simd.min(simd.max(simd.mul(x, inverse), simd.splat(-8.0)), simd.splat(7.0)))
 }
 
 /// Replaces scales and codes by better ones where it finds them; see `docs/quantization.md`.
@@ -172,12 +162,7 @@ fn sums<S: Simd>(simd: S, columns: &[Lanes; 32], inverse: S::F32) -> (S::F32, S:
 
 /// `Σ (x - scale·q)²` for the codes that `code(column, x)` gives.
 #[inline(always)]
-fn error<S: Simd>(
-    simd: S,
-    columns: &[Lanes; 32],
-    scale: S::F32,
-    code: impl Fn(usize, S::F32) -> S::F32,
-) -> S::F32 {
+fn error<S: Simd>(simd: S, columns: &[Lanes; 32], scale: S::F32, code: impl Fn(usize, S::F32) -> S::F32) -> S::F32 {
     let mut sum = simd.splat(0.0);
     for (i, column) in columns.iter().enumerate() {
         let x = simd.load_f32(column);

@@ -2,8 +2,7 @@
 
 use half::f16;
 
-use super::{BlockFormat, Lanes, Rounding, Scaled32, inverse, scales_and_codes, scales_and_codes_mut, store_scale};
-use crate::activations::ActivationBlock;
+use super::{BlockFormat, Lanes, Rounding, Signed, field_at, halves_at, inverse, scales_and_codes_mut, store_scale};
 use crate::isa::Simd;
 
 pub(crate) struct Q8_0;
@@ -11,7 +10,9 @@ pub(crate) struct Q8_0;
 impl BlockFormat for Q8_0 {
     const LEN: usize = 32;
     const FIELDS: &'static [usize] = &[2, 4, 4, 4, 4, 4, 4, 4, 4];
-    type Tile<S: Simd> = Scaled32<S>;
+    const HAS_ZERO: bool = true;
+    type Header<S: Simd> = ();
+    type Tile<S: Simd> = Signed<S, Self>;
 
     fn decode(block: &[u8], weights: &mut [f32]) {
         let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
@@ -38,23 +39,14 @@ impl BlockFormat for Q8_0 {
     }
 
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, block: &[u8]) -> Scaled32<S> {
-        let (scales, groups) = scales_and_codes(block);
-        let mut codes = [simd.load(&groups[0]); 8];
-        for (codes, group) in codes.iter_mut().zip(groups) {
-            *codes = simd.load(group);
+    fn header<S: Simd>(_: S, _: &[u8]) {}
+
+    #[inline(always)]
+    fn unpack<S: Simd>(simd: S, block: &[u8], (): &(), _: usize) -> Self::Tile<S> {
+        let mut codes = [field_at(simd, block, 32, 0); 8];
+        for (i, codes) in codes.iter_mut().enumerate() {
+            *codes = field_at(simd, block, 32, i);
         }
-        Scaled32 { codes, scale: simd.load_f16(scales) }
-    }
-
-    #[inline(always)]
-    fn multiply_add<S: Simd>(simd: S, tile: &Scaled32<S>, x: &[ActivationBlock], acc: S::F32) -> S::F32 {
-        let x = &x[0];
-        tile.accumulate(simd, simd.dot_i8(&tile.codes, &x.codes, x.sum), x, acc)
-    }
-
-    #[inline(always)]
-    fn weights<S: Simd>(simd: S, tile: &Scaled32<S>, columns: &mut [Lanes]) {
-        tile.weights(simd, 0, columns);
+        Signed::new(simd, &codes, halves_at(simd, block, 0))
     }
 }

@@ -1,200 +1,198 @@
-//! AVX2 with FMA and F16C: a logical vector is two registers, rows 0..8 and rows 8..16.
+//! AVX2 with FMA and F16C.
 
 use core::arch::x86_64::*;
 
-use crate::activations::Group;
+use super::avx::avx;
+use crate::activations::{Block, Group};
 
-define_isa! {
-    /// 256-bit vectors.
-    Avx2, is_x86_feature_detected ("avx2" "fma" "f16c");
-    type Bytes = [__m256i; 2];
-    type I32 = [__m256i; 2];
-    type F32 = [__m256; 2];
-    const WIDE: bool = false;
+/// Of each register of signed bytes the bytes and their magnitudes.
+type SignedBytes = [[[__m256i; 2]; 2]; 8];
 
-    fn load(src: &[u8; 64]) -> [__m256i; 2] {
-        let (halves, _) = src.as_chunks::<32>();
-        // SAFETY: a half is 32 readable bytes and the load needs no alignment.
-        let low = unsafe { _mm256_loadu_si256(halves[0].as_ptr().cast()) };
-        // SAFETY: as above.
-        let high = unsafe { _mm256_loadu_si256(halves[1].as_ptr().cast()) };
-        [low, high]
+/// Four codes in every lane.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn splat_group(x: Group) -> __m256i {
+    _mm256_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)))
+}
+
+/// Two numbers in every lane.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn splat_pair([low, high]: [i16; 2]) -> __m256i {
+    _mm256_set1_epi32(i32::from(low.cast_unsigned()) | i32::from(high) << 16)
+}
+
+/// Adds the products of `N` groups of columns to 16-bit sums, pairs of columns together. Weights are below 128.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn products_u8<const R: usize, const FIRST: usize, const N: usize>(
+    w: &[[__m256i; 2]; 8],
+    x: &Block<R>,
+    sums: &mut [[__m256i; 2]; R],
+) {
+    // The compiler would not unroll a loop that is this long, and jump and add zeros instead.
+    const { assert!(N <= 4 || FIRST == 0 && N == 8) };
+    if N == 8 {
+        products_u8::<R, FIRST, 4>(w, x, sums);
+        return products_u8::<R, 4, 4>(w, x, sums);
     }
-
-    fn nibbles(packed: [__m256i; 2]) -> [[__m256i; 2]; 2] {
-        let mask = _mm256_set1_epi8(15);
-        let [a, b] = packed;
-        [
-            [_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)],
-            [_mm256_and_si256(_mm256_srli_epi16::<4>(a), mask), _mm256_and_si256(_mm256_srli_epi16::<4>(b), mask)],
-        ]
-    }
-
-    fn dot_u4<const N: usize>(w: &[[__m256i; 2]; N], x: &[Group; N], offset: i32) -> [__m256i; 2] {
-        const { assert!(N <= 8) };
-        // One 16-bit sum takes two columns of each of the N groups: at most 2·8·15·127 = 30480, so widening waits until the end.
-        let mut sums = [_mm256_setzero_si256(); 2];
-        for (w, &x) in w.iter().zip(x) {
-            let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
+    for group in FIRST..FIRST + N {
+        let w = w[group];
+        for (sums, &x) in sums.iter_mut().zip(&x.codes[group]) {
+            let x = splat_group(x);
             sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(w[0], x));
             sums[1] = _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(w[1], x));
         }
-        let ones = _mm256_set1_epi16(1);
-        let offset = _mm256_set1_epi32(offset);
-        [
-            _mm256_add_epi32(_mm256_madd_epi16(sums[0], ones), offset),
-            _mm256_add_epi32(_mm256_madd_epi16(sums[1], ones), offset),
-        ]
+        keep_order(sums);
     }
+}
 
-    fn dot_i8<const N: usize>(w: &[[__m256i; 2]; N], x: &[Group; N], _x_sum: i32) -> [__m256i; 2] {
+/// Has the compiler finish one group of columns before the next, all sums in registers. Left alone it takes row after row, and
+/// loads the weights again for each.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn keep_order<const R: usize>(sums: &mut [[__m256i; 2]; R]) {
+    if R > 1 {
+        for [a, b] in sums {
+            // SAFETY: no instruction, and nothing but the two values is named.
+            unsafe {
+                core::arch::asm!(
+                    "/* {0} {1} */",
+                    inout(ymm_reg) * a,
+                    inout(ymm_reg) * b,
+                    options(nomem, nostack, preserves_flags)
+                );
+            }
+        }
+    }
+}
+
+avx! {
+    /// 256-bit vectors.
+    Avx2 ("avx2" "fma" "f16c");
+    type Signed = SignedBytes;
+
+    fn dot_u4<const R: usize, F>(w: &[[__m256i; 2]; 8], x: &Block<R>) -> [[__m256i; 2]; R] {
+        // One 16-bit sum takes two columns of each of the 8 groups: at most 16·15·127 = 30480, so widening waits until the end.
+        let mut sums = [[_mm256_setzero_si256(); 2]; R];
+        products_u8::<R, 0, 8>(w, x, &mut sums);
         let ones = _mm256_set1_epi16(1);
-        let mut sums = [_mm256_setzero_si256(); 2];
-        for (w, &x) in w.iter().zip(x) {
-            let x = _mm256_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)));
-            // `maddubs` wants unsigned times signed: |w| and x with the sign of w. |w| ≤ 128 and |x| ≤ 127, so a pair
-            // of products reaches at most 32512 and never saturates.
-            let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w[0]), _mm256_sign_epi8(x, w[0]));
-            sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(products, ones));
-            let products = _mm256_maddubs_epi16(_mm256_abs_epi8(w[1]), _mm256_sign_epi8(x, w[1]));
-            sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(products, ones));
+        for sums in &mut sums {
+            *sums = [_mm256_madd_epi16(sums[0], ones), _mm256_madd_epi16(sums[1], ones)];
         }
         sums
     }
 
-    fn byte<const J: usize>(w: [__m256i; 2]) -> [__m256i; 2] {
-        // The byte moves to the top of its lane and comes down with its sign.
-        let up = _mm_cvtsi32_si128(24 - 8 * J as i32);
+    fn dot_u5<const R: usize, F>(w: &[[__m256i; 2]; 8], x: &Block<R>) -> [[__m256i; 2]; R] {
+        // As for four bits, but 16 bits hold 16 columns only: at most 8·31·127 = 31496.
+        let ones = _mm256_set1_epi16(1);
+        let mut sums = [[[_mm256_setzero_si256(); 2]; R]; 2];
+        products_u8::<R, 0, 4>(w, x, &mut sums[0]);
+        for sums in &mut sums[0] {
+            *sums = [_mm256_madd_epi16(sums[0], ones), _mm256_madd_epi16(sums[1], ones)];
+        }
+        products_u8::<R, 4, 4>(w, x, &mut sums[1]);
+        let [mut dots, sums] = sums;
+        for (dots, sums) in dots.iter_mut().zip(sums) {
+            dots[0] = _mm256_add_epi32(dots[0], _mm256_madd_epi16(sums[0], ones));
+            dots[1] = _mm256_add_epi32(dots[1], _mm256_madd_epi16(sums[1], ones));
+        }
+        dots
+    }
+
+    fn dot_halves<const R: usize, F>(w: &[[__m256i; 2]; 8], factors: &[[__m256i; 2]; 2], x: &Block<R>) -> [[__m256i; 2]; R] {
+        // Sums of (w - 32)·x, at most 8·32·127 = 32512: the offset comes first, and what overflows on the way comes back.
+        let mut sums = [[[_mm256_setzero_si256(); 2]; R]; 2];
+        for (sums, offsets) in sums.iter_mut().zip(&x.offsets_32) {
+            for (sums, &offsets) in sums.iter_mut().zip(offsets) {
+                *sums = [splat_pair(offsets); 2];
+            }
+        }
+        products_u8::<R, 0, 4>(w, x, &mut sums[0]);
+        for sums in &mut sums[0] {
+            *sums = [_mm256_madd_epi16(sums[0], factors[0][0]), _mm256_madd_epi16(sums[1], factors[0][1])];
+        }
+        products_u8::<R, 4, 4>(w, x, &mut sums[1]);
+        let [mut dots, sums] = sums;
+        for (dots, sums) in dots.iter_mut().zip(sums) {
+            dots[0] = _mm256_add_epi32(dots[0], _mm256_madd_epi16(sums[0], factors[1][0]));
+            dots[1] = _mm256_add_epi32(dots[1], _mm256_madd_epi16(sums[1], factors[1][1]));
+        }
+        dots
+    }
+
+    fn half(offsets: [i16; 2]) -> [__m256i; 2] {
+        [splat_pair(offsets); 2]
+    }
+
+    fn add_to_half(sum: [__m256i; 2], w: [__m256i; 2], x: Group) -> [__m256i; 2] {
+        let x = splat_group(x);
         [
-            _mm256_srai_epi32::<24>(_mm256_sll_epi32(w[0], up)),
-            _mm256_srai_epi32::<24>(_mm256_sll_epi32(w[1], up)),
+            _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(w[0], x)),
+            _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(w[1], x)),
         ]
     }
 
-    fn pack(columns: [[__m256i; 2]; 4]) -> [__m256i; 2] {
-        let low = _mm256_set1_epi32(255);
-        let mut packed = [low; 2];
-        for (i, packed) in packed.iter_mut().enumerate() {
-            let [a, b, c, d] = [columns[0][i], columns[1][i], columns[2][i], columns[3][i]];
-            let b = _mm256_slli_epi32::<8>(_mm256_and_si256(b, low));
-            let c = _mm256_slli_epi32::<16>(_mm256_and_si256(c, low));
-            let d = _mm256_slli_epi32::<24>(d);
-            *packed = _mm256_or_si256(_mm256_or_si256(_mm256_and_si256(a, low), b), _mm256_or_si256(c, d));
-        }
-        packed
-    }
-
-    fn store_bytes(v: [__m256i; 2], dst: &mut [u8; 64]) {
-        for (half, v) in dst.as_chunks_mut::<32>().0.iter_mut().zip(v) {
-            // SAFETY: a half is 32 writable bytes and the store needs no alignment.
-            unsafe { _mm256_storeu_si256(half.as_mut_ptr().cast(), v) };
-        }
-    }
-
-    fn add_i32(a: [__m256i; 2], b: i32) -> [__m256i; 2] {
-        let b = _mm256_set1_epi32(b);
-        [_mm256_add_epi32(a[0], b), _mm256_add_epi32(a[1], b)]
-    }
-
-    fn to_f32(a: [__m256i; 2]) -> [__m256; 2] {
-        [_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])]
-    }
-
-    fn to_i32(a: [__m256; 2]) -> [__m256i; 2] {
-        [_mm256_cvtps_epi32(a[0]), _mm256_cvtps_epi32(a[1])]
-    }
-
-    fn load_f16(src: &[u8; 32]) -> [__m256; 2] {
-        let (halves, _) = src.as_chunks::<16>();
-        // SAFETY: a half is 16 readable bytes and the load needs no alignment.
-        let low = unsafe { _mm_loadu_si128(halves[0].as_ptr().cast()) };
-        // SAFETY: as above.
-        let high = unsafe { _mm_loadu_si128(halves[1].as_ptr().cast()) };
-        [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
-    }
-
-    fn store_f16(v: [__m256; 2], dst: &mut [u8; 32]) {
-        for (half, v) in dst.as_chunks_mut::<16>().0.iter_mut().zip(v) {
-            let rounded = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
-            // SAFETY: a half is 16 writable bytes and the store needs no alignment.
-            unsafe { _mm_storeu_si128(half.as_mut_ptr().cast(), rounded) };
-        }
-    }
-
-    fn load_f32(src: &[f32; 16]) -> [__m256; 2] {
-        let (halves, _) = src.as_chunks::<8>();
-        // SAFETY: a half is 8 readable `f32` and the load needs no alignment.
-        let low = unsafe { _mm256_loadu_ps(halves[0].as_ptr()) };
-        // SAFETY: as above.
-        let high = unsafe { _mm256_loadu_ps(halves[1].as_ptr()) };
-        [low, high]
-    }
-
-    fn splat(v: f32) -> [__m256; 2] {
-        [_mm256_set1_ps(v); 2]
-    }
-
-    fn add(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])]
-    }
-
-    fn sub(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])]
-    }
-
-    fn div(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])]
-    }
-
-    fn min(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])]
-    }
-
-    fn max(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])]
-    }
-
-    fn abs(a: [__m256; 2]) -> [__m256; 2] {
-        let sign = _mm256_set1_ps(-0.0);
-        [_mm256_andnot_ps(sign, a[0]), _mm256_andnot_ps(sign, a[1])]
-    }
-
-    fn trunc(a: [__m256; 2]) -> [__m256; 2] {
-        const TOWARDS_ZERO: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
-        [_mm256_round_ps::<TOWARDS_ZERO>(a[0]), _mm256_round_ps::<TOWARDS_ZERO>(a[1])]
-    }
-
-    fn round(a: [__m256; 2]) -> [__m256; 2] {
-        const TOWARDS_ZERO: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
-        // The largest number below a half, with the sign of `a`: a half itself would carry 0.49999997 up to 1.
-        let (sign, half) = (_mm256_set1_ps(-0.0), _mm256_set1_ps(0.5f32.next_down()));
-        let mut rounded = a;
-        for a in &mut rounded {
-            let half = _mm256_or_ps(_mm256_and_ps(*a, sign), half);
-            *a = _mm256_round_ps::<TOWARDS_ZERO>(_mm256_add_ps(*a, half));
-        }
-        rounded
-    }
-
-    fn where_greater(a: [__m256; 2], b: [__m256; 2], x: [__m256; 2], y: [__m256; 2]) -> [__m256; 2] {
+    fn add_half(dot: [__m256i; 2], sum: [__m256i; 2], factor: [__m256i; 2]) -> [__m256i; 2] {
         [
-            _mm256_blendv_ps(y[0], x[0], _mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0])),
-            _mm256_blendv_ps(y[1], x[1], _mm256_cmp_ps::<_CMP_GT_OQ>(a[1], b[1])),
+            _mm256_add_epi32(dot[0], _mm256_madd_epi16(sum[0], factor[0])),
+            _mm256_add_epi32(dot[1], _mm256_madd_epi16(sum[1], factor[1])),
         ]
     }
 
-    fn mul(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
-        [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])]
+    fn factor(a: [__m256i; 2]) -> [__m256i; 2] {
+        // In both halves of a lane: each holds the sum of its own columns.
+        let low = _mm256_set1_epi32(0xffff);
+        [
+            _mm256_or_si256(_mm256_and_si256(a[0], low), _mm256_slli_epi32::<16>(a[0])),
+            _mm256_or_si256(_mm256_and_si256(a[1], low), _mm256_slli_epi32::<16>(a[1])),
+        ]
     }
 
-    fn mul_add(a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
-        [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
-    }
-
-    fn store(v: [__m256; 2], dst: &mut [f32; 16]) {
-        for (half, v) in dst.as_chunks_mut::<8>().0.iter_mut().zip(v) {
-            // SAFETY: a half is 8 writable `f32` and the store needs no alignment.
-            unsafe { _mm256_storeu_ps(half.as_mut_ptr(), v) };
+    fn dot_i8<const R: usize, F>(w: &SignedBytes, x: &Block<R>) -> [[__m256i; 2]; R] {
+        let ones = _mm256_set1_epi16(1);
+        let mut dots = [[_mm256_setzero_si256(); 2]; R];
+        for (w, x) in w.iter().zip(&x.codes) {
+            for (dots, &x) in dots.iter_mut().zip(x) {
+                let x = splat_group(x);
+                for (dot, &[w, magnitude]) in dots.iter_mut().zip(w) {
+                    // `maddubs` wants unsigned times signed: |w| and x with the sign of w. |w| ≤ 128 and |x| ≤ 127, so a pair
+                    // of products reaches at most 32512 and never saturates.
+                    let products = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w));
+                    *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(products, ones));
+                }
+            }
+            keep_order(&mut dots);
         }
+        dots
+    }
+
+    fn multiply_bytes(sums: [__m256i; 2], w: [__m256i; 2], x: [__m256i; 2]) -> [__m256i; 2] {
+        let mut products = [w[0]; 2];
+        for (products, (w, x)) in products.iter_mut().zip(w.into_iter().zip(x)) {
+            // The intrinsic would be taken out of a loop over the same bytes.
+            // SAFETY: this function enables `avx2`; the instruction reads and writes the named registers only.
+            unsafe {
+                core::arch::asm!("vpmaddubsw {p}, {w}, {x}", p = lateout(ymm_reg) *products, w = in(ymm_reg) w, x = in(ymm_reg) x,
+                    options(nomem, nostack, preserves_flags));
+            }
+        }
+        [_mm256_add_epi16(sums[0], products[0]), _mm256_add_epi16(sums[1], products[1])]
+    }
+
+    fn signed(w: &[[__m256i; 2]; 8]) -> SignedBytes {
+        let mut signed = [[[_mm256_setzero_si256(); 2]; 2]; 8];
+        for (signed, w) in signed.iter_mut().zip(w) {
+            *signed = [[w[0], _mm256_abs_epi8(w[0])], [w[1], _mm256_abs_epi8(w[1])]];
+        }
+        signed
+    }
+
+    fn signed_codes(w: &SignedBytes) -> [[__m256i; 2]; 8] {
+        let mut codes = [[_mm256_setzero_si256(); 2]; 8];
+        for (codes, w) in codes.iter_mut().zip(w) {
+            *codes = [w[0][0], w[1][0]];
+        }
+        codes
     }
 }

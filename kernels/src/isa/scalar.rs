@@ -1,11 +1,12 @@
 //! The portable reference: what every other instruction set must equal, bit for bit.
 
 use core::array::from_fn;
+use core::hint::black_box;
 
 use half::f16;
 
 use super::{Kernel, Simd};
-use crate::activations::Group;
+use crate::activations::{Block, Group};
 
 /// Plain Rust, no `unsafe`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,25 +25,36 @@ impl Scalar {
 /// Four bytes in each of 16 lanes.
 type Lanes = [[u8; 4]; 16];
 
-/// `Σ weight(w)·x` in each lane.
+/// `Σ weight(w)·x` of each lane and row over groups `from..from + N`.
 #[inline(always)]
-fn dot<const N: usize>(w: &[Lanes; N], x: &[Group; N], start: i32, weight: impl Fn(u8) -> i32) -> [i32; 16] {
-    from_fn(|lane| {
-        let mut sum = start;
-        for (w, x) in w.iter().zip(x) {
-            for (&w, &x) in w[lane].iter().zip(x) {
-                sum += weight(w) * i32::from(x);
+fn dot<const N: usize, const R: usize>(
+    w: &[Lanes; 8],
+    from: usize,
+    x: &Block<R>,
+    weight: impl Fn(u8) -> i32,
+) -> [[i32; 16]; R] {
+    from_fn(|row| {
+        from_fn(|lane| {
+            let mut sum = 0;
+            for (w, x) in w[from..][..N].iter().zip(&x.codes[from..]) {
+                for (&w, &x) in w[lane].iter().zip(&x[row]) {
+                    sum += weight(w) * i32::from(x);
+                }
             }
-        }
-        sum
+            sum
+        })
     })
 }
 
 impl Simd for Scalar {
     type Bytes = Lanes;
+    type Signed = [Lanes; 8];
     type I32 = [i32; 16];
+    type Factor = [i32; 16];
+    type Half = [i32; 16];
     type F32 = [f32; 16];
-    const WIDE: bool = false;
+    const FEW_REGISTERS: bool = false;
+    const MANY_SUMS: bool = false;
 
     #[inline(always)]
     fn load(self, src: &[u8; 64]) -> Lanes {
@@ -51,23 +63,101 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn nibbles(self, packed: Lanes) -> [Lanes; 2] {
-        [packed.map(|lane| lane.map(|byte| byte & 15)), packed.map(|lane| lane.map(|byte| byte >> 4))]
+    fn bits(self, w: Lanes, from: u32, mask: u8, to: u32) -> Lanes {
+        w.map(|lane| lane.map(|byte| (byte >> from & mask) << to))
     }
 
     #[inline(always)]
-    fn dot_u4<const N: usize>(self, w: &[Lanes; N], x: &[Group; N], offset: i32) -> [i32; 16] {
-        dot(w, x, offset, i32::from)
+    fn or(self, a: Lanes, b: Lanes) -> Lanes {
+        from_fn(|lane| from_fn(|j| a[lane][j] | b[lane][j]))
     }
 
     #[inline(always)]
-    fn dot_i8<const N: usize>(self, w: &[Lanes; N], x: &[Group; N], _x_sum: i32) -> [i32; 16] {
-        dot(w, x, 0, |byte| i32::from(byte.cast_signed()))
+    fn lookup_bytes(self, table: &[i8; 16], index: Lanes) -> Lanes {
+        index.map(|lane| lane.map(|byte| table[usize::from(byte & 15)].cast_unsigned()))
     }
 
     #[inline(always)]
-    fn byte<const J: usize>(self, w: Lanes) -> [i32; 16] {
-        w.map(|lane| i32::from(lane[J].cast_signed()))
+    fn dot_u4<const R: usize, F>(self, w: &[Lanes; 8], x: &Block<R>) -> [[i32; 16]; R] {
+        dot::<8, R>(w, 0, x, i32::from)
+    }
+
+    #[inline(always)]
+    fn dot_u5<const R: usize, F>(self, w: &[Lanes; 8], x: &Block<R>) -> [[i32; 16]; R] {
+        dot::<8, R>(w, 0, x, i32::from)
+    }
+
+    #[inline(always)]
+    fn dot_halves<const R: usize, F>(self, w: &[Lanes; 8], factors: &[[i32; 16]; 2], x: &Block<R>) -> [[i32; 16]; R] {
+        let halves = [0, 4].map(|from| dot::<4, R>(w, from, x, |w| i32::from(w) - 32));
+        from_fn(|row| from_fn(|lane| factors[0][lane] * halves[0][row][lane] + factors[1][lane] * halves[1][row][lane]))
+    }
+
+    #[inline(always)]
+    fn half(self, offsets: [i16; 2]) -> [i32; 16] {
+        [i32::from(offsets[0]) + i32::from(offsets[1]); 16]
+    }
+
+    #[inline(always)]
+    fn add_to_half(self, sum: [i32; 16], w: Lanes, x: Group) -> [i32; 16] {
+        from_fn(|lane| sum[lane] + (0..4).map(|j| i32::from(w[lane][j]) * i32::from(x[j])).sum::<i32>())
+    }
+
+    #[inline(always)]
+    fn add_half(self, dot: [i32; 16], sum: [i32; 16], factor: [i32; 16]) -> [i32; 16] {
+        from_fn(|lane| dot[lane] + sum[lane] * factor[lane])
+    }
+
+    #[inline(always)]
+    fn factor(self, a: [i32; 16]) -> [i32; 16] {
+        a
+    }
+
+    #[inline(always)]
+    fn dot_i8<const R: usize, F>(self, w: &[Lanes; 8], x: &Block<R>) -> [[i32; 16]; R] {
+        dot::<8, R>(w, 0, x, |byte| i32::from(byte.cast_signed()))
+    }
+
+    #[inline(always)]
+    fn multiply_bytes(self, sums: [i32; 16], w: Lanes, x: Lanes) -> [i32; 16] {
+        // What the compiler has seen before it would not compute again.
+        let w = black_box(w);
+        from_fn(|lane| {
+            let products =
+                w[lane].iter().zip(x[lane]).map(|(&w, x)| i32::from(w.cast_signed()) * i32::from(x.cast_signed()));
+            sums[lane] + products.sum::<i32>()
+        })
+    }
+
+    #[inline(always)]
+    fn signed(self, w: &[Lanes; 8]) -> [Lanes; 8] {
+        *w
+    }
+
+    #[inline(always)]
+    fn signed_codes(self, w: &[Lanes; 8]) -> [Lanes; 8] {
+        *w
+    }
+
+    #[inline(always)]
+    fn byte(self, w: Lanes, j: u32) -> [i32; 16] {
+        w.map(|lane| i32::from(lane[j as usize].cast_signed()))
+    }
+
+    #[inline(always)]
+    fn bits_i32(self, w: Lanes, from: u32, mask: i32) -> [i32; 16] {
+        w.map(|lane| i32::from_le_bytes(lane) >> from & mask)
+    }
+
+    #[inline(always)]
+    fn bits_of_u16(self, src: &[u8; 32], from: u32, mask: i32) -> [i32; 16] {
+        let (numbers, _) = src.as_chunks::<2>();
+        from_fn(|lane| i32::from(u16::from_le_bytes(numbers[lane])) >> from & mask)
+    }
+
+    #[inline(always)]
+    fn load_e8m0(self, src: &[u8; 16]) -> [f32; 16] {
+        src.map(|e| if e < 2 { f32::from_bits(1 << 21 << e) } else { f32::from_bits((u32::from(e) - 1) << 23) })
     }
 
     #[inline(always)]
@@ -82,7 +172,7 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn add_i32(self, a: [i32; 16], b: i32) -> [i32; 16] {
-        a.map(|a| a + b)
+        a.map(|a| a.wrapping_add(b))
     }
 
     #[inline(always)]
@@ -103,6 +193,12 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn load_bf16(self, src: &[u8; 32]) -> [f32; 16] {
+        let (numbers, _) = src.as_chunks::<2>();
+        from_fn(|lane| f32::from_bits(u32::from(u16::from_le_bytes(numbers[lane])) << 16))
+    }
+
+    #[inline(always)]
     fn store_f16(self, v: [f32; 16], dst: &mut [u8; 32]) {
         for (number, v) in dst.as_chunks_mut::<2>().0.iter_mut().zip(v) {
             *number = f16::from_f32_const(v).to_le_bytes();
@@ -112,6 +208,17 @@ impl Simd for Scalar {
     #[inline(always)]
     fn load_f32(self, src: &[f32; 16]) -> [f32; 16] {
         *src
+    }
+
+    #[inline(always)]
+    fn load_f32_bytes(self, src: &[u8; 64]) -> [f32; 16] {
+        let (numbers, _) = src.as_chunks::<4>();
+        from_fn(|lane| f32::from_le_bytes(numbers[lane]))
+    }
+
+    #[inline(always)]
+    fn load_i8(self, src: &[u8; 16]) -> [i32; 16] {
+        src.map(|byte| i32::from(byte.cast_signed()))
     }
 
     #[inline(always)]
@@ -175,7 +282,31 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn power_of_two(self, n: [i32; 16]) -> [f32; 16] {
+        n.map(|n| f32::from_bits(n.wrapping_add(127).cast_unsigned() << 23))
+    }
+
+    #[inline(always)]
+    fn sum(self, a: [f32; 16]) -> f32 {
+        let mut sums = a;
+        for width in [8, 4, 2, 1] {
+            for lane in 0..width {
+                sums[lane] += sums[lane + width];
+            }
+        }
+        sums[0]
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+
+    #[inline(always)]
     fn store(self, v: [f32; 16], dst: &mut [f32; 16]) {
         *dst = v;
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[f32; 16], index: [i32; 16]) -> [f32; 16] {
+        index.map(|index| table[index as usize % 16])
     }
 }

@@ -22,6 +22,12 @@ impl Random {
         (0..12).map(|_| self.unit()).sum::<f32>() * 0.5
     }
 
+    /// Nearly t-distributed with 6 degrees of freedom.
+    pub fn t6(&mut self) -> f32 {
+        let chi: f32 = (0..6).map(|_| self.normal().powi(2)).sum();
+        self.normal() / (chi / 6.0).sqrt()
+    }
+
     /// Numbers around 0 with now and then a large one, as weights are.
     pub fn weights(&mut self, len: usize) -> Vec<f32> {
         (0..len)

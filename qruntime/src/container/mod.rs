@@ -5,10 +5,12 @@
 mod entry;
 mod header;
 pub(crate) mod parse;
+mod recipe;
 mod write;
 
 pub use entry::{Entry, Storage};
 pub use header::Header;
+pub use recipe::replace_recipe;
 pub use write::{Writer, packed_bytes};
 
 use serde::{Deserialize, Serialize};

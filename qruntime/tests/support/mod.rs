@@ -3,8 +3,11 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 #![allow(unreachable_pub, reason = "a module of tests")]
 #![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::print_stderr, reason = "says what did not run")]
 
 pub mod allocations;
+pub mod expected;
+pub mod models;
 #[path = "../../../kernels/tests/support/random.rs"]
 mod random;
 

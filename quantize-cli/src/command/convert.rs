@@ -2,8 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -11,6 +10,7 @@ use kernels::{Distortion, Isa};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::gate::{self, Evaluation, Question};
 use crate::args::ConvertArgs;
 use crate::convert::convert;
 use crate::output::{Temporary, check_apart, check_destination, synchronize};
@@ -22,6 +22,9 @@ use crate::source::Source;
 /// How many tensors a person is shown after a conversion.
 const WORST: usize = 10;
 
+/// The share of padding from which on a person is told of it.
+const NOTABLE_PADDING: f64 = 0.01;
+
 #[derive(Serialize)]
 struct Report {
     out: String,
@@ -30,11 +33,16 @@ struct Report {
     /// Bytes of the tensors in the model, and in the source.
     bytes: u64,
     source_bytes: u64,
+    /// Bytes in the model that fill up rows, panels and tensors.
+    padding_bytes: u64,
     bits_per_weight: f64,
     /// Tensors of the source that mean nothing in the model: activation scales of 8-bit layers.
     dropped: Vec<String>,
     /// Whole-model relative RMS error of the packed weights.
     relative_rms: Option<f64>,
+    /// What was measured on a text, and whether that is good enough.
+    evaluation: Option<Evaluation>,
+    /// Without those of the evaluation.
     seconds: f64,
 }
 
@@ -53,55 +61,80 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
     let start = Instant::now();
     let isa = Isa::from_env()?;
     let source = Source::open(&args.source)?;
-    let plan = Plan::new(&source, args.to, &args.rules, args.rounding)?;
-    let distortions = if args.dry_run {
-        vec![None; plan.tensors.len()]
+    let mut plan = Plan::new(&source, args.to, &args.rules, args.rounding)?;
+    let (distortions, evaluation) = if args.dry_run {
+        (vec![None; plan.tensors.len()], None)
     } else {
-        let mut pool = rayon::ThreadPoolBuilder::new();
-        if let Some(threads) = args.threads {
-            pool = pool.num_threads(threads.into());
-        }
-        pool.build().context("cannot start threads")?.install(|| write(args, &source, &plan, isa))?
+        plan.room = if args.eval_text.is_some() { gate::ROOM } else { 0 };
+        super::pool(args.threads)?.install(|| write(args, &source, &plan, isa))?
     };
-    let report = report(args, &source, &plan, &distortions, start.elapsed().as_secs_f64());
-    Answer::of(&report, args.json, true, |report| to_text(report, args.quiet))
+    let measuring = evaluation.as_ref().map_or(0.0, |evaluation| evaluation.seconds);
+    let seconds = start.elapsed().as_secs_f64() - measuring;
+    let report = report(args, &source, &plan, &distortions, evaluation, seconds);
+    let good = report.evaluation.as_ref().is_none_or(Evaluation::is_within);
+    Answer::of(&report, args.json, good, |report| to_text(report, args.quiet))
 }
 
-/// Converts into a temporary sibling of the output and puts it in its place.
-fn write(args: &ConvertArgs, source: &Source, plan: &Plan, isa: Isa) -> Result<Vec<Option<Distortion>>> {
+/// Converts into a temporary sibling of the output and puts it in its place, unless it was to be measured and was found too bad.
+fn write(
+    args: &ConvertArgs,
+    source: &Source,
+    plan: &Plan,
+    isa: Isa,
+) -> Result<(Vec<Option<Distortion>>, Option<Evaluation>)> {
+    let gate = Question::new(args)?;
     check_apart(source, &args.out)?;
     check_destination(&args.out, args.force)?;
-    let cancelled = cancel_on_signal();
+    let cancelled = super::cancel_on_signal();
     let progress = Progress::new(source.total_bytes(), args.quiet);
 
     let folder = args.out.extension().is_none_or(|extension| extension != "safetensors");
     let temporary = if folder { Temporary::folder(&args.out)? } else { Temporary::file(&args.out)? };
-    let file_path = if folder {
-        copy_companions(source, plan, temporary.path())?;
-        temporary.path().join("model.safetensors")
+    let to = temporary.path();
+    let distortions = if folder {
+        convert_into(source, plan, isa, to, &progress, &cancelled)
     } else {
-        temporary.path().into()
+        convert_to(source, plan, isa, to, &progress, &cancelled)
     };
-    let file = File::create(&file_path).with_context(|| format!("cannot create {}", file_path.display()))?;
-    let (file, distortions) = convert(source, plan, isa, file, &progress, &cancelled)
-        .with_context(|| format!("no {} was made", args.out.display()))?;
+    let distortions = distortions.with_context(|| format!("no {} was made", args.out.display()))?;
     progress.finish();
-    file.sync_all().with_context(|| format!("cannot synchronize {}", file_path.display()))?;
-    drop(file);
-    if folder {
-        synchronize(temporary.path())?;
+    let ask = |gate: &Question<'_>| gate.ask(source, plan, temporary.path(), &distortions, &cancelled);
+    let evaluation = gate.as_ref().map(ask).transpose()?;
+    if evaluation.as_ref().is_none_or(Evaluation::is_within) {
+        if folder {
+            synchronize(temporary.path())?;
+        }
+        temporary.commit(&args.out, args.force)?;
     }
-    temporary.commit(&args.out, args.force)?;
-    Ok(distortions)
+    Ok((distortions, evaluation))
 }
 
-/// A flag that an interrupt sets, so that what is half written is removed before the program ends.
-fn cancel_on_signal() -> Arc<AtomicBool> {
-    let cancelled = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&cancelled);
-    // A second handler in the same process is refused; then the first one's program decides what an interrupt does.
-    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
-    cancelled
+/// Converts into a folder that is there, with the files that belong to the model.
+pub(super) fn convert_into(
+    source: &Source,
+    plan: &Plan,
+    isa: Isa,
+    folder: &Path,
+    progress: &Progress,
+    cancelled: &AtomicBool,
+) -> Result<Vec<Option<Distortion>>> {
+    copy_companions(source, plan, folder)?;
+    convert_to(source, plan, isa, &folder.join("model.safetensors"), progress, cancelled)
+}
+
+/// Converts to a file, which is then on the disk.
+fn convert_to(
+    source: &Source,
+    plan: &Plan,
+    isa: Isa,
+    path: &Path,
+    progress: &Progress,
+    cancelled: &AtomicBool,
+) -> Result<Vec<Option<Distortion>>> {
+    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    let (file, distortions) = convert(source, plan, isa, file, progress, cancelled)?;
+    file.sync_all().with_context(|| format!("cannot synchronize {}", path.display()))?;
+    Ok(distortions)
 }
 
 /// Copies tokenizer and configuration files; `config.json` says in the copy how the weights are stored.
@@ -142,6 +175,7 @@ fn report(
     source: &Source,
     plan: &Plan,
     distortions: &[Option<Distortion>],
+    evaluation: Option<Evaluation>,
     seconds: f64,
 ) -> Report {
     let mut total = Distortion::default();
@@ -162,9 +196,11 @@ fn report(
         tensors: tensors.collect(),
         bytes: plan.bytes(),
         source_bytes: source.total_bytes(),
+        padding_bytes: plan.padding(),
         bits_per_weight: 8.0 * plan.bytes() as f64 / plan.elements().max(1) as f64,
         dropped: source.dropped().to_vec(),
         relative_rms: distortions.iter().any(Option::is_some).then(|| total.relative_rms()),
+        evaluation,
         seconds,
     }
 }
@@ -196,8 +232,10 @@ fn to_text(report: &Report, quiet: bool) -> String {
     let mut kinds: Vec<&str> = report.tensors.iter().map(|t| t.action.as_str()).collect();
     kinds.sort_unstable();
     let counts: Vec<String> = kinds.chunk_by(|a, b| a == b).map(|kind| format!("{} {}", kind.len(), kind[0])).collect();
+    let padding = report.padding_bytes as f64 / report.bytes.max(1) as f64;
+    let padding = if padding < NOTABLE_PADDING { String::new() } else { format!(", {} padding", percent(padding)) };
     let size = format!(
-        "{} tensors ({}), {} ({:.2} bits/weight, {} of the source)",
+        "{} tensors ({}), {} ({:.2} bits/weight, {} of the source{padding})",
         report.tensors.len(),
         counts.join(", "),
         bytes(report.bytes),
@@ -213,5 +251,11 @@ fn to_text(report: &Report, quiet: bool) -> String {
     let worst = worst.map(|(name, action, error)| format!(", worst {name} {action} at {error} error"));
     let speed = three_digits(report.source_bytes as f64 / 1e9 / report.seconds);
     let time = format!("{} s, {speed} GB/s", three_digits(report.seconds));
+    if let Some(evaluation) = &report.evaluation {
+        text.push_str(&if quiet { evaluation.complaints() } else { evaluation.to_text() });
+        if !evaluation.is_within() {
+            return text + &format!("not written: {}\n", report.out);
+        }
+    }
     text + &format!("wrote {}: {size}{}, {time}\n", report.out, worst.unwrap_or_default())
 }

@@ -1,207 +1,167 @@
-//! `quantize demo`: the whole way on a real model, from its checkpoint to products, with what it costs and what it gains.
+//! `quantize demo`: the whole way on a real model, from its checkpoint to sentences, with what it costs and what it gains.
 
-use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use kernels::{Format, Isa, Rounding};
-use ndarray::Array2;
-use qruntime::container::Storage;
-use qruntime::{Linear, Model, Workspace};
+use anyhow::{Context, Result};
+use kernels::{Format, Isa};
+use qruntime::{CausalLm, Greedy};
 use serde::Serialize;
 
+use super::trial::{Trial, language_model, speeds};
+use super::{cancel_on_signal, open_network};
 use crate::args::DemoArgs;
-use crate::compare::compare;
-use crate::convert::convert;
-use crate::measure::{Contestant, take_turns};
-use crate::output::Temporary;
-use crate::plan::Plan;
+use crate::eval::causal::{Reference, evaluate};
+use crate::eval::network::Size;
+use crate::eval::statistics::Summary;
+use crate::eval::text::{self, Described, Protocol};
+use crate::eval::windows::Score;
 use crate::progress::Progress;
-use crate::report::{Answer, bytes, percent, table, three_digits};
+use crate::report::{Answer, bytes, digits, percent, printable, table, three_digits};
 use crate::source::Source;
 
-/// Rows of activations of the larger product: a prompt.
-const PROMPT: usize = 512;
+/// From 8.5 to 4.25 bits, and last the oldest one of 4 bits, for comparison.
+const FORMATS: [Format; 6] = [Format::Q8_0, Format::Q6K, Format::Q5K, Format::Q4K, Format::Iq4Xs, Format::Q4_0];
 
-/// How long each speed is measured.
-const BUDGET: Duration = Duration::from_millis(1500);
+/// What every model goes on from, and for how many tokens.
+const PROMPT: &str = "One day, a little girl named Lily";
+const TOKENS: usize = 48;
+
+/// How long each of two speeds is measured, in turns.
+const BUDGET: Duration = Duration::from_secs(3);
 
 #[derive(Serialize)]
 struct Report {
     model: String,
-    source_bytes: u64,
+    text: String,
+    #[serde(flatten)]
+    protocol: Described,
     instruction_set: &'static str,
     threads: usize,
-    formats: Vec<Row>,
+    prompt: &'static str,
+    /// The original first.
+    models: Vec<Row>,
 }
 
 #[derive(Serialize)]
 struct Row {
-    format: &'static str,
-    /// Bytes of the file.
-    bytes: u64,
-    bits_per_weight: f64,
-    seconds_to_convert: f64,
-    /// Relative RMS errors over all packed tensors: median of the tensors, and the worst one.
-    weight_error: f64,
-    worst_error: f64,
-    /// Median over the tensors of the error of a product with realistic activations.
-    product_error: f64,
-    /// How many times as fast as `f32` all matrices are multiplied, with one row of activations and with many.
-    speed_up_one_row: f64,
-    speed_up_prompt: f64,
-    gigabytes_per_second_one_row: f64,
-    gigaops_per_second_prompt: f64,
+    format: String,
+    #[serde(flatten)]
+    size: Size,
+    seconds_to_convert: Option<f64>,
+    generation_tokens_per_second: f64,
+    prompt_tokens_per_second: f64,
+    /// Beside the original; the original beside itself has no differences.
+    answers: Summary,
+    /// How the model goes on from the prompt.
+    continuation: String,
 }
 
 pub(super) fn run(args: &DemoArgs) -> Result<Answer> {
     let isa = Isa::from_env()?;
-    let source = Source::open(&args.model).with_context(|| {
-        format!("cannot open {}: run this in the repository, or name a checkpoint", args.model.display())
-    })?;
-    let formats = Format::ALL.iter().map(|&format| row(&source, format, isa)).collect::<Result<_>>()?;
+    let cancelled = cancel_on_signal();
+    let unopened = || format!("cannot open {}: run this in the repository, or name a checkpoint", args.model.display());
+    let source = Source::open(&args.model).with_context(unopened)?;
+    let original = language_model(open_network(&args.model)?).with_context(|| args.model.display().to_string())?;
+    let text = args.text.clone().unwrap_or_else(|| args.model.join("heldout.txt"));
+    let protocol = Protocol {
+        ctx: original.config().default_context.min(512),
+        score: Score::All,
+        documents: Some("<|endoftext|>".into()),
+        limit: None,
+    };
+    let windows = protocol.windows(&original, &text::read(&text)?)?;
+
+    let trials: Vec<Trial> =
+        FORMATS.iter().map(|&format| Trial::new(&source, format, isa, &cancelled)).collect::<Result<_>>()?;
+    let models: Vec<&CausalLm> = std::iter::once(&original).chain(trials.iter().map(|trial| &trial.lm)).collect();
+    let progress = Progress::items(windows.fed() * (1 + models.len()), args.json);
+    let outcome = evaluate(Reference::Model(&original), &models, &windows, None, &progress, &cancelled)?;
+    progress.finish();
+    let tokens: Vec<u32> = windows.iter().flat_map(|window| window.tokens).copied().collect();
+    let speeds = speeds(&models, &tokens[..tokens.len().min(protocol.ctx)], BUDGET, &cancelled)?;
+
+    let mut rows = vec![];
+    for (i, lm) in models.iter().enumerate() {
+        let trial = i.checked_sub(1).map(|i| &trials[i]);
+        rows.push(Row {
+            format: trial.map_or_else(|| "original".into(), |trial| trial.name.clone()),
+            size: Size::of(lm.model()),
+            seconds_to_convert: trial.map(|trial| trial.seconds),
+            generation_tokens_per_second: speeds[i].generation,
+            prompt_tokens_per_second: speeds[i].prompt,
+            answers: outcome.models[i].statistics.summary(),
+            continuation: go_on(lm)?,
+        });
+    }
     let report = Report {
         model: args.model.display().to_string(),
-        source_bytes: source.total_bytes(),
+        text: text.display().to_string(),
+        protocol: protocol.describe(&windows),
         instruction_set: isa.name(),
         threads: rayon::current_num_threads(),
-        formats,
+        prompt: PROMPT,
+        models: rows,
     };
     Answer::of(&report, args.json, true, to_text)
 }
 
-/// Converts to one format, into a file that does not outlive the measurement.
-fn row(source: &Source, format: Format, isa: Isa) -> Result<Row> {
-    let plan = Plan::new(source, format, &[], Rounding::default())?;
-    let temporary = Temporary::file(&std::env::temp_dir().join("quantize-demo.safetensors"))?;
-    let start = Instant::now();
-    let file = std::fs::File::create(temporary.path()).context("cannot create a temporary file")?;
-    convert(source, &plan, isa, file, &Progress::silent(), &false.into())?;
-    let seconds_to_convert = start.elapsed().as_secs_f64();
-
-    let model = super::open(temporary.path())?;
-    let comparison = compare(source, &model, &Progress::silent())?;
-    let mut weights: Vec<f64> = comparison.packed.iter().map(|t| t.relative_rms).collect();
-    let mut products: Vec<f64> = comparison.packed.iter().map(|t| t.product_realistic).collect();
-    let layers = layers(&model)?;
-    if layers.is_empty() {
-        bail!("no matrices to multiply");
-    }
-    let packed: usize = layers.iter().map(|layer| layer.weight().as_bytes().len()).sum();
-    let operations: f64 = layers.iter().map(|l| 2.0 * l.in_features() as f64 * l.out_features() as f64).sum();
-    let one = times(&layers, 1)?;
-    let prompt = times(&layers, PROMPT)?;
-    Ok(Row {
-        format: format.name(),
-        bytes: model.file_bytes(),
-        bits_per_weight: 8.0 * plan.bytes() as f64 / plan.elements().max(1) as f64,
-        seconds_to_convert,
-        worst_error: weights.iter().copied().fold(0.0, f64::max),
-        weight_error: median(&mut weights),
-        product_error: median(&mut products),
-        speed_up_one_row: one.plain / one.packed,
-        speed_up_prompt: prompt.plain / prompt.packed,
-        gigabytes_per_second_one_row: packed as f64 / one.packed / 1e9,
-        gigaops_per_second_prompt: operations * PROMPT as f64 / prompt.packed / 1e9,
-    })
-}
-
-/// Every single matrix of a model.
-fn layers(model: &Model) -> Result<Vec<Linear<'_>>> {
-    let packed = model.tensors().filter(|entry| matches!(entry.storage(), Storage::Packed(_)));
-    let matrices = packed.map(|entry| model.packed(entry.name()));
-    matrices.map(|tensor| Ok(tensor.map(|tensor| Linear::new(tensor.matrix(0), model.isa()))?)).collect()
-}
-
-/// Seconds for the products of all layers.
-struct Times {
-    packed: f64,
-    plain: f64,
-}
-
-/// Times all layers' products with `rows` rows of activations: packed, and in `f32` with the decoded weights.
-fn times(layers: &[Linear<'_>], rows: usize) -> Result<Times> {
-    let mut operands = Vec::new();
-    for layer in layers {
-        let mut weights = Array2::zeros((layer.out_features(), layer.in_features()));
-        for (row, mut weights) in weights.outer_iter_mut().enumerate() {
-            layer.weight().decode_row(row, weights.as_slice_mut().context("contiguous")?)?;
-        }
-        let x =
-            Array2::from_shape_fn((rows, layer.in_features()), |(i, j)| ((i * 31 + j * 17) % 63) as f32 / 31.0 - 1.0);
-        let y = Array2::<f32>::zeros((rows, layer.out_features()));
-        operands.push((layer, weights, x, y));
-    }
-    let mut outputs: Vec<Array2<f32>> = operands.iter().map(|(.., y)| y.clone()).collect();
-    let mut workspace = Workspace::default();
-    let mut failed = None;
-    let packed = Contestant::new(|| {
-        for ((layer, _, x, _), y) in operands.iter().zip(&mut outputs) {
-            failed = layer.forward_into(x.view(), &mut workspace, y.view_mut()).err().or(failed.take());
-        }
-        black_box(&outputs);
-    });
-    let plain = Contestant::new(|| {
-        for (_, weights, x, _) in &operands {
-            black_box(x.dot(&weights.t()));
-        }
-    });
-    let mut contestants = [packed, plain];
-    let seconds = take_turns(&mut contestants, BUDGET);
-    drop(contestants);
-    match failed {
-        Some(error) => Err(error.into()),
-        None => Ok(Times { packed: seconds[0], plain: seconds[1] }),
-    }
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+/// What a model makes of the prompt, always choosing the likeliest token.
+fn go_on(lm: &CausalLm) -> Result<String> {
+    let tokenizer = lm.tokenizer()?;
+    let mut session = lm.session();
+    session.feed(&tokenizer.encode(PROMPT, true)?)?;
+    let tokens = session.generate(&mut Greedy).take(TOKENS).collect::<Result<Vec<u32>, _>>()?;
+    Ok(tokenizer.decode(&tokens)?)
 }
 
 fn to_text(report: &Report) -> String {
-    let rows: Vec<Vec<String>> = report
-        .formats
-        .iter()
-        .map(|row| {
-            vec![
-                row.format.into(),
-                bytes(row.bytes),
-                format!("{:.2}", row.bits_per_weight),
-                percent(row.bytes as f64 / report.source_bytes as f64),
-                percent(row.weight_error),
-                percent(row.worst_error),
-                percent(row.product_error),
-                format!("{} x", three_digits(row.speed_up_one_row)),
-                format!("{} x", three_digits(row.speed_up_prompt)),
-                format!("{} GB/s", three_digits(row.gigabytes_per_second_one_row)),
-                format!("{:.0} GOP/s", row.gigaops_per_second_prompt),
-            ]
-        })
-        .collect();
+    let row = |row: &Row| {
+        let mut cells = vec![
+            row.format.clone(),
+            bytes(row.size.file_bytes),
+            format!("{:.2}", row.size.layer_bits_per_weight),
+            three_digits(row.generation_tokens_per_second),
+            three_digits(row.prompt_tokens_per_second),
+            digits(row.answers.model.value, 5),
+        ];
+        cells.extend(match row.seconds_to_convert {
+            Some(_) => {
+                [digits(row.answers.kld.mean, 3), digits(row.answers.kld.p999, 3), percent(row.answers.same_top)]
+            }
+            None => ["-", "-", "-"].map(ToOwned::to_owned),
+        });
+        cells
+    };
     let heading = [
         "format",
         ">size",
         ">bits/weight",
-        ">of source",
-        ">weight error",
-        ">worst",
-        ">product error",
-        ">1 row",
-        ">512 rows",
-        ">1 row",
-        ">512 rows",
+        ">tokens/s",
+        ">prompt",
+        ">perplexity",
+        ">KL divergence",
+        ">99.9 %",
+        ">same token",
     ];
+    let rows: Vec<Vec<String>> = report.models.iter().map(row).collect();
+    let sentences = report
+        .models
+        .iter()
+        .map(|row| format!("  {:8}  … {}\n", row.format, printable(&row.continuation.trim().replace("\n", " "))));
     format!(
-        "{}, {} as it came. Converted, opened and multiplied with {} on {} threads:\n\n{}\n\
-         Errors are relative RMS, medians over the matrices; speeds are all matrices' products beside the same in f32\n\
-         (ndarray), in turns. The model is small and stays in the processor's cache: for speeds that memory limits, see\n\
-         docs/benchmarking.md.\n",
+        "{}, converted, and asked to predict {} tokens of {} ({} on {} threads):\n\n{}\n\
+         bits/weight     of the layers\n\
+         tokens/s        one by one; prompt: many at a time. A small model in the processor's cache: docs/benchmarking.md has large ones\n\
+         KL divergence   from the original's predictions: mean, and what 99.9 % have less than\n\
+         same token      how often it thinks the same one the likeliest as the original does\n\n\
+         {} …\n{}",
         report.model,
-        bytes(report.source_bytes),
+        report.protocol.predictions,
+        report.text,
         report.instruction_set,
         report.threads,
         table(&heading, &rows),
+        report.prompt,
+        sentences.collect::<String>(),
     )
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::args::InspectArgs;
-use crate::report::{Answer, bytes, printable, shape, table, three_digits};
+use crate::report::{Answer, bytes, digits, percent, printable, shape, table, three_digits};
 
 #[derive(Serialize)]
 struct Report {
@@ -60,6 +60,23 @@ pub(super) fn run(args: &InspectArgs) -> Result<Answer> {
     Answer::of(&report, args.json, true, to_text)
 }
 
+/// In a line, what the recipe says was measured; each figure only if it is there.
+fn evaluation(evaluation: &Value) -> String {
+    let number = |pointer: &str| evaluation.pointer(pointer).and_then(Value::as_f64);
+    let figure = |name: &str, pointer: &str| Some(format!("{name} {}", digits(number(pointer)?, 4)));
+    let figures = [
+        figure("KL divergence", "/kld/mean"),
+        figure("99.9 %", "/kld/p999"),
+        number("/ratio").map(|ratio| format!("perplexity ratio {ratio:.4}")),
+        number("/same_top").map(|share| format!("same likeliest token {}", percent(share))),
+        figure("cosine", "/cosine/mean"),
+        figure("worst 1 %", "/cosine/worst_percent"),
+    ];
+    let figures: Vec<String> = figures.into_iter().flatten().collect();
+    let on = evaluation.get("text").and_then(Value::as_str).unwrap_or("a text");
+    if figures.is_empty() { evaluation.to_string() } else { format!("{}, on {on}", figures.join(", ")) }
+}
+
 fn to_text(report: &Report) -> String {
     let rows: Vec<Vec<String>> = report
         .tensors
@@ -73,7 +90,12 @@ fn to_text(report: &Report) -> String {
     if let Value::Object(recipe) = &report.recipe {
         text.push('\n');
         for (key, value) in recipe {
-            let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+            // What was measured is a long list: the figures that people look at.
+            let value = match (key.as_str(), value.as_str()) {
+                (_, Some(text)) => text.to_owned(),
+                ("evaluation", None) => evaluation(value),
+                (_, None) => value.to_string(),
+            };
             text.push_str(&format!("{}: {}\n", key.escape_debug(), printable(&value)));
         }
     }

@@ -1,26 +1,38 @@
-//! One file per subcommand: what it means. They return what they have to say; printing is done here.
+//! One file per subcommand: what it means. They return what they have to say, and printing is done here; text that comes bit by bit they write
+//! to the writer that they are given.
 
+mod bench;
 mod compare;
 mod convert;
 mod demo;
+mod embed;
+mod eval;
+mod gate;
 mod inspect;
 mod isa;
+mod report;
+mod run;
+mod trial;
 mod verify;
 
 use std::io::{ErrorKind, Write};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
-use qruntime::Model;
+use anyhow::{Context, Result, bail, ensure};
+use qruntime::{CausalLm, Encoder, Model};
 
 use crate::args::{Args, Command};
+use crate::eval::network::Network;
 use crate::report::Answer;
 
 /// Runs a command, prints its answer to stdout or its error to stderr, and returns the exit status.
 #[must_use]
 pub fn main(args: Args) -> u8 {
-    let printed = run(args).and_then(|answer| {
-        match std::io::stdout().lock().write_all(answer.text.as_bytes()) {
+    let mut out = std::io::stdout();
+    let printed = run(args, &mut out).and_then(|answer| {
+        match out.write_all(answer.text.as_bytes()).and_then(|()| out.flush()) {
             // Whoever reads has read enough: no error.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(answer.yes),
             written => written.map(|()| answer.yes).context("cannot write to stdout"),
@@ -29,6 +41,8 @@ pub fn main(args: Args) -> u8 {
     match printed {
         Ok(true) => 0,
         Ok(false) => 1,
+        // The same, in the middle of a text.
+        Err(error) if error.chain().any(is_broken_pipe) => 0,
         Err(error) => {
             // With stderr gone there is nobody left to tell.
             let _ = writeln!(std::io::stderr(), "quantize: {error:#}");
@@ -37,25 +51,80 @@ pub fn main(args: Args) -> u8 {
     }
 }
 
-/// Runs a command.
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+/// Runs a command. Some write to `out` while they run; the answer is for whoever calls to write.
 ///
 /// # Errors
 /// If it could not run.
-pub fn run(args: Args) -> Result<Answer> {
+pub fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<Answer> {
     match args.command {
         Command::Convert(args) => convert::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Run(args) => run::run(&args, out),
+        Command::Embed(args) => embed::run(&args, out),
+        Command::Report(args) => report::run(&args),
         Command::Isa(args) => isa::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Bench(args) => bench::run(&args),
     }
 }
 
 /// Maps a model: a file of any size is listed or checked without reading it into memory.
 #[expect(unsafe_code, reason = "a memory map, the one of this program")]
 fn open(path: &Path) -> Result<Model> {
-    // SAFETY: this program does not write to models that it opens: `convert` replaces files by renaming. That no other program changes
+    // SAFETY: this program writes to no model while it has it open: `convert` replaces files by renaming. That no other program changes
     // them meanwhile is for the person to see to who runs it, as with every program that maps its input; the README says so.
     Ok(unsafe { Model::map(path) }?)
+}
+
+/// Maps a network of either kind.
+#[expect(unsafe_code, reason = "a memory map, the one of this program")]
+fn open_network(path: &Path) -> Result<Network> {
+    // SAFETY: as for `open`.
+    unsafe { Network::map(path) }.with_context(|| format!("cannot run {}", path.display()))
+}
+
+/// Opens a language model.
+#[expect(unsafe_code, reason = "a memory map, the one of this program")]
+fn open_lm(path: &Path, huge_pages: bool) -> Result<CausalLm> {
+    ensure!(path.exists(), "there is no {}", path.display());
+    // SAFETY: as for `open`.
+    let lm = if huge_pages { CausalLm::open(path) } else { unsafe { CausalLm::map(path) } };
+    if lm.is_err() && matches!(open_network(path), Ok(Network::Encoder(_))) {
+        bail!("{} is a sentence encoder: see quantize embed", path.display());
+    }
+    lm.with_context(|| format!("cannot run {}", path.display()))
+}
+
+/// Opens a sentence encoder.
+#[expect(unsafe_code, reason = "a memory map, the one of this program")]
+fn open_encoder(path: &Path, huge_pages: bool) -> Result<Encoder> {
+    ensure!(path.exists(), "there is no {}", path.display());
+    // SAFETY: as for `open`.
+    let encoder = if huge_pages { Encoder::open(path) } else { unsafe { Encoder::map(path) } };
+    if encoder.is_err() && matches!(open_network(path), Ok(Network::Lm(_))) {
+        bail!("{} is a language model: see quantize run", path.display());
+    }
+    encoder.with_context(|| format!("cannot run {}", path.display()))
+}
+
+/// A pool of so many threads, or of one for every core.
+fn pool(threads: Option<u16>) -> Result<rayon::ThreadPool> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.map_or(0, usize::from));
+    pool.build().context("cannot start threads")
+}
+
+/// A flag that an interrupt sets, so that what is half written is removed before the program ends.
+fn cancel_on_signal() -> Arc<AtomicBool> {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&cancelled);
+    // A second handler in the same process is refused; then the first one's program decides what an interrupt does.
+    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
+    cancelled
 }

@@ -1,0 +1,5 @@
+//! What the programs of this package share.
+
+#![deny(unsafe_code)]
+
+pub mod about;

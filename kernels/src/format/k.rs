@@ -1,0 +1,299 @@
+//! Super-blocks of 8 lines with 6-bit scales and offsets: what `q4_k` and `q5_k` share.
+//!
+//! A weight is `d·scale·code - dmin·min`; `d` and `dmin` are half-precision numbers of the super-block, `scale` and `min`
+//! 6-bit integers of its 8 sub-blocks of 32 columns.
+
+use half::f16;
+
+use super::line::{Line, Lines};
+use super::search::{clamp, finite_or_zero, ratio, stored_super_scale, whole};
+use super::tile::Codes;
+use super::{Lanes, Rounding, field_at, halves_at, inverse, store_scale, stored_scale};
+use crate::isa::Simd;
+
+/// Columns of a super-block.
+pub(super) const LEN: usize = 256;
+
+/// The largest scale and min.
+const LARGEST: f32 = 63.0;
+
+/// A super-block of 16 rows, up to its codes, which are those nearest to the weights.
+#[derive(Clone, Copy)]
+pub(super) struct SuperBlock<S: Simd> {
+    d: S::F32,
+    dmin: S::F32,
+    /// Whole numbers in `0..=63`, as are the mins.
+    scales: [S::F32; 8],
+    mins: [S::F32; 8],
+}
+
+impl<S: Simd> SuperBlock<S> {
+    #[inline(always)]
+    pub(super) fn new(simd: S, lines: Lines, rounding: Rounding, columns: &[[Lanes; 32]; 8]) -> Self {
+        let nearest = Self::nearest(simd, lines, columns);
+        match rounding {
+            Rounding::Nearest => nearest,
+            Rounding::Search => search(simd, lines, columns, nearest),
+        }
+    }
+
+    /// Lines from the least to the largest weight of each sub-block.
+    #[inline(always)]
+    fn nearest(simd: S, lines: Lines, columns: &[[Lanes; 32]; 8]) -> Self {
+        let zero = simd.splat(0.0);
+        let mut targets = [Line { scale: zero, offset: zero }; 8];
+        for (target, columns) in targets.iter_mut().zip(columns) {
+            let (low, high) = lines.ends(simd, columns);
+            *target = Line { scale: simd.div(simd.sub(high, low), simd.splat(lines.largest)), offset: low };
+        }
+        Self::of_lines(simd, &targets)
+    }
+
+    /// The integers nearest to the given lines, the largest of which become 63.
+    #[inline(always)]
+    fn of_lines(simd: S, targets: &[Line<S>; 8]) -> Self {
+        let zero = simd.splat(0.0);
+        let (mut scale, mut min) = (zero, zero);
+        for target in targets {
+            scale = simd.max(scale, target.scale);
+            min = simd.max(min, simd.sub(zero, target.offset));
+        }
+        let d = stored_super_scale(simd, simd.mul(scale, simd.splat(1.0 / LARGEST)));
+        let dmin = stored_super_scale(simd, simd.mul(min, simd.splat(1.0 / LARGEST)));
+        let (per_d, per_dmin) = (inverse(simd, d), inverse(simd, simd.sub(zero, dmin)));
+        let mut block = Self { d, dmin, scales: [zero; 8], mins: [zero; 8] };
+        for ((scale, min), target) in block.scales.iter_mut().zip(&mut block.mins).zip(targets) {
+            *scale = whole(simd, clamp(simd, simd.mul(target.scale, per_d), 0.0, LARGEST));
+            *min = whole(simd, clamp(simd, simd.mul(target.offset, per_dmin), 0.0, LARGEST));
+        }
+        block
+    }
+
+    /// The line of a sub-block with the given integers.
+    #[inline(always)]
+    fn line(&self, simd: S, scale: S::F32, min: S::F32) -> Line<S> {
+        Line { scale: simd.mul(self.d, scale), offset: simd.sub(simd.splat(0.0), simd.mul(self.dmin, min)) }
+    }
+
+    /// Replaces each sub-block's integers by the best within one of them. Returns the squared error of the super-block.
+    #[inline(always)]
+    fn improve(&mut self, simd: S, lines: Lines, columns: &[[Lanes; 32]; 8]) -> S::F32 {
+        let mut total = simd.splat(0.0);
+        for (j, columns) in columns.iter().enumerate() {
+            let (scale, min) = (self.scales[j], self.mins[j]);
+            let mut least = simd.splat(f32::INFINITY);
+            for (up_scale, up_min) in NEIGHBOURS {
+                let scale = clamp(simd, simd.add(scale, simd.splat(up_scale)), 0.0, LARGEST);
+                let min = clamp(simd, simd.add(min, simd.splat(up_min)), 0.0, LARGEST);
+                let error = lines.error(simd, columns, self.line(simd, scale, min));
+                self.scales[j] = simd.where_greater(least, error, scale, self.scales[j]);
+                self.mins[j] = simd.where_greater(least, error, min, self.mins[j]);
+                least = simd.where_greater(least, error, error, least);
+            }
+            total = simd.add(total, least);
+        }
+        total
+    }
+
+    /// Fits `d` and `dmin` to the codes and integers by least squares.
+    #[inline(always)]
+    fn refit(&mut self, simd: S, lines: Lines, columns: &[[Lanes; 32]; 8]) {
+        let zero = simd.splat(0.0);
+        let [mut uu, mut um, mut mm, mut xu, mut xm] = [zero; 5];
+        for (j, columns) in columns.iter().enumerate() {
+            let (scale, min) = (self.scales[j], self.mins[j]);
+            let line = self.line(simd, scale, min);
+            let sums = lines.sums(simd, columns, inverse(simd, line.scale), line.offset);
+            let mut x = zero;
+            for column in columns {
+                x = simd.add(x, simd.load_f32(column));
+            }
+            uu = simd.mul_add(simd.mul(scale, scale), sums.qq, uu);
+            um = simd.mul_add(simd.mul(scale, min), sums.q, um);
+            mm = simd.mul_add(simd.mul(min, min), simd.splat(32.0), mm);
+            xu = simd.mul_add(scale, sums.xq, xu);
+            xm = simd.mul_add(min, x, xm);
+        }
+        // x = d·u - dmin·m: the normal equations.
+        let det = simd.sub(simd.mul(uu, mm), simd.mul(um, um));
+        let d = simd.sub(simd.mul(xu, mm), simd.mul(um, xm));
+        let dmin = simd.sub(simd.mul(xu, um), simd.mul(uu, xm));
+        let alone = ratio(simd, xu, uu);
+        let d = simd.where_greater(det, zero, simd.div(d, det), alone);
+        let dmin = simd.where_greater(det, zero, simd.div(dmin, det), self.dmin);
+        // Of two zeros the positive one.
+        self.d = stored_scale(simd, simd.add(simd.max(finite_or_zero(simd, d), zero), zero));
+        self.dmin = stored_scale(simd, simd.add(simd.max(finite_or_zero(simd, dmin), zero), zero));
+        self.limit(simd);
+    }
+
+    /// Brings scales that were rounded to infinity back to the largest number, so that lines stay numbers.
+    #[inline(always)]
+    fn limit(&mut self, simd: S) {
+        self.d = simd.min(self.d, simd.splat(f16::MAX.to_f32_const()));
+        self.dmin = simd.min(self.dmin, simd.splat(f16::MAX.to_f32_const()));
+    }
+
+    /// The squared error as it stands.
+    #[inline(always)]
+    fn error(&self, simd: S, lines: Lines, columns: &[[Lanes; 32]; 8]) -> S::F32 {
+        let mut total = simd.splat(0.0);
+        for (j, columns) in columns.iter().enumerate() {
+            let line = self.line(simd, self.scales[j], self.mins[j]);
+            total = simd.add(total, lines.error(simd, columns, line));
+        }
+        total
+    }
+
+    /// Takes over the rows of `other` where `least` is greater than `error`.
+    #[inline(always)]
+    fn replace(&mut self, simd: S, least: S::F32, error: S::F32, other: &Self) {
+        self.d = simd.where_greater(least, error, other.d, self.d);
+        self.dmin = simd.where_greater(least, error, other.dmin, self.dmin);
+        for j in 0..8 {
+            self.scales[j] = simd.where_greater(least, error, other.scales[j], self.scales[j]);
+            self.mins[j] = simd.where_greater(least, error, other.mins[j], self.mins[j]);
+        }
+    }
+
+    /// Codes of a sub-block, column by column.
+    #[inline(always)]
+    pub(super) fn codes(&self, simd: S, lines: Lines, j: usize, columns: &[Lanes; 32], codes: &mut [Lanes; 32]) {
+        let line = self.line(simd, self.scales[j], self.mins[j]);
+        let inverse = inverse(simd, line.scale);
+        for (code, column) in codes.iter_mut().zip(columns) {
+            let y = simd.sub(simd.load_f32(column), line.offset);
+            simd.store(lines.code(simd, y, inverse), code);
+        }
+    }
+
+    /// Writes `d`, `dmin` and the packed integers: the first four fields of the block. Returns which rows overflowed.
+    #[inline(always)]
+    pub(super) fn store(&self, simd: S, d: &mut [u8; 32], dmin: &mut [u8; 32], packed: &mut [[u8; 64]]) -> u16 {
+        // Numbers 4..8 are cut in two: four bits of scale and min share a byte, two bits lie above numbers 0..4.
+        let split = |a: S::F32| {
+            let high = simd.trunc(simd.mul(a, simd.splat(1.0 / 16.0)));
+            (simd.mul_add(high, simd.splat(-16.0), a), high)
+        };
+        let zero = simd.to_i32(simd.splat(0.0));
+        let [mut first, mut second, mut third] = [[zero; 4]; 3];
+        for j in 0..4 {
+            let (low_scale, high_scale) = split(self.scales[j + 4]);
+            let (low_min, high_min) = split(self.mins[j + 4]);
+            first[j] = simd.to_i32(simd.mul_add(high_scale, simd.splat(64.0), self.scales[j]));
+            second[j] = simd.to_i32(simd.mul_add(high_min, simd.splat(64.0), self.mins[j]));
+            third[j] = simd.to_i32(simd.mul_add(low_min, simd.splat(16.0), low_scale));
+        }
+        for (field, out) in [first, second, third].into_iter().zip(packed) {
+            simd.store_bytes(simd.pack(field), out);
+        }
+        store_scale(simd, self.d, d) | store_scale(simd, self.dmin, dmin)
+    }
+}
+
+/// What is tried around the integers of a sub-block.
+const NEIGHBOURS: [(f32, f32); 9] =
+    [(0.0, 0.0), (-1.0, -1.0), (1.0, 1.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0), (-1.0, 1.0), (1.0, -1.0)];
+
+/// How often the integers are improved.
+const ROUNDS: usize = 2;
+
+/// Better integers and super-block scales; see `docs/quantization.md`.
+#[inline(always)]
+fn search<S: Simd>(simd: S, lines: Lines, columns: &[[Lanes; 32]; 8], nearest: SuperBlock<S>) -> SuperBlock<S> {
+    let zero = simd.splat(0.0);
+    let mut targets = [Line { scale: zero, offset: zero }; 8];
+    for (target, columns) in targets.iter_mut().zip(columns) {
+        *target = lines.fit(simd, columns);
+    }
+    let mut found = nearest;
+    // Where nearest rounding overflows nothing is less than this, and the overflow stays for the caller to see.
+    let scales = simd.max(nearest.d, nearest.dmin);
+    let mut least = nearest.error(simd, lines, columns);
+    least = simd.where_greater(simd.splat(f32::INFINITY), scales, least, zero);
+    let mut trial = SuperBlock::of_lines(simd, &targets);
+    trial.limit(simd);
+    for round in 0..ROUNDS {
+        if round > 0 {
+            trial.refit(simd, lines, columns);
+        }
+        let error = trial.improve(simd, lines, columns);
+        found.replace(simd, least, error, &trial);
+        least = simd.where_greater(least, error, error, least);
+    }
+    found
+}
+
+/// The scale and the min of sub-block `j` from their 12 bytes.
+fn scale_and_min(packed: &[u8], j: usize) -> (u8, u8) {
+    if j < 4 {
+        (packed[j] & 63, packed[j + 4] & 63)
+    } else {
+        (packed[j + 4] & 15 | packed[j - 4] >> 6 << 4, packed[j + 4] >> 4 | packed[j] >> 6 << 4)
+    }
+}
+
+/// The weights of a block, of whose column `i` `code(i)` is the code.
+pub(super) fn decode(block: &[u8], weights: &mut [f32], code: impl Fn(usize) -> u8) {
+    let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
+    let dmin = f16::from_le_bytes([block[2], block[3]]).to_f32();
+    for (j, weights) in weights.chunks_exact_mut(32).enumerate() {
+        let (scale, min) = scale_and_min(&block[4..16], j);
+        let (scale, min) = (d * f32::from(scale), dmin * f32::from(min));
+        for (l, weight) in weights.iter_mut().enumerate() {
+            *weight = scale * f32::from(code(32 * j + l)) - min;
+        }
+    }
+}
+
+/// The scales, the mins and the fields of four bytes of a block of a panel.
+#[inline(always)]
+pub(super) fn fields_mut(block: &mut [u8]) -> (&mut [u8; 32], &mut [u8; 32], &mut [[u8; 64]]) {
+    let (d, rest) = block.split_first_chunk_mut::<32>().expect("a block of a panel begins with 16 scales");
+    let (dmin, fields) = rest.split_first_chunk_mut::<32>().expect("16 mins follow");
+    (d, dmin, fields.as_chunks_mut::<64>().0)
+}
+
+/// `d·scale` and `-dmin·min` of the sub-blocks, exact.
+pub(super) type ScalesAndOffsets<S> = [(<S as Simd>::F32, <S as Simd>::F32); 8];
+
+/// Unpacks them.
+#[inline(always)]
+pub(super) fn scales_and_offsets<S: Simd>(simd: S, block: &[u8]) -> ScalesAndOffsets<S> {
+    let [first, second, third] =
+        [field_at(simd, block, 64, 0), field_at(simd, block, 64, 1), field_at(simd, block, 64, 2)];
+    // Numbers 4..8 are cut in two: four bits of scale and min share a byte, two bits lie above numbers 0..4.
+    let high_scales = simd.or(simd.bits(third, 0, 15, 0), simd.bits(first, 6, 3, 4));
+    let high_mins = simd.or(simd.bits(third, 4, 15, 0), simd.bits(second, 6, 3, 4));
+    let low = [simd.bits(first, 0, 63, 0), simd.bits(second, 0, 63, 0)];
+    let d = [halves_at(simd, block, 0), simd.sub(simd.splat(0.0), halves_at(simd, block, 32))];
+    let high = [high_scales, high_mins];
+    // One after the other: a loop over them would be left a loop, through memory.
+    [
+        numbers(simd, d, low, 0),
+        numbers(simd, d, low, 1),
+        numbers(simd, d, low, 2),
+        numbers(simd, d, low, 3),
+        numbers(simd, d, high, 0),
+        numbers(simd, d, high, 1),
+        numbers(simd, d, high, 2),
+        numbers(simd, d, high, 3),
+    ]
+}
+
+/// Byte `j` of two fields as numbers, multiplied with `d`.
+#[inline(always)]
+fn numbers<S: Simd>(simd: S, d: [S::F32; 2], fields: [S::Bytes; 2], j: u32) -> (S::F32, S::F32) {
+    (simd.mul(d[0], simd.to_f32(simd.byte(fields[0], j))), simd.mul(d[1], simd.to_f32(simd.byte(fields[1], j))))
+}
+
+/// The low four bits of the codes of a sub-block; they begin at `at`.
+#[inline(always)]
+pub(super) fn nibbles<S: Simd>(simd: S, block: &[u8], at: usize, sub_block: usize) -> Codes<S> {
+    let mut codes = [field_at(simd, block, at, 0); 8];
+    for (i, codes) in codes.iter_mut().enumerate() {
+        let pair = field_at(simd, block, at, 8 * (sub_block / 2) + i);
+        *codes = simd.bits(pair, 4 * (sub_block as u32 % 2), 15, 0);
+    }
+    codes
+}

@@ -1,0 +1,173 @@
+//! Blocks on a line: weight = `scale·code + offset`, codes from 0. What `q4_1`, `q4_k` and `q5_k` share.
+
+use super::search::ratio;
+use super::{Lanes, inverse};
+use crate::isa::Simd;
+use crate::math::ROUND;
+
+/// A line of each row.
+#[derive(Clone, Copy)]
+pub(super) struct Line<S: Simd> {
+    pub(super) scale: S::F32,
+    pub(super) offset: S::F32,
+}
+
+/// Which lines a format has.
+#[derive(Clone, Copy)]
+pub(super) struct Lines {
+    /// The largest code.
+    pub(super) largest: f32,
+    /// The largest offset.
+    pub(super) top: f32,
+    /// Where the search places the least and the largest weight: how many codes above the first and below the last one.
+    pub(super) places: &'static [(f32, f32)],
+}
+
+/// `Σ q`, `Σ q²`, `Σ x·q` and `Σ x` over the columns of a block.
+#[derive(Clone, Copy)]
+pub(super) struct Sums<S: Simd> {
+    pub(super) q: S::F32,
+    pub(super) qq: S::F32,
+    pub(super) xq: S::F32,
+}
+
+impl Lines {
+    /// The code of a weight that is `y` above the offset.
+    #[inline(always)]
+    pub(super) fn code<S: Simd>(self, simd: S, y: S::F32, inverse: S::F32) -> S::F32 {
+        let code = simd.mul_add(y, inverse, simd.splat(ROUND));
+        let code = simd.min(simd.max(code, simd.splat(ROUND)), simd.splat(ROUND + self.largest));
+        simd.sub(code, simd.splat(ROUND))
+    }
+
+    /// `Σ (x - weight)²` over the columns.
+    #[inline(always)]
+    pub(super) fn error<S: Simd>(self, simd: S, columns: &[Lanes; 32], line: Line<S>) -> S::F32 {
+        let inverse = inverse(simd, line.scale);
+        let down = simd.sub(simd.splat(0.0), line.scale);
+        let mut sum = simd.splat(0.0);
+        for column in columns {
+            let y = simd.sub(simd.load_f32(column), line.offset);
+            let difference = simd.mul_add(self.code(simd, y, inverse), down, y);
+            sum = simd.mul_add(difference, difference, sum);
+        }
+        sum
+    }
+
+    /// Sums with the codes that the line `offset`, `1 / inverse` gives.
+    #[inline(always)]
+    pub(super) fn sums<S: Simd>(self, simd: S, columns: &[Lanes; 32], inverse: S::F32, offset: S::F32) -> Sums<S> {
+        let zero = simd.splat(0.0);
+        let mut sums = Sums { q: zero, qq: zero, xq: zero };
+        for column in columns {
+            let x = simd.load_f32(column);
+            let q = self.code(simd, simd.sub(x, offset), inverse);
+            sums.q = simd.add(sums.q, q);
+            sums.qq = simd.mul_add(q, q, sums.qq);
+            sums.xq = simd.mul_add(x, q, sums.xq);
+        }
+        sums
+    }
+
+    /// The least and the largest weight, the least no more than the largest offset.
+    #[inline(always)]
+    pub(super) fn ends<S: Simd>(self, simd: S, columns: &[Lanes; 32]) -> (S::F32, S::F32) {
+        let first = simd.load_f32(&columns[0]);
+        let (mut low, mut high) = (simd.min(first, simd.splat(self.top)), first);
+        for column in &columns[1..] {
+            let x = simd.load_f32(column);
+            (low, high) = (simd.min(low, x), simd.max(high, x));
+        }
+        // Which of two zeros is the smaller one is open; what is stored is +0.
+        (simd.add(low, simd.splat(0.0)), simd.add(high, simd.splat(0.0)))
+    }
+
+    /// The line of least squared error for the codes of `sums`, and by how much it lessens that error.
+    #[inline(always)]
+    pub(super) fn regression<S: Simd>(self, simd: S, sums: &Sums<S>, x: S::F32) -> (Line<S>, S::F32) {
+        let n = simd.splat(32.0);
+        let spread = simd.sub(simd.mul(n, sums.qq), simd.mul(sums.q, sums.q));
+        let common = simd.sub(simd.mul(n, sums.xq), simd.mul(x, sums.q));
+        let scale = ratio(simd, common, spread);
+        let offset = simd.div(simd.sub(x, simd.mul(scale, sums.q)), n);
+        let top = simd.splat(self.top);
+        let scale = simd.where_greater(offset, top, ratio(simd, sums.xq, sums.qq), scale);
+        let offset = simd.min(offset, top);
+        (Line { scale, offset }, simd.mul_add(scale, sums.xq, simd.mul(offset, x)))
+    }
+
+    /// The best of the lines that fit the codes of one of the places.
+    #[inline(always)]
+    pub(super) fn fit<S: Simd>(self, simd: S, columns: &[Lanes; 32]) -> Line<S> {
+        let (low, high) = self.ends(simd, columns);
+        let range = simd.sub(high, low);
+        let mut x = simd.splat(0.0);
+        for column in columns {
+            x = simd.add(x, simd.load_f32(column));
+        }
+        let unit = inverse(simd, range);
+        let mut best = Line { scale: simd.splat(0.0), offset: simd.min(simd.splat(0.0), simd.splat(self.top)) };
+        let mut most = simd.splat(0.0);
+        for &(above, below) in self.places {
+            let codes = self.largest - above - below;
+            let inverse = simd.mul(unit, simd.splat(codes));
+            let offset = simd.mul_add(range, simd.splat(-above / codes), low);
+            let sums = self.sums(simd, columns, inverse, offset);
+            let (line, gain) = self.regression(simd, &sums, x);
+            best.scale = simd.where_greater(gain, most, line.scale, best.scale);
+            best.offset = simd.where_greater(gain, most, line.offset, best.offset);
+            most = simd.where_greater(gain, most, gain, most);
+        }
+        best
+    }
+}
+
+/// Places for codes of 4 bits.
+///
+/// Chosen greedily from a grid of step 0.15, -0.6..1.65 at both ends, on normally and t-distributed blocks.
+pub(super) const PLACES_4: [(f32, f32); 20] = [
+    (-0.15, -0.15),
+    (-0.45, 0.15),
+    (0.15, -0.45),
+    (0.9, -0.15),
+    (0.0, -0.3),
+    (-0.3, 0.0),
+    (-0.3, 1.05),
+    (0.15, 0.15),
+    (0.15, 0.75),
+    (-0.45, -0.45),
+    (-0.6, 0.3),
+    (0.9, 0.9),
+    (-0.15, -0.6),
+    (0.3, 0.0),
+    (0.0, 0.3),
+    (-0.6, -0.3),
+    (0.15, -0.6),
+    (1.05, 0.15),
+    (-0.6, 0.0),
+    (1.05, 0.75),
+];
+
+/// Places for codes of 5 bits, from a grid of step 0.25, -0.6..3.4.
+pub(super) const PLACES_5: [(f32, f32); 20] = [
+    (-0.1, -0.1),
+    (0.9, -0.1),
+    (0.15, -0.35),
+    (-0.35, 0.15),
+    (1.9, -0.1),
+    (-0.1, 1.15),
+    (0.15, 0.9),
+    (-0.1, 0.15),
+    (2.9, -0.1),
+    (0.15, -0.1),
+    (-0.1, 2.15),
+    (0.15, -0.6),
+    (0.15, 1.9),
+    (-0.6, 0.15),
+    (-0.35, -0.35),
+    (0.9, 2.9),
+    (0.15, 0.15),
+    (0.65, 0.15),
+    (1.15, -0.35),
+    (0.15, 2.9),
+];

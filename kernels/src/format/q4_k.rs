@@ -1,0 +1,56 @@
+//! `q4_k`: 256 columns in 8 sub-blocks of 32 with a 6-bit scale and a 6-bit min each. 144 bytes.
+//!
+//! Byte `32·g + l` of the code bytes holds column `64·g + l` in its low and column `64·g + 32 + l` in its high four bits.
+
+use super::k::{self, ScalesAndOffsets, SuperBlock};
+use super::line::{Lines, PLACES_4};
+use super::{Affine, BlockFormat, Lanes, PANEL_ROWS, Rounding, store_nibbles};
+use crate::isa::Simd;
+
+pub(crate) struct Q4K;
+
+const LINES: Lines = Lines { largest: 15.0, top: 0.0, places: &PLACES_4 };
+
+impl BlockFormat for Q4K {
+    const LEN: usize = k::LEN;
+    const FIELDS: &'static [usize] = &{
+        let mut fields = [4; 2 + 3 + 32];
+        (fields[0], fields[1]) = (2, 2);
+        fields
+    };
+    const HAS_ZERO: bool = false;
+    const ALONE: usize = 2;
+    type Header<S: Simd> = ScalesAndOffsets<S>;
+    type Tile<S: Simd> = Affine<S, Self, 4>;
+
+    fn decode(block: &[u8], weights: &mut [f32]) {
+        k::decode(block, weights, |i| block[16 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15);
+    }
+
+    #[inline(always)]
+    fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
+        let columns: &[[Lanes; 32]; 8] = columns.as_chunks().0.as_array().expect("256 columns");
+        let found = SuperBlock::new(simd, LINES, rounding, columns);
+        let (d, dmin, fields) = k::fields_mut(block);
+        let (packed, codes) = fields.split_at_mut(3);
+        for (g, out) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let mut pair = [[[0.0; PANEL_ROWS]; 32]; 2];
+            for (j, codes) in (2 * g..).zip(&mut pair) {
+                found.codes(simd, LINES, j, &columns[j], codes);
+            }
+            store_nibbles(simd, &pair[0], &pair[1], out);
+        }
+        found.store(simd, d, dmin, packed)
+    }
+
+    #[inline(always)]
+    fn header<S: Simd>(simd: S, block: &[u8]) -> Self::Header<S> {
+        k::scales_and_offsets(simd, block)
+    }
+
+    #[inline(always)]
+    fn unpack<S: Simd>(simd: S, block: &[u8], header: &Self::Header<S>, tile: usize) -> Self::Tile<S> {
+        let (scale, offset) = header[tile];
+        Affine::new(k::nibbles(simd, block, 256, tile), scale, offset)
+    }
+}

@@ -1,0 +1,226 @@
+//! Reads `config.json` and its like. They are as untrusted as any file: every value is checked before it is used, and what is wrong is
+//! reported with the file, the field, what was found and what was expected.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::checkpoint::read_json_within;
+use crate::error::{Error, FileError, FileErrorKind};
+
+/// What a number of tokens or positions may be: far beyond any network, and small enough that `f32` has every position.
+pub(crate) const SIZES: RangeInclusive<usize> = 1..=1 << 24;
+
+/// How many numbers a row may have: far beyond any network, and small enough that some hundred rows fit memory.
+pub(crate) const WIDTHS: RangeInclusive<usize> = 1..=1 << 18;
+
+/// Layers that a network may have: each needs tensors, but a list of them is made before these are looked for.
+pub(crate) const LAYERS: usize = 4096;
+
+/// Bytes of a file that says what a network is: a hundred times those of the longest.
+pub(crate) const MAX_CONFIG: usize = 4 << 20;
+
+/// A JSON object, and where it is from.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    path: PathBuf,
+    /// What its fields are called in messages begins with this.
+    scope: String,
+    fields: Map<String, Value>,
+}
+
+impl Config {
+    /// Reads a file that holds an object.
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
+        let fields = read_json_within(path, MAX_CONFIG).map_err(Self::as_network)?;
+        Ok(Self { path: path.into(), scope: String::new(), fields })
+    }
+
+    /// An error of reading JSON, as one of what describes a network.
+    pub(crate) fn as_network(error: Error) -> Error {
+        match error {
+            Error::File(error) => FileError { kind: FileErrorKind::Network, ..error }.into(),
+            error => error,
+        }
+    }
+
+    /// A field, unless it is null.
+    fn get(&self, field: &str) -> Option<&Value> {
+        self.fields.get(field).filter(|value| !value.is_null())
+    }
+
+    /// Whether there is such a field that is not null.
+    pub(crate) fn has(&self, field: &str) -> bool {
+        self.get(field).is_some()
+    }
+
+    /// The error of a field.
+    pub(crate) fn refuse(&self, field: &str, found: impl Display, expected: impl Display) -> Error {
+        FileError::field(&format!("{}{field}", self.scope), found, expected).in_file(&self.path).into()
+    }
+
+    fn missing(&self, field: &str, expected: impl Display) -> Error {
+        self.refuse(field, "missing", expected)
+    }
+
+    /// Reads a field that may be missing: `read` says what a value means, `expected` what it should be.
+    fn optional<'a, T>(
+        &'a self,
+        field: &str,
+        expected: impl Display,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        match read(value) {
+            Some(found) => Ok(Some(found)),
+            None => Err(self.refuse(field, shown(value), expected)),
+        }
+    }
+
+    /// A whole number within a range.
+    pub(crate) fn size(&self, field: &str, range: RangeInclusive<usize>) -> Result<usize, Error> {
+        self.size_if(field, range.clone())?.ok_or_else(|| self.missing(field, whole(&range)))
+    }
+
+    /// A whole number within a range, if there is one.
+    pub(crate) fn size_if(&self, field: &str, range: RangeInclusive<usize>) -> Result<Option<usize>, Error> {
+        self.optional(field, whole(&range), |value| {
+            let size = value.as_u64().and_then(|n| usize::try_from(n).ok())?;
+            range.contains(&size).then_some(size)
+        })
+    }
+
+    /// A number within a range.
+    pub(crate) fn number(&self, field: &str, range: RangeInclusive<f64>) -> Result<f64, Error> {
+        self.number_if(field, range.clone())?.ok_or_else(|| self.missing(field, real(&range)))
+    }
+
+    /// A number within a range, if there is one.
+    pub(crate) fn number_if(&self, field: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, Error> {
+        self.optional(field, real(&range), |value| value.as_f64().filter(|number| range.contains(number)))
+    }
+
+    /// True or false, if it is there.
+    pub(crate) fn flag_if(&self, field: &str) -> Result<Option<bool>, Error> {
+        self.optional(field, "true or false", Value::as_bool)
+    }
+
+    /// Text, if there is some.
+    pub(crate) fn text_if(&self, field: &str) -> Result<Option<&str>, Error> {
+        self.optional(field, "text", Value::as_str)
+    }
+
+    /// The first of a list of texts, if there is one.
+    pub(crate) fn first_text(&self, field: &str) -> Result<Option<String>, Error> {
+        let list = self.optional(field, "a list of texts", Value::as_array)?;
+        Ok(list.and_then(|list| list.first()).and_then(Value::as_str).map(str::to_owned))
+    }
+
+    /// The same, with these values for fields that are not there: what a family means by leaving them out. Null stays null.
+    pub(crate) fn with_defaults(&self, defaults: Value) -> Self {
+        let mut config = self.clone();
+        for (field, value) in defaults.as_object().into_iter().flatten() {
+            config.fields.entry(field.clone()).or_insert_with(|| value.clone());
+        }
+        config
+    }
+
+    /// The same, with `to` where a field of a section says `from`.
+    pub(crate) fn with_renamed(&self, section: &str, field: &str, from: &str, to: &str) -> Self {
+        let mut config = self.clone();
+        if let Some(value) = config.fields.get_mut(section).and_then(|section| section.get_mut(field))
+            && value == from
+        {
+            *value = to.into();
+        }
+        config
+    }
+
+    /// What a name means by a table, if the field is there.
+    pub(crate) fn one_of<T: Copy>(&self, field: &str, table: &[(&str, T)]) -> Result<Option<T>, Error> {
+        let names: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
+        self.optional(field, names.join(", "), |value| {
+            let text = value.as_str()?;
+            table.iter().find(|(name, _)| *name == text).map(|(_, meaning)| *meaning)
+        })
+    }
+
+    /// So many names, each of which means something by a table; if the field is there.
+    pub(crate) fn each_of<T: Copy>(
+        &self,
+        field: &str,
+        count: usize,
+        table: &[(&str, T)],
+    ) -> Result<Option<Vec<T>>, Error> {
+        let names: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
+        self.optional(field, format!("{count} of: {}", names.join(", ")), |value| {
+            let list = value.as_array().filter(|list| list.len() == count)?;
+            let meaning = |value: &Value| table.iter().find(|(name, _)| value == name).map(|(_, meaning)| *meaning);
+            list.iter().map(meaning).collect()
+        })
+    }
+
+    /// So many numbers within a range.
+    pub(crate) fn numbers(&self, field: &str, count: usize, range: RangeInclusive<f64>) -> Result<Vec<f64>, Error> {
+        let expected = format!("{count} numbers from {} to {}", range.start(), range.end());
+        let numbers = self.optional(field, &expected, |value| {
+            let list = value.as_array().filter(|list| list.len() == count)?;
+            list.iter().map(|value| value.as_f64().filter(|number| range.contains(number))).collect()
+        });
+        numbers?.ok_or_else(|| self.missing(field, expected))
+    }
+
+    /// A whole number, or a list of some, not more than there may be layers; none if the field is missing.
+    pub(crate) fn sizes(&self, field: &str, range: RangeInclusive<usize>) -> Result<Vec<usize>, Error> {
+        let size =
+            |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|size| range.contains(size));
+        let sizes =
+            self.optional(
+                field,
+                format!("{}, or a list of at most {LAYERS} such", whole(&range)),
+                |value| match value {
+                    Value::Array(list) => list.iter().map(size).collect::<Option<_>>().filter(|_| list.len() <= LAYERS),
+                    value => size(value).map(|size| vec![size]),
+                },
+            );
+        Ok(sizes?.unwrap_or_default())
+    }
+
+    /// An object within this one.
+    pub(crate) fn section(&self, field: &str) -> Result<Self, Error> {
+        self.section_if(field)?.ok_or_else(|| self.missing(field, "an object"))
+    }
+
+    /// An object within this one, if there is one.
+    pub(crate) fn section_if(&self, field: &str) -> Result<Option<Self>, Error> {
+        let fields = self.optional(field, "an object", Value::as_object)?;
+        let scope = format!("{}{field}.", self.scope);
+        Ok(fields.map(|fields| Self { path: self.path.clone(), scope, fields: fields.clone() }))
+    }
+}
+
+fn whole(range: &RangeInclusive<usize>) -> String {
+    format!("a whole number from {} to {}", range.start(), range.end())
+}
+
+fn real(range: &RangeInclusive<f64>) -> String {
+    format!("a number from {} to {}", range.start(), range.end())
+}
+
+/// A value for a message: not all of a long one.
+fn shown(value: &Value) -> String {
+    const LONGEST: usize = 40;
+    match value {
+        Value::Array(list) => format!("a list of {}", list.len()),
+        Value::Object(fields) => format!("an object of {} fields", fields.len()),
+        value => {
+            let text = value.to_string();
+            match text.char_indices().nth(LONGEST) {
+                Some((end, _)) => format!("{}…", &text[..end]),
+                None => text,
+            }
+        }
+    }
+}

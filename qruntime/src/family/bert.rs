@@ -1,0 +1,47 @@
+//! BERT (Devlin et al., 2018), and what was made after it with the same layers: MiniLM, BGE, E5.
+
+use kernels::Activation;
+
+use super::{ACTIVATIONS, head_dim};
+use crate::config::{Config, LAYERS, SIZES, WIDTHS};
+use crate::error::Error;
+use crate::nn::spec::{AttentionSpec, DenseSpec, EncoderSpec, Mask};
+
+/// BERT.
+pub(super) fn bert(config: &Config) -> Result<EncoderSpec, Error> {
+    let hidden = config.size("hidden_size", WIDTHS)?;
+    let heads = config.size("num_attention_heads", WIDTHS)?;
+    let head_dim = head_dim(config, hidden, heads)?;
+    config.one_of("position_embedding_type", &[("absolute", ())])?;
+    Ok(EncoderSpec {
+        vocabulary: config.size("vocab_size", SIZES)?,
+        hidden,
+        positions: config.size("max_position_embeddings", SIZES)?,
+        kinds: config.size("type_vocab_size", SIZES)?,
+        layers: config.size("num_hidden_layers", 1..=LAYERS)?,
+        eps: config.number_if("layer_norm_eps", 0.0..=1.0)?.unwrap_or(1e-12) as f32,
+        attention: AttentionSpec {
+            heads,
+            kv_heads: heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            softcap: None,
+            mask: Mask::Full,
+            rope: None,
+            head_norm: None,
+            inputs: &["self.query", "self.key", "self.value"],
+            inputs_bias: true,
+            output: "output.dense",
+            output_bias: true,
+        },
+        mlp: DenseSpec {
+            scope: "",
+            width: config.size("intermediate_size", WIDTHS)?,
+            activation: config.one_of("hidden_act", ACTIVATIONS)?.unwrap_or(Activation::Gelu),
+            gated: false,
+            inputs: &["intermediate.dense"],
+            output: "output.dense",
+            bias: true,
+        },
+    })
+}

@@ -1,0 +1,91 @@
+//! Gemma 2 and 3 (Gemma Team, 2024 and 2025): norms before and after the parts of a layer, layers that see a window between others that see all.
+
+use kernels::Activation;
+use serde_json::json;
+
+use super::{ACTIVATIONS, common, rope, windows};
+use crate::config::{Config, SIZES};
+use crate::error::Error;
+use crate::nn::spec::{DecoderSpec, Mask, MlpSpec, NormNames};
+
+/// What both mean by leaving fields out.
+fn with_defaults(config: &Config) -> Config {
+    config.with_defaults(json!({
+        "num_key_value_heads": 4, "head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096,
+        "tie_word_embeddings": true, "hidden_activation": "gelu_pytorch_tanh",
+    }))
+}
+
+/// What both have in common.
+fn gemma(config: &Config) -> Result<DecoderSpec, Error> {
+    let mut spec = common(config)?;
+    spec.norm.plus_one = true;
+    spec.embedding_scale = (spec.hidden as f32).sqrt();
+    spec.logits_softcap = softcap(config, "final_logit_softcapping")?;
+    let scalar = config.number("query_pre_attn_scalar", 1e-3..=1e6)?;
+    let scale = (1.0 / scalar.sqrt()) as f32;
+    let attention_softcap = softcap(config, "attn_logit_softcapping")?;
+    let activation = config.one_of("hidden_activation", ACTIVATIONS)?;
+    for layer in &mut spec.layers {
+        layer.attention.scale = scale;
+        layer.attention.softcap = attention_softcap;
+        layer.norms = NormNames {
+            before_attention: "input_layernorm",
+            after_attention: Some("post_attention_layernorm"),
+            before_mlp: "pre_feedforward_layernorm",
+            after_mlp: Some("post_feedforward_layernorm"),
+        };
+        if let MlpSpec::Dense(dense) = &mut layer.mlp {
+            dense.activation = activation.unwrap_or(Activation::GeluTanh);
+        }
+    }
+    Ok(spec)
+}
+
+fn softcap(config: &Config, field: &str) -> Result<Option<f32>, Error> {
+    Ok(config.number_if(field, 1e-3..=1e6)?.map(|cap| cap as f32))
+}
+
+/// Gemma 2: every other layer sees a window.
+pub(super) fn gemma2(config: &Config) -> Result<DecoderSpec, Error> {
+    let config =
+        with_defaults(config).with_defaults(json!({"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}));
+    let mut spec = gemma(&config)?;
+    let window = config.size_if("sliding_window", SIZES)?;
+    windows(&config, &mut spec, window, |i| i % 2 == 0)?;
+    Ok(spec)
+}
+
+/// Gemma 3: all layers but every sixth see a window, and these have positions of their own.
+pub(super) fn gemma3(config: &Config) -> Result<DecoderSpec, Error> {
+    let config = with_defaults(config).with_defaults(json!({
+        "sliding_window_pattern": 6, "rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0,
+    }));
+    let mut spec = gemma(&config)?;
+    if config.flag_if("use_bidirectional_attention")? == Some(true) {
+        return Err(config.refuse("use_bidirectional_attention", true, "false, as with language models"));
+    }
+    let pattern = config.size("sliding_window_pattern", SIZES)?;
+    // Layers that could see a window are rotated as such even if it is not there.
+    let window = config.size_if("sliding_window", SIZES)?.unwrap_or(*SIZES.end());
+    windows(&config, &mut spec, Some(window), |i| !(i + 1).is_multiple_of(pattern))?;
+    let (head_dim, head_norm) = (spec.layers[0].attention.head_dim, Some(spec.norm));
+    let global = config.number("rope_theta", rope::THETAS)?;
+    let local = config.number("rope_local_base_freq", rope::THETAS)?;
+    spec.ropes = vec![
+        rope::read_for(&config, "full_attention", head_dim, spec.context, global, true)?,
+        rope::read_for(&config, "sliding_attention", head_dim, spec.context, local, false)?,
+    ];
+    for layer in &mut spec.layers {
+        layer.attention.head_norm = head_norm;
+        layer.attention.rope = Some(usize::from(layer.attention.mask != Mask::Causal));
+    }
+    Ok(spec)
+}
+
+/// Gemma 3 as a part of a model that sees pictures, too: its text is what runs here.
+pub(super) fn gemma3_within(config: &Config) -> Result<DecoderSpec, Error> {
+    // Such files leave out what is as in the first model of the family.
+    let first = json!({"vocab_size": 262_208, "num_attention_heads": 8, "max_position_embeddings": 131_072});
+    gemma3(&config.section("text_config")?.with_defaults(first))
+}

@@ -1,0 +1,49 @@
+//! Granite (IBM, 2024): a Llama whose embeddings, scores, residuals and logits are scaled; and its mixtures, whose experts are fused into tensors.
+
+use std::ops::RangeInclusive;
+
+use super::common;
+use super::mixtral::{EXPERTS, FUSED, mixture};
+use crate::config::Config;
+use crate::error::Error;
+use crate::nn::spec::{DecoderSpec, ExpertNames, MixtureNames, MixtureSpec, MlpSpec};
+
+/// What a scale may be.
+const SCALES: RangeInclusive<f64> = 1e-6..=1e6;
+
+/// Granite without experts.
+pub(super) fn granite(config: &Config) -> Result<DecoderSpec, Error> {
+    let mut spec = common(config)?;
+    let scale = |field: &str| Ok::<_, Error>(config.number_if(field, SCALES)?.unwrap_or(1.0) as f32);
+    spec.embedding_scale = scale("embedding_multiplier")?;
+    spec.logits_divisor = scale("logits_scaling")?;
+    let (attention, residual) = (scale("attention_multiplier")?, scale("residual_multiplier")?);
+    for layer in &mut spec.layers {
+        layer.attention.scale = attention;
+        layer.residual_scale = residual;
+    }
+    Ok(spec)
+}
+
+/// Granite with experts.
+pub(super) fn granite_moe(config: &Config) -> Result<DecoderSpec, Error> {
+    let mut spec = granite(config)?;
+    let experts = config.size("num_local_experts", 1..=EXPERTS)?;
+    let chosen = config.size("num_experts_per_tok", 1..=experts)?;
+    for layer in &mut spec.layers {
+        if let MlpSpec::Dense(dense) = layer.mlp {
+            layer.mlp = MlpSpec::Mixture(MixtureSpec { names: NAMES, ..mixture(dense, experts, chosen) });
+        }
+    }
+    Ok(spec)
+}
+
+/// The names of the first models, and those that transformers has for them since version 5.
+const NAMES: &[MixtureNames] = &[
+    MixtureNames {
+        scope: "block_sparse_moe",
+        router: "router.layer",
+        experts: ExpertNames::Fused(["input_linear", "output_linear"]),
+    },
+    MixtureNames { scope: "block_sparse_moe", router: "router", experts: FUSED },
+];

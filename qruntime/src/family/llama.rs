@@ -1,0 +1,21 @@
+//! Llama (Touvron et al., 2023; Grattafiori et al., 2024) and Mistral (Jiang et al., 2023), which is a Llama whose rows see a window.
+
+use serde_json::json;
+
+use super::{common, window};
+use crate::config::Config;
+use crate::error::Error;
+use crate::nn::spec::DecoderSpec;
+
+/// Llama 1 to 3, and what was made after them.
+pub(super) fn llama(config: &Config) -> Result<DecoderSpec, Error> {
+    common(config)
+}
+
+/// Mistral.
+pub(super) fn mistral(config: &Config) -> Result<DecoderSpec, Error> {
+    let config = config.with_defaults(json!({"num_key_value_heads": 8, "sliding_window": 4096}));
+    let mut spec = common(&config)?;
+    window(&config, &mut spec)?;
+    Ok(spec)
+}

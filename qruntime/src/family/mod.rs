@@ -1,0 +1,205 @@
+//! Families of networks. One is a file that reads `config.json` into a [`DecoderSpec`] or an [`EncoderSpec`], and a line in [`DECODERS`] or [`ENCODERS`].
+
+mod bert;
+mod gemma;
+mod granite;
+mod llama;
+mod mixtral;
+mod phi;
+mod qwen;
+mod rope;
+
+use kernels::Activation;
+
+use crate::config::{Config, LAYERS, SIZES, WIDTHS};
+use crate::error::Error;
+use crate::nn::NUMBERS;
+use crate::nn::attention::MAX_HEAD_DIM;
+use crate::nn::spec::{
+    AttentionSpec, DecoderSpec, DenseSpec, EncoderSpec, LayerSpec, Mask, MlpSpec, NormNames, NormSpec,
+};
+
+/// The families of a kind: what `model_type` says, what `architectures` says, and how to read what a network consists of.
+type Families<Spec> = [(&'static str, &'static str, fn(&Config) -> Result<Spec, Error>)];
+
+/// Networks that say what comes next.
+const DECODERS: &Families<DecoderSpec> = &[
+    ("llama", "LlamaForCausalLM", llama::llama),
+    ("mistral", "MistralForCausalLM", llama::mistral),
+    ("mixtral", "MixtralForCausalLM", mixtral::mixtral),
+    ("qwen2", "Qwen2ForCausalLM", qwen::qwen2),
+    ("qwen2_moe", "Qwen2MoeForCausalLM", qwen::qwen2_moe),
+    ("qwen3", "Qwen3ForCausalLM", qwen::qwen3),
+    ("qwen3_moe", "Qwen3MoeForCausalLM", qwen::qwen3_moe),
+    ("gemma2", "Gemma2ForCausalLM", gemma::gemma2),
+    ("gemma3_text", "Gemma3ForCausalLM", gemma::gemma3),
+    ("gemma3", "Gemma3ForConditionalGeneration", gemma::gemma3_within),
+    ("phi3", "Phi3ForCausalLM", phi::phi3),
+    ("granite", "GraniteForCausalLM", granite::granite),
+    ("granitemoe", "GraniteMoeForCausalLM", granite::granite_moe),
+];
+
+/// Networks that make vectors of texts.
+const ENCODERS: &Families<EncoderSpec> = &[("bert", "BertModel", bert::bert)];
+
+/// Reads what a decoder consists of, and the name of its family.
+pub(crate) fn decoder(config: &Config) -> Result<(&'static str, DecoderSpec), Error> {
+    let (family, mut spec) = read(config, DECODERS)?;
+    spec.context = spec.ropes.iter().map(|rope| rope.reach).fold(spec.context, usize::max);
+    // Tiny heads take more room than the matrices that they come from.
+    let bytes = spec.layers.iter().map(|layer| layer.attention.panel_bytes()).fold(0, usize::saturating_add);
+    if bytes > FIRST_KV {
+        let expected = format!("fewer in {} layers: keys and values of a token take {bytes} bytes", spec.layers.len());
+        return Err(config.refuse("num_key_value_heads", spec.layers[0].attention.kv_heads, expected));
+    }
+    Ok((family, spec))
+}
+
+/// Reads what an encoder consists of, and the name of its family.
+pub(crate) fn encoder(config: &Config) -> Result<(&'static str, EncoderSpec), Error> {
+    let (family, spec) = read(config, ENCODERS)?;
+    // A text goes through attention as a whole.
+    let longest = NUMBERS / spec.row_numbers();
+    if spec.positions > longest {
+        let expected = format!("at most {longest} with {} numbers for each", spec.row_numbers());
+        return Err(config.refuse("max_position_embeddings", spec.positions, expected));
+    }
+    Ok((family, spec))
+}
+
+fn read<Spec>(config: &Config, families: &Families<Spec>) -> Result<(&'static str, Spec), Error> {
+    let known = || families.iter().map(|(name, _, _)| *name).collect::<Vec<_>>().join(", ");
+    let (field, found) = match config.text_if("model_type")? {
+        Some(name) => ("model_type", name.to_owned()),
+        None => ("architectures", config.first_text("architectures")?.unwrap_or_default()),
+    };
+    match families.iter().find(|(name, architecture, _)| found == *name || found == *architecture) {
+        Some((name, _, read)) => Ok((name, read(config)?)),
+        None if found.is_empty() => Err(config.refuse("model_type", "missing", known())),
+        None => Err(config.refuse(field, format!("{found:?}"), known())),
+    }
+}
+
+/// The activations, by what transformers calls them.
+const ACTIVATIONS: &[(&str, Activation)] = &[
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("gelu", Activation::Gelu),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_new", Activation::GeluTanh),
+    ("relu", Activation::Relu),
+];
+
+/// The names of norms before the two parts of a layer.
+const PRE_NORMS: NormNames = NormNames {
+    before_attention: "input_layernorm",
+    after_attention: None,
+    before_mlp: "post_attention_layernorm",
+    after_mlp: None,
+};
+
+/// Names of separate matrices.
+const QKV: &[&str] = &["q_proj", "k_proj", "v_proj"];
+const GATE_UP: &[&str] = &["gate_proj", "up_proj"];
+
+/// Bytes that keys and values of the first positions may take: some sixty times those of Llama 3 405B.
+const FIRST_KV: usize = 2 << 30;
+
+/// What nearly all decoders have in common, as Llama has it: families change what is different with them, and say what it means if fields are left out
+/// ([`Config::with_defaults`]).
+fn common(config: &Config) -> Result<DecoderSpec, Error> {
+    let hidden = config.size("hidden_size", WIDTHS)?;
+    let heads = config.size("num_attention_heads", WIDTHS)?;
+    let kv_heads = config.size_if("num_key_value_heads", WIDTHS)?.unwrap_or(heads);
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(config.refuse(
+            "num_key_value_heads",
+            kv_heads,
+            format!("a divisor of {heads}, num_attention_heads"),
+        ));
+    }
+    let head_dim = match config.size_if("head_dim", 2..=MAX_HEAD_DIM)? {
+        Some(head_dim) => head_dim,
+        None => head_dim(config, hidden, heads)?,
+    };
+    if heads.saturating_mul(head_dim) > *WIDTHS.end() {
+        let expected = format!("at most {} with heads of {head_dim}", WIDTHS.end() / head_dim);
+        return Err(config.refuse("num_attention_heads", heads, expected));
+    }
+    let context = config.size("max_position_embeddings", SIZES)?;
+    let eps = config.number_if("rms_norm_eps", 0.0..=1.0)?.unwrap_or(1e-6) as f32;
+    let bias = config.flag_if("attention_bias")?.unwrap_or(false);
+    let layer = LayerSpec {
+        attention: AttentionSpec {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            softcap: None,
+            mask: Mask::Causal,
+            rope: Some(0),
+            head_norm: None,
+            inputs: QKV,
+            inputs_bias: bias,
+            output: "o_proj",
+            output_bias: bias,
+        },
+        mlp: MlpSpec::Dense(DenseSpec {
+            scope: "mlp",
+            width: config.size("intermediate_size", WIDTHS)?,
+            activation: config.one_of("hidden_act", ACTIVATIONS)?.unwrap_or(Activation::Silu),
+            gated: true,
+            inputs: GATE_UP,
+            output: "down_proj",
+            bias: config.flag_if("mlp_bias")?.unwrap_or(false),
+        }),
+        norms: PRE_NORMS,
+        residual_scale: 1.0,
+    };
+    Ok(DecoderSpec {
+        vocabulary: config.size("vocab_size", SIZES)?,
+        hidden,
+        context,
+        layers: vec![layer; config.size("num_hidden_layers", 1..=LAYERS)?],
+        norm: NormSpec { eps, plus_one: false },
+        tied: config.flag_if("tie_word_embeddings")?.unwrap_or(false),
+        embedding_scale: 1.0,
+        logits_divisor: 1.0,
+        logits_softcap: None,
+        ropes: vec![rope::read(config, head_dim, context)?],
+    })
+}
+
+/// Numbers of a head, where heads share what goes from layer to layer.
+fn head_dim(config: &Config, hidden: usize, heads: usize) -> Result<usize, Error> {
+    if hidden.is_multiple_of(heads) && (2..=MAX_HEAD_DIM).contains(&(hidden / heads)) {
+        return Ok(hidden / heads);
+    }
+    let expected = format!("a divisor of {hidden}, hidden_size, with a quotient from 2 to {MAX_HEAD_DIM}");
+    Err(config.refuse("num_attention_heads", heads, expected))
+}
+
+/// All layers see the window that `sliding_window` says, if it says one.
+fn window(config: &Config, spec: &mut DecoderSpec) -> Result<(), Error> {
+    if let Some(window) = config.size_if("sliding_window", SIZES)? {
+        spec.layers.iter_mut().for_each(|layer| layer.attention.mask = Mask::Window(window));
+    }
+    Ok(())
+}
+
+/// Some layers see a window: those that `layer_types` says, or else those that `windowed` does.
+fn windows(
+    config: &Config,
+    spec: &mut DecoderSpec,
+    window: Option<usize>,
+    windowed: impl Fn(usize) -> bool,
+) -> Result<(), Error> {
+    const TYPES: &[(&str, bool)] = &[("full_attention", false), ("sliding_attention", true)];
+    let types = config.each_of("layer_types", spec.layers.len(), TYPES)?;
+    for (i, layer) in spec.layers.iter_mut().enumerate() {
+        if types.as_ref().map_or_else(|| windowed(i), |types| types[i]) {
+            layer.attention.mask = window.map_or(Mask::Causal, Mask::Window);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! Phi-3 (Abdin et al., 2024): a Llama with fused matrices, and positions for long contexts.
+
+use serde_json::json;
+
+use super::{common, window};
+use crate::config::Config;
+use crate::error::Error;
+use crate::nn::spec::{DecoderSpec, MlpSpec};
+
+/// Phi-3, 3.5 and 4.
+pub(super) fn phi3(config: &Config) -> Result<DecoderSpec, Error> {
+    // The first files said so, before the name had its meaning.
+    let config = config.with_defaults(json!({"rms_norm_eps": 1e-5}));
+    let config = config.with_renamed("rope_scaling", "type", "yarn", "longrope");
+    let config = config.with_renamed("rope_scaling", "rope_type", "yarn", "longrope");
+    let config = config.with_renamed("rope_parameters", "rope_type", "yarn", "longrope");
+    let mut spec = common(&config)?;
+    window(&config, &mut spec)?;
+    for layer in &mut spec.layers {
+        layer.attention.inputs = &["qkv_proj"];
+        if let MlpSpec::Dense(dense) = &mut layer.mlp {
+            dense.inputs = &["gate_up_proj"];
+        }
+    }
+    Ok(spec)
+}

@@ -1,0 +1,221 @@
+//! Reads how positions are rotated: `rope_parameters`, or `rope_theta` and `rope_scaling`, which older files have. Frequencies are computed as
+//! transformers does, in `f64` and rounded once.
+
+use std::ops::RangeInclusive;
+
+use crate::config::{Config, SIZES};
+use crate::error::Error;
+use crate::nn::rope::RopeSpec;
+
+/// The kinds there are. "dynamic" is missing because its rotations depend on how long a sequence has become, so that keys would have to be rotated anew.
+const KINDS: &[(&str, Kind)] = &[
+    ("default", Kind::Default),
+    ("linear", Kind::Linear),
+    ("llama3", Kind::Llama3),
+    ("yarn", Kind::Yarn),
+    ("longrope", Kind::LongRope),
+    ("su", Kind::LongRope),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Default,
+    Linear,
+    Llama3,
+    Yarn,
+    LongRope,
+}
+
+/// What factors and ratios may be.
+const FACTORS: RangeInclusive<f64> = 1e-6..=1e6;
+
+/// The base of frequencies.
+pub(super) const THETAS: RangeInclusive<f64> = 1.0..=1e15;
+
+/// The rotation of heads of `head_dim` numbers, for sequences of up to `context`.
+pub(super) fn read(config: &Config, head_dim: usize, context: usize) -> Result<RopeSpec, Error> {
+    match config.section_if("rope_parameters")? {
+        Some(section) => scaled(config, Some(section), head_dim, context, None),
+        None => scaled(config, config.section_if("rope_scaling")?, head_dim, context, None),
+    }
+}
+
+/// The rotation of one kind of layer, where these have rotations of their own within `rope_parameters`. `theta` is the base where that does not say.
+pub(super) fn read_for(
+    config: &Config,
+    layers: &str,
+    head_dim: usize,
+    context: usize,
+    theta: f64,
+    scaling: bool,
+) -> Result<RopeSpec, Error> {
+    let within = config.section_if("rope_parameters")?.map(|all| all.section_if(layers)).transpose()?.flatten();
+    let section = match within {
+        None if scaling => config.section_if("rope_scaling")?,
+        within => within,
+    };
+    scaled(config, section, head_dim, context, Some(theta))
+}
+
+/// Kind and numbers are in `section`, and those about the whole network in `config`.
+fn scaled(
+    config: &Config,
+    section: Option<Config>,
+    head_dim: usize,
+    context: usize,
+    theta: Option<f64>,
+) -> Result<RopeSpec, Error> {
+    let in_section = |field: &str, range: RangeInclusive<f64>| match &section {
+        Some(section) => section.number_if(field, range),
+        None => Ok(None),
+    };
+    // What a caller says stands before `config`, which then speaks of other layers.
+    let theta = match (in_section("rope_theta", THETAS)?, theta) {
+        (Some(theta), _) | (None, Some(theta)) => theta,
+        (None, None) => config.number_if("rope_theta", THETAS)?.unwrap_or(10_000.0),
+    };
+    let partial = match in_section("partial_rotary_factor", 0.0..=1.0)? {
+        Some(partial) => partial,
+        None => config.number_if("partial_rotary_factor", 0.0..=1.0)?.unwrap_or(1.0),
+    };
+    let dim = (head_dim as f64 * partial) as usize;
+    if dim < 2 || dim % 2 == 1 {
+        return Err(config.refuse("partial_rotary_factor", partial, format!("an even part of {head_dim}, head_dim")));
+    }
+    let exponents = (0..dim / 2).map(|i| (2 * i) as f64 / dim as f64);
+    let base: Vec<f64> = exponents.map(|exponent| libm::pow(theta, exponent)).collect();
+    let plain = |period: &f64| (1.0 / period) as f32;
+    let frequencies = base.iter().map(plain).collect();
+    let default = RopeSpec { frequencies, long: None, original: context, scale: 1.0, reach: context };
+    let Some(section) = section else { return Ok(default) };
+    let kind = match section.one_of("rope_type", KINDS)? {
+        Some(kind) => kind,
+        None => section.one_of("type", KINDS)?.unwrap_or(Kind::Default),
+    };
+    let factor = || section.number("factor", FACTORS);
+    let original = || original(config, &section);
+    let frequencies = match kind {
+        Kind::Default => return Ok(default),
+        Kind::Linear => {
+            let factor = factor()?;
+            base.iter().map(|period| (1.0 / (factor * period)) as f32).collect()
+        }
+        Kind::Llama3 => {
+            let low = section.number("low_freq_factor", FACTORS)?;
+            let high = section.number("high_freq_factor", FACTORS)?;
+            if high <= low {
+                return Err(section.refuse("high_freq_factor", high, format!("more than {low}, low_freq_factor")));
+            }
+            let original = original()?.unwrap_or(context);
+            llama3(&base, factor()?, low, high, original as f64)
+        }
+        Kind::Yarn => {
+            let first = original()?;
+            let original = first.unwrap_or(context);
+            let factor = match section.has("factor") {
+                true => factor()?,
+                false => context as f64 / original as f64,
+            };
+            // Files to which this was added later still have the context from before.
+            let longest = first.map_or(context, |first| (first as f64 * factor) as usize);
+            let reach = longest.clamp(context, *SIZES.end());
+            return yarn(&section, RopeSpec { reach, ..default }, &base, theta, factor, original as f64);
+        }
+        Kind::LongRope => {
+            let original = original()?;
+            let factor = match (original, section.has("factor")) {
+                (Some(original), _) => context as f64 / original as f64,
+                (None, true) => factor()?,
+                (None, false) => 1.0,
+            };
+            return longrope(&section, default, &base, original.unwrap_or(context), factor);
+        }
+    };
+    Ok(RopeSpec { frequencies, ..default })
+}
+
+/// The context that a model was first trained with, which stands in one place or the other.
+fn original(config: &Config, section: &Config) -> Result<Option<usize>, Error> {
+    const FIELD: &str = "original_max_position_embeddings";
+    match config.size_if(FIELD, SIZES)? {
+        Some(original) => Ok(Some(original)),
+        None => section.size_if(FIELD, SIZES),
+    }
+}
+
+/// Llama 3.1's: slow rotations are slowed down further, fast ones are not, and between these it is one after the other.
+fn llama3(base: &[f64], factor: f64, low: f64, high: f64, original: f64) -> Vec<f32> {
+    let scaled = |period: &f64| {
+        let wavelength = 2.0 * std::f64::consts::PI * period;
+        let frequency = 1.0 / period;
+        let smooth = ((original / wavelength - low) / (high - low)).clamp(0.0, 1.0);
+        ((1.0 - smooth) * frequency / factor + smooth * frequency) as f32
+    };
+    base.iter().map(scaled).collect()
+}
+
+/// YaRN (Peng et al., 2023).
+fn yarn(
+    section: &Config,
+    default: RopeSpec,
+    base: &[f64],
+    theta: f64,
+    factor: f64,
+    original: f64,
+) -> Result<RopeSpec, Error> {
+    let number = |field: &str, otherwise: f64| Ok::<_, Error>(section.number_if(field, FACTORS)?.unwrap_or(otherwise));
+    let (fast, slow) = (number("beta_fast", 32.0)?, number("beta_slow", 1.0)?);
+    let magnitude = |of: f64| if factor <= 1.0 { 1.0 } else { 0.1 * of * libm::log(factor) + 1.0 };
+    let scale = match section.number_if("attention_factor", FACTORS)? {
+        Some(scale) => scale,
+        None => match (section.number_if("mscale", 0.0..=1e6)?, section.number_if("mscale_all_dim", 0.0..=1e6)?) {
+            (Some(one), Some(all)) if one != 0.0 && all != 0.0 => magnitude(one) / magnitude(all),
+            _ => magnitude(1.0),
+        },
+    };
+    let dim = (2 * base.len()) as f64;
+    // The pair that turns so many times over the original context.
+    let pair = |turns: f64| {
+        dim * libm::log(original / (turns * 2.0 * std::f64::consts::PI)) / (2.0 * libm::log(theta).max(1e-9))
+    };
+    let (mut low, mut high) = (pair(fast), pair(slow));
+    if section.flag_if("truncate")?.unwrap_or(true) {
+        (low, high) = (low.floor(), high.ceil());
+    }
+    let (low, mut high) = (low.max(0.0), high.min(dim - 1.0));
+    if low == high {
+        high += 0.001;
+    }
+    let scaled = |(i, period): (usize, &f64)| {
+        let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+        (ramp / (factor * period) + (1.0 - ramp) / period) as f32
+    };
+    let frequencies = base.iter().enumerate().map(scaled).collect();
+    Ok(RopeSpec { frequencies, scale: scale as f32, ..default })
+}
+
+/// LongRoPE (Ding et al., 2024): a factor for each pair, and others for sequences that are longer than those of the first training.
+fn longrope(
+    section: &Config,
+    default: RopeSpec,
+    base: &[f64],
+    original: usize,
+    factor: f64,
+) -> Result<RopeSpec, Error> {
+    let frequencies = |field: &str| {
+        let factors = section.numbers(field, base.len(), FACTORS)?;
+        Ok::<_, Error>(factors.iter().zip(base).map(|(factor, period)| (1.0 / (factor * period)) as f32).collect())
+    };
+    let scale = match section.number_if("attention_factor", FACTORS)? {
+        Some(scale) => scale,
+        None if factor <= 1.0 || original < 2 => 1.0,
+        None => (1.0 + libm::log(factor) / libm::log(original as f64)).sqrt(),
+    };
+    Ok(RopeSpec {
+        frequencies: frequencies("short_factor")?,
+        long: Some(frequencies("long_factor")?),
+        original: original.min(default.original),
+        scale: scale as f32,
+        reach: default.reach,
+    })
+}

@@ -1,0 +1,306 @@
+//! Language models: networks that say how likely each token is to come next.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use kernels::Isa;
+use ndarray::Array2;
+
+use crate::config::{Config, SIZES};
+use crate::error::Error;
+use crate::family;
+use crate::folder::Folder;
+use crate::model::Model;
+use crate::nn::batch::Piece;
+use crate::nn::decoder::{Decoder, DecoderState};
+use crate::nn::spec::DecoderSpec;
+use crate::nn::weights::{Weights, folder};
+use crate::nn::{NUMBERS, Spare, sized};
+use crate::owned::OwnedDecoder;
+use crate::parallel;
+use crate::session::{Session, SessionOptions};
+
+/// A language model: the folder of a checkpoint as Hugging Face lays it out, with `config.json`, its matrices packed by `quantize convert` or plain.
+///
+/// Cloning is cheap: clones share the weights, and threads may use them at once. What is computed has the same bits on every processor, with any number of threads, for a
+/// sequence alone or among others, and whatever the pieces in which it is fed.
+///
+/// ```no_run
+/// use qruntime::{CausalLm, Greedy};
+///
+/// let lm = CausalLm::open("story-q4_k")?;
+/// let mut session = lm.session();
+/// let logits = session.feed(&[0, 326, 440])?; // as many numbers as there are tokens
+/// assert_eq!(logits.len(), lm.config().vocab_size);
+/// for token in session.generate(&mut Greedy).take(20) {
+///     println!("{}", token?);
+/// }
+/// # Ok::<(), qruntime::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct CausalLm(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    network: OwnedDecoder,
+    spec: DecoderSpec,
+    config: LmConfig,
+    pub(crate) folder: Folder,
+    states: Spare<State>,
+}
+
+/// What a language model is, as its folder says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LmConfig {
+    /// The family, as `model_type` has it: `llama`, `qwen3_moe`, …
+    pub family: String,
+    /// Tokens are numbers below this.
+    pub vocab_size: usize,
+    /// The longest sequence that the model is made for, in tokens.
+    pub context: usize,
+    /// The longest sequence of a session that does not ask for another: shorter than `context` where longer sequences change what short ones
+    /// mean (LongRoPE).
+    pub default_context: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Numbers that go from layer to layer.
+    pub hidden: usize,
+    /// Heads of queries in each layer.
+    pub heads: usize,
+    /// Heads of keys and values in each layer.
+    pub kv_heads: usize,
+    /// Numbers of a head.
+    pub head_dim: usize,
+    /// The token that a text begins with, if there is one.
+    pub bos: Option<u32>,
+    /// The tokens that end a text.
+    pub eos: Vec<u32>,
+}
+
+/// Memory that a call needs.
+#[derive(Default)]
+struct State {
+    decoder: DecoderState,
+    logits: Vec<f32>,
+}
+
+/// Is told the logits after tokens, with their positions.
+pub(crate) type Each<'a> = dyn FnMut(usize, &[f32]) + Send + 'a;
+
+/// Logits that are computed together, unless those of a single row are more: a vocabulary may have a quarter of a million tokens.
+const LOGITS: usize = 1 << 23;
+
+impl CausalLm {
+    /// Opens a folder with `config.json` beside its safetensors files (or such a file beside `config.json`), reading the weights into memory.
+    ///
+    /// # Errors
+    /// If the files cannot be read, are damaged, are of a family that is not known, or the tensors are not those that `config.json` speaks of.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        Self::new(path, || Model::read(path))
+    }
+
+    /// The same, mapping the weights.
+    ///
+    /// # Safety
+    /// That of [`Model::map`]: nobody changes or truncates the files while the model or a clone of it lives.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    #[expect(unsafe_code, reason = "hands the caller's promise on to the map")]
+    pub unsafe fn map(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        // SAFETY: the caller makes the promise.
+        Self::new(path, || unsafe { Model::map(path) })
+    }
+
+    fn new(path: &Path, model: impl FnOnce() -> Result<Model, Error>) -> Result<Self, Error> {
+        let folder = folder(path);
+        let file = Config::read(&folder.join("config.json"))?;
+        let (family, spec) = family::decoder(&file)?;
+        let config = LmConfig::new(family, &spec, &file, &folder)?;
+        let model = model()?;
+        let isa = model.isa();
+        let network =
+            OwnedDecoder::try_new(Arc::new(model), |model| Decoder::new(&spec, &Weights::new(model, path, isa)))?;
+        Ok(Self(Arc::new(Inner { network, spec, config, folder: Folder::new(folder), states: Spare::default() })))
+    }
+
+    /// Uses another instruction set: for tests, measurements and bug reports. Results stay the same. Weights are shared with clones, which keep
+    /// theirs.
+    ///
+    /// # Panics
+    /// Never: the layers have been built before.
+    #[must_use]
+    pub fn with_isa(self, isa: Isa) -> Self {
+        let inner = &*self.0;
+        let model = Arc::clone(inner.network.borrow_owner());
+        let network = OwnedDecoder::try_new(model, |model| {
+            Decoder::new(&inner.spec, &Weights::new(model, inner.folder.path(), isa))
+        })
+        .expect("these tensors have made a network before");
+        let (spec, config, folder) = (inner.spec.clone(), inner.config.clone(), Folder::new(inner.folder.path()));
+        Self(Arc::new(Inner { network, spec, config, folder, states: Spare::default() }))
+    }
+
+    /// What the model is.
+    #[must_use]
+    pub fn config(&self) -> &LmConfig {
+        &self.0.config
+    }
+
+    /// Its tensors.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        self.0.network.borrow_owner()
+    }
+
+    /// The folder that it is in.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.0.folder.path()
+    }
+
+    /// An empty sequence.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        self.session_with(SessionOptions::default())
+    }
+
+    /// An empty sequence with other options than the usual ones.
+    #[must_use]
+    pub fn session_with(&self, options: SessionOptions) -> Session {
+        let cache = self.0.network.borrow_dependent().cache(options.kv);
+        Session::new(self.clone(), options, cache)
+    }
+
+    /// Appends tokens to several sequences and computes them together, which is faster than one after the other. They may have different lengths, and any
+    /// number of tokens before.
+    ///
+    /// Returns the logits after the last token of each: a row for each sequence.
+    ///
+    /// # Errors
+    /// As [`Session::feed`], for the first sequence at fault, and if one is of another model (of the same weights, but another
+    /// [`with_isa`](Self::with_isa), is another, too). Nothing is appended then.
+    pub fn feed_batch(&self, batch: &mut [(&mut Session, &[u32])]) -> Result<Array2<f32>, Error> {
+        let mut sessions = Vec::with_capacity(batch.len());
+        for (session, tokens) in &mut *batch {
+            session.check(tokens)?;
+            if !Arc::ptr_eq(&session.lm.0, &self.0) {
+                return Err(Error::OtherModel);
+            }
+        }
+        for (session, tokens) in batch {
+            session.append(tokens);
+            sessions.push(&mut **session);
+        }
+        self.catch_up(&mut sessions, None)?;
+        let mut logits = Array2::zeros((sessions.len(), self.config().vocab_size));
+        for (session, mut row) in sessions.iter().zip(logits.outer_iter_mut()) {
+            row.as_slice_mut().expect("a row").copy_from_slice(session.logits());
+        }
+        Ok(logits)
+    }
+
+    /// Computes the tokens that sequences have and the network has not seen yet, some rows at a time. `each` is told the logits after every token of the first
+    /// sequence, by its position.
+    pub(crate) fn catch_up(&self, sessions: &mut [&mut Session], each: Option<&mut Each<'_>>) -> Result<(), Error> {
+        parallel::enter(|| parallel::keep_awake(|| self.0.states.lend(|state| self.compute(sessions, each, state))))
+    }
+
+    fn compute(
+        &self,
+        sessions: &mut [&mut Session],
+        mut each: Option<&mut Each<'_>>,
+        state: &mut State,
+    ) -> Result<(), Error> {
+        let decoder = self.0.network.borrow_dependent();
+        let vocabulary = self.config().vocab_size;
+        let logit_rows = (LOGITS / vocabulary).clamp(1, 64);
+        let block = sessions.iter().map(|session| session.options.block).min().unwrap_or(1);
+        let most = block.min(NUMBERS / self.0.spec.row_numbers()).max(1);
+        loop {
+            // Of every sequence what is next, until there are as many rows as there may be.
+            let mut rows = 0;
+            let mut pieces = Vec::with_capacity(sessions.len());
+            let mut last = Vec::with_capacity(sessions.len());
+            for (i, session) in sessions.iter_mut().enumerate() {
+                let piece = session.next_piece(most - rows);
+                if piece.tokens.is_empty() {
+                    continue;
+                }
+                rows += piece.tokens.len();
+                last.push((i, piece.start + piece.tokens.len(), rows - 1));
+                pieces.push(piece);
+            }
+            if pieces.is_empty() {
+                return Ok(());
+            }
+            let start = pieces[0].start;
+            decoder.forward(&mut pieces, &mut state.decoder)?;
+            drop::<Vec<Piece<'_>>>(pieces);
+            if let Some(each) = each.as_mut() {
+                for first in (0..rows).step_by(logit_rows) {
+                    let some = first..rows.min(first + logit_rows);
+                    let logits = sized(&mut state.logits, some.len() * vocabulary);
+                    decoder.logits(some.clone(), &mut state.decoder, logits)?;
+                    for (row, logits) in some.zip(logits.chunks(vocabulary)) {
+                        each(start + row, logits);
+                    }
+                }
+            }
+            for &(i, computed, _) in &last {
+                sessions[i].computed = computed;
+            }
+            last.retain(|&(i, _, _)| sessions[i].is_complete());
+            for last in last.chunks(logit_rows) {
+                let logits = sized(&mut state.logits, last.len() * vocabulary);
+                decoder.logits(last.iter().map(|&(_, _, row)| row), &mut state.decoder, logits)?;
+                for (&(i, _, _), logits) in last.iter().zip(logits.chunks(vocabulary)) {
+                    sessions[i].remember(logits);
+                }
+            }
+        }
+    }
+}
+
+impl LmConfig {
+    fn new(family: &str, spec: &DecoderSpec, file: &Config, folder: &Path) -> Result<Self, Error> {
+        let tokens = |field: &str| {
+            let generation = folder.join("generation_config.json");
+            let range = 0..=*SIZES.end();
+            if generation.exists() {
+                let file = Config::read(&generation)?;
+                if file.has(field) {
+                    return file.sizes(field, range);
+                }
+            }
+            file.sizes(field, range)
+        };
+        let tokens = |field: &str| {
+            let tokens = tokens(field)?.into_iter().filter(|&token| token < spec.vocabulary);
+            Ok::<_, Error>(tokens.map(|token| token as u32).collect::<Vec<u32>>())
+        };
+        let attention = &spec.layers[0].attention;
+        Ok(Self {
+            family: family.into(),
+            vocab_size: spec.vocabulary,
+            context: spec.context,
+            default_context: spec.default_context(),
+            layers: spec.layers.len(),
+            hidden: spec.hidden,
+            heads: attention.heads,
+            kv_heads: attention.kv_heads,
+            head_dim: attention.head_dim,
+            bos: tokens("bos_token_id")?.first().copied(),
+            eos: tokens("eos_token_id")?,
+        })
+    }
+}
+
+impl fmt::Debug for CausalLm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CausalLm({}, {} layers, {:?})", self.config().family, self.config().layers, self.model())
+    }
+}

@@ -1,0 +1,231 @@
+//! Attention with grouped heads of keys and values (Vaswani et al., 2017; Ainslie et al., 2023).
+
+use std::ops::Range;
+
+use kernels::{AttentionOptions, AttentionScratch, Isa, KvHead, attend};
+use ndarray::{ArrayViewMut2, Axis};
+
+use super::batch::{Piece, Place};
+use super::norm::{ELEMENT, Norm};
+use super::rope::Rope;
+use super::spec::{AttentionSpec, Mask};
+use super::weights::Weights;
+use super::{rows, rows_mut, sized};
+use crate::error::Error;
+use crate::linear::{Linear, Workspace};
+use crate::parallel;
+
+/// The attention of one layer.
+pub(crate) struct Attention<'a> {
+    spec: AttentionSpec,
+    isa: Isa,
+    /// Queries, keys and values; or all in one.
+    inputs: Vec<Linear<'a>>,
+    output: Linear<'a>,
+    /// Of queries and of keys.
+    head_norms: Option<[Norm; 2]>,
+}
+
+/// Memory that attention needs, kept between calls.
+#[derive(Default)]
+pub(crate) struct AttentionState {
+    /// Queries, keys and values of every row.
+    qkv: Vec<f32>,
+    attended: Vec<f32>,
+    /// For each thread.
+    scratch: Vec<Scratch>,
+}
+
+#[derive(Default)]
+struct Scratch {
+    kernel: AttentionScratch,
+    queries: Vec<f32>,
+    visible: Vec<Range<usize>>,
+    out: Vec<f32>,
+}
+
+/// Some rows of one sequence, for one head of keys and values.
+struct Task<'a> {
+    kv: &'a KvHead,
+    /// The number of the head.
+    head: usize,
+    /// The first row, among all.
+    row: usize,
+    /// And its position.
+    position: usize,
+    out: ArrayViewMut2<'a, f32>,
+}
+
+/// Queries that a task has at most, all heads of its group counted: enough to use what is read of the cache many times.
+const QUERIES: usize = 64;
+
+impl<'a> Attention<'a> {
+    /// Finds the tensors in `weights`.
+    pub(crate) fn new(weights: &Weights<'a>, hidden: usize, spec: AttentionSpec) -> Result<Self, Error> {
+        let [queries, keys, values] = spec.widths();
+        let widths: &[usize] =
+            if spec.inputs.len() == 1 { &[queries + keys + values] } else { &[queries, keys, values] };
+        let input = |(name, &width): (&&str, _)| weights.linear(name, width, hidden, spec.inputs_bias);
+        let head_norm = |norm| {
+            let named = |name| weights.rms_norm(name, spec.head_dim, norm);
+            Ok::<_, Error>([named("q_norm")?, named("k_norm")?])
+        };
+        Ok(Self {
+            spec,
+            isa: weights.isa(),
+            inputs: spec.inputs.iter().zip(widths).map(input).collect::<Result<_, _>>()?,
+            output: weights.linear(spec.output, hidden, queries, spec.output_bias)?,
+            head_norms: spec.head_norm.map(head_norm).transpose()?,
+        })
+    }
+
+    /// What the cache must be made for.
+    pub(crate) fn spec(&self) -> &AttentionSpec {
+        &self.spec
+    }
+
+    /// Attends from every row of `x` to the rows of its sequence that it sees, and appends keys and values to the cache.
+    pub(crate) fn forward(
+        &self,
+        x: &[f32],
+        pieces: &mut [Piece<'_>],
+        layer: usize,
+        (ropes, places): (&[Rope], &[Place]),
+        (state, workspace): (&mut AttentionState, &mut Workspace),
+        y: &mut [f32],
+    ) -> Result<(), Error> {
+        let [queries, keys, values] = self.spec.widths();
+        let (count, hidden, cols) = (places.len(), self.output.out_features(), queries + keys + values);
+        let AttentionState { qkv, attended, scratch } = state;
+        let qkv = sized(qkv, count * cols);
+        let attended = sized(attended, count * queries);
+
+        let all = rows_mut(qkv, cols);
+        let inputs: Vec<&Linear<'_>> = self.inputs.iter().collect();
+        if self.inputs.len() == 1 {
+            Linear::forward_each(&inputs, rows(x, hidden), workspace, &mut [all])?;
+        } else {
+            let (q, kv) = all.split_at(Axis(1), queries);
+            let (k, v) = kv.split_at(Axis(1), keys);
+            Linear::forward_each(&inputs, rows(x, hidden), workspace, &mut [q, k, v])?;
+        }
+        self.place(qkv, ropes, places);
+        self.remember(qkv, pieces, layer);
+        self.attend(qkv, pieces, layer, attended, scratch);
+        self.output.forward_into(rows(attended, queries), workspace, rows_mut(y, hidden))
+    }
+
+    /// Normalizes and rotates the heads of queries and keys.
+    fn place(&self, qkv: &mut [f32], ropes: &[Rope], places: &[Place]) {
+        let rope = self.spec.rope.map(|rope| &ropes[rope]);
+        if rope.is_none() && self.head_norms.is_none() {
+            return;
+        }
+        let head_dim = self.spec.head_dim;
+        let [queries, keys, values] = self.spec.widths();
+        let cost = (queries + keys) * ELEMENT;
+        parallel::rows(cost, qkv.chunks_mut(queries + keys + values).zip(places), |(row, place)| {
+            let (q, rest) = row.split_at_mut(queries);
+            let k = &mut rest[..keys];
+            if let Some([of_queries, of_keys]) = &self.head_norms {
+                let mut head = [0.0; MAX_HEAD_DIM];
+                let head = &mut head[..head_dim];
+                for (heads, norm) in [(&mut *q, of_queries), (&mut *k, of_keys)] {
+                    for x in heads.chunks_exact_mut(head_dim) {
+                        head.copy_from_slice(x);
+                        norm.row(head, x);
+                    }
+                }
+            }
+            if let Some(rope) = rope {
+                rope.rotate(q, head_dim, place.position, place.context);
+                rope.rotate(k, head_dim, place.position, place.context);
+            }
+        });
+    }
+
+    /// Appends keys and values to the cache.
+    fn remember(&self, qkv: &[f32], pieces: &mut [Piece<'_>], layer: usize) {
+        let head_dim = self.spec.head_dim;
+        let [queries, keys, values] = self.spec.widths();
+        let cols = queries + keys + values;
+        let threads = parallel::threads(qkv.len() / cols * (keys + values) * ELEMENT);
+        let mut rest = qkv;
+        let heads = pieces.iter_mut().flat_map(|piece| {
+            let (rows, others) = rest.split_at(piece.tokens.len() * cols);
+            rest = others;
+            piece.cache.layer(layer).iter_mut().enumerate().map(move |(head, kv)| (rows, head, kv))
+        });
+        parallel::each::<1, _, _>(heads, &mut vec![(); threads], |(rows, head, kv), ()| {
+            for row in rows.chunks_exact(cols) {
+                let key = &row[queries + head * head_dim..][..head_dim];
+                let value = &row[queries + keys + head * head_dim..][..head_dim];
+                kv.push(self.isa, key, value);
+            }
+        });
+    }
+
+    /// Attends from all rows to the cache.
+    fn attend(&self, qkv: &[f32], pieces: &mut [Piece<'_>], layer: usize, out: &mut [f32], scratch: &mut Vec<Scratch>) {
+        let width = self.spec.group() * self.spec.head_dim;
+        let rows_at_once = (QUERIES / self.spec.group()).max(1);
+        let (mut tasks, mut work, mut row) = (Vec::new(), 0usize, 0);
+        let mut rest = rows_mut(out, self.spec.heads * self.spec.head_dim);
+        for piece in pieces {
+            let (mut heads, others) = rest.split_at(Axis(0), piece.tokens.len());
+            rest = others;
+            for (head, kv) in piece.cache.layer(layer).iter().enumerate() {
+                let (mut of_head, others) = heads.split_at(Axis(1), width);
+                heads = others;
+                let (mut row, mut position) = (row, piece.start);
+                while of_head.nrows() > 0 {
+                    let n = of_head.nrows().min(rows_at_once);
+                    let (out, others) = of_head.split_at(Axis(0), n);
+                    of_head = others;
+                    work = work.saturating_add(self.visible(position + n - 1, kv.len()).len() * 2 * width * n);
+                    tasks.push(Task { kv, head, row, position, out });
+                    (row, position) = (row + n, position + n);
+                }
+            }
+            row += piece.tokens.len();
+        }
+        let threads = parallel::threads(work).min(tasks.len().max(1));
+        if scratch.len() < threads {
+            scratch.resize_with(threads, Scratch::default);
+        }
+        parallel::each::<1, _, _>(tasks.into_iter(), &mut scratch[..threads], |task, scratch| {
+            self.run(task, qkv, scratch);
+        });
+    }
+
+    /// The positions that are seen from one, in a sequence of `len`.
+    fn visible(&self, position: usize, len: usize) -> Range<usize> {
+        match self.spec.mask {
+            Mask::Causal => 0..position + 1,
+            Mask::Window(window) => (position + 1).saturating_sub(window)..position + 1,
+            Mask::Full => 0..len,
+        }
+    }
+
+    fn run(&self, mut task: Task<'_>, qkv: &[f32], scratch: &mut Scratch) {
+        let Scratch { kernel, queries, visible, out } = scratch;
+        let group = self.spec.group();
+        let (cols, width) = (self.spec.widths().iter().sum::<usize>(), group * self.spec.head_dim);
+        queries.clear();
+        visible.clear();
+        for i in 0..task.out.nrows() {
+            queries.extend_from_slice(&qkv[(task.row + i) * cols + task.head * width..][..width]);
+            let range = self.visible(task.position + i, task.kv.len());
+            visible.extend((0..group).map(|_| range.clone()));
+        }
+        let out = sized(out, queries.len());
+        let options = AttentionOptions { scale: self.spec.scale, softcap: self.spec.softcap };
+        attend(self.isa, task.kv, queries, visible, options, kernel, out);
+        for (mut to, from) in task.out.outer_iter_mut().zip(out.chunks_exact(width)) {
+            to.as_slice_mut().expect("a part of a row").copy_from_slice(from);
+        }
+    }
+}
+
+/// The most numbers that a head may have.
+pub(crate) const MAX_HEAD_DIM: usize = 1024;

@@ -1,0 +1,59 @@
+//! Rows of several sequences that go through a network together, and what they leave in its caches.
+
+use kernels::{KvFormat, KvHead};
+
+use super::spec::AttentionSpec;
+
+/// The keys and values of one sequence: for each layer its heads.
+#[derive(Clone, Debug)]
+pub(crate) struct Cache(Vec<Vec<KvHead>>);
+
+impl Cache {
+    /// Empty, for layers with these attentions.
+    pub(crate) fn new<'a>(layers: impl Iterator<Item = &'a AttentionSpec>, format: KvFormat) -> Self {
+        let heads = |spec: &AttentionSpec| (0..spec.kv_heads).map(|_| KvHead::new(format, spec.head_dim)).collect();
+        Self(layers.map(heads).collect())
+    }
+
+    /// Forgets all positions from `len` on.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.0.iter_mut().flatten().for_each(|head| head.truncate(len));
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.iter().flatten().map(KvHead::bytes).sum()
+    }
+
+    /// The heads of a layer.
+    pub(crate) fn layer(&mut self, layer: usize) -> &mut [KvHead] {
+        &mut self.0[layer]
+    }
+}
+
+/// Consecutive rows of one sequence.
+pub(crate) struct Piece<'a> {
+    pub(crate) tokens: &'a [u32],
+    /// The position of the first.
+    pub(crate) start: usize,
+    /// How long the sequence may become.
+    pub(crate) context: usize,
+    /// Holds all positions before the first.
+    pub(crate) cache: &'a mut Cache,
+}
+
+/// Where a row is in its sequence.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) position: usize,
+    /// How long the sequence may become.
+    pub(crate) context: usize,
+}
+
+/// The places of all rows.
+pub(crate) fn places<'a>(pieces: &'a [Piece<'_>]) -> impl Iterator<Item = Place> + 'a {
+    pieces.iter().flat_map(|piece| {
+        let positions = piece.start..piece.start + piece.tokens.len();
+        positions.map(|position| Place { position, context: piece.context })
+    })
+}

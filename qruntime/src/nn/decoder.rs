@@ -1,0 +1,212 @@
+//! A decoder of any family: embedding, layers, norm, output head.
+
+use kernels::{Isa, KvFormat, softcap};
+
+use super::attention::{Attention, AttentionState};
+use super::batch::{Cache, Piece, Place, places};
+use super::mlp::{Mlp, MlpState};
+use super::moe::{Mixture, MixtureState};
+use super::norm::{ELEMENT, Norm};
+use super::rope::Rope;
+use super::spec::{DecoderSpec, LayerSpec, MlpSpec};
+use super::weights::Weights;
+use super::{rows, rows_mut, sized};
+use crate::error::Error;
+use crate::linear::{Linear, Workspace};
+use crate::parallel;
+
+/// A network that says what comes next.
+pub(crate) struct Decoder<'a> {
+    isa: Isa,
+    embedding: Linear<'a>,
+    embedding_scale: f32,
+    ropes: Vec<Rope>,
+    layers: Vec<Layer<'a>>,
+    norm: Norm,
+    /// Rows are tokens.
+    head: Linear<'a>,
+    logits_divisor: f32,
+    logits_softcap: Option<f32>,
+}
+
+struct Layer<'a> {
+    before_attention: Norm,
+    attention: Attention<'a>,
+    after_attention: Option<Norm>,
+    before_mlp: Norm,
+    mlp: AnyMlp<'a>,
+    after_mlp: Option<Norm>,
+    residual_scale: f32,
+}
+
+enum AnyMlp<'a> {
+    Dense(Mlp<'a>),
+    Mixture(Box<Mixture<'a>>),
+}
+
+/// Memory that a decoder needs, kept between calls. One serves any model.
+#[derive(Default)]
+pub(crate) struct DecoderState {
+    /// What goes from layer to layer.
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    /// What a part of a layer gives.
+    part: Vec<f32>,
+    places: Vec<Place>,
+    attention: AttentionState,
+    mlp: MlpState,
+    mixture: MixtureState,
+    workspace: Workspace,
+}
+
+impl<'a> Decoder<'a> {
+    /// Finds the tensors in `weights`.
+    pub(crate) fn new(spec: &DecoderSpec, weights: &Weights<'a>) -> Result<Self, Error> {
+        let DecoderSpec { vocabulary, hidden, norm, .. } = *spec;
+        let body = weights.at_first(&PREFIXES, "embed_tokens.weight")?;
+        let embedding = body.linear("embed_tokens", vocabulary, hidden, false)?;
+        let head = match spec.tied {
+            true => embedding.clone(),
+            false => {
+                weights.at_first(&HEAD_PREFIXES, "lm_head.weight")?.linear("lm_head", vocabulary, hidden, false)?
+            }
+        };
+        let layer = |(i, layer): (usize, &LayerSpec)| Layer::new(layer, &body.at(&format!("layers.{i}")), spec);
+        let isa = weights.isa();
+        Ok(Self {
+            isa,
+            embedding,
+            embedding_scale: spec.embedding_scale,
+            layers: spec.layers.iter().enumerate().map(layer).collect::<Result<_, _>>()?,
+            ropes: spec.ropes.iter().map(|rope| Rope::new(isa, rope, spec.context)).collect(),
+            norm: body.rms_norm("norm", hidden, norm)?,
+            head,
+            logits_divisor: spec.logits_divisor,
+            logits_softcap: spec.logits_softcap,
+        })
+    }
+
+    /// An empty cache for one sequence.
+    pub(crate) fn cache(&self, format: KvFormat) -> Cache {
+        Cache::new(self.layers.iter().map(|layer| layer.attention.spec()), format)
+    }
+
+    /// Takes all rows of some sequences through the layers. [`logits`](Self::logits) then tells of each.
+    ///
+    /// Tokens must be in the vocabulary, and positions within the contexts.
+    pub(crate) fn forward(&self, pieces: &mut [Piece<'_>], state: &mut DecoderState) -> Result<(), Error> {
+        let hidden = self.embedding.in_features();
+        state.places.clear();
+        state.places.extend(places(pieces));
+        let count = state.places.len();
+        let x = sized(&mut state.x, count * hidden);
+        let normed = sized(&mut state.normed, count * hidden);
+        let part = sized(&mut state.part, count * hidden);
+        let workspace = &mut state.workspace;
+
+        self.embed(pieces, x)?;
+        if let Some(first) = self.layers.first() {
+            first.before_attention.rows(x, normed);
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            let rows = (self.ropes.as_slice(), state.places.as_slice());
+            layer.attention.forward(normed, pieces, i, rows, (&mut state.attention, &mut *workspace), part)?;
+            layer.add(layer.after_attention.as_ref(), x, part, Some(&layer.before_mlp), normed, hidden);
+            match &layer.mlp {
+                AnyMlp::Dense(mlp) => mlp.forward(normed, &mut state.mlp, workspace, part)?,
+                AnyMlp::Mixture(mixture) => mixture.forward(normed, &mut state.mixture, workspace, part)?,
+            }
+            let next = self.layers.get(i + 1).map(|next| &next.before_attention);
+            layer.add(layer.after_mlp.as_ref(), x, part, next, normed, hidden);
+        }
+        Ok(())
+    }
+
+    /// The logits of some of the rows that [`forward`](Self::forward) has just taken through: as many numbers for each as there are tokens.
+    pub(crate) fn logits(
+        &self,
+        of: impl ExactSizeIterator<Item = usize>,
+        state: &mut DecoderState,
+        logits: &mut [f32],
+    ) -> Result<(), Error> {
+        let (hidden, vocabulary) = (self.head.in_features(), self.head.out_features());
+        let normed = sized(&mut state.normed, of.len() * hidden);
+        for (row, normed) in of.zip(normed.chunks_mut(hidden)) {
+            self.norm.row(&state.x[row * hidden..][..hidden], normed);
+        }
+        self.head.forward_into(rows(normed, hidden), &mut state.workspace, rows_mut(logits, vocabulary))?;
+        parallel::rows(PART * ELEMENT, logits.chunks_mut(PART), |logits| {
+            if self.logits_divisor != 1.0 {
+                logits.iter_mut().for_each(|x| *x /= self.logits_divisor);
+            }
+            if let Some(cap) = self.logits_softcap {
+                softcap(self.isa, logits, cap);
+            }
+        });
+        Ok(())
+    }
+
+    fn embed(&self, pieces: &[Piece<'_>], x: &mut [f32]) -> Result<(), Error> {
+        let hidden = self.embedding.in_features();
+        let tokens = pieces.iter().flat_map(|piece| piece.tokens);
+        for (token, x) in tokens.zip(x.chunks_mut(hidden)) {
+            self.embedding.decode_row(*token as usize, x)?;
+            if self.embedding_scale != 1.0 {
+                x.iter_mut().for_each(|x| *x *= self.embedding_scale);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Logits that are divided and bent together.
+const PART: usize = 2048;
+
+/// What the names of the layers' tensors may begin with: of a language model, of one within a larger one, of one without an output head.
+const PREFIXES: [&str; 4] = ["model.", "language_model.model.", "model.language_model.", ""];
+
+/// And that of the output head.
+const HEAD_PREFIXES: [&str; 2] = ["", "language_model."];
+
+impl<'a> Layer<'a> {
+    fn new(layer: &LayerSpec, weights: &Weights<'a>, spec: &DecoderSpec) -> Result<Self, Error> {
+        let hidden = spec.hidden;
+        let norm = |name: &str| weights.rms_norm(name, hidden, spec.norm);
+        let names = layer.norms;
+        Ok(Self {
+            before_attention: norm(names.before_attention)?,
+            attention: Attention::new(&weights.at("self_attn"), hidden, layer.attention)?,
+            after_attention: names.after_attention.map(norm).transpose()?,
+            before_mlp: norm(names.before_mlp)?,
+            mlp: match layer.mlp {
+                MlpSpec::Dense(spec) => AnyMlp::Dense(Mlp::new(weights, hidden, spec)?),
+                MlpSpec::Mixture(spec) => AnyMlp::Mixture(Box::new(Mixture::new(weights, hidden, spec)?)),
+            },
+            after_mlp: names.after_mlp.map(norm).transpose()?,
+            residual_scale: layer.residual_scale,
+        })
+    }
+
+    /// Adds what a part of the layer gave to what goes from layer to layer, and normalizes that for the next part.
+    fn add(
+        &self,
+        after: Option<&Norm>,
+        x: &mut [f32],
+        part: &[f32],
+        next: Option<&Norm>,
+        normed: &mut [f32],
+        hidden: usize,
+    ) {
+        let rows = x.chunks_mut(hidden).zip(part.chunks(hidden)).zip(normed.chunks_mut(hidden));
+        parallel::rows(3 * hidden * ELEMENT, rows, |((x, mut part), normed)| {
+            if let Some(after) = after {
+                after.row(part, normed);
+                part = normed;
+            }
+            x.iter_mut().zip(part).for_each(|(x, part)| *x += self.residual_scale * part);
+            if let Some(next) = next {
+                next.row(x, normed);
+            }
+        });
+    }
+}

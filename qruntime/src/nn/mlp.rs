@@ -1,0 +1,118 @@
+//! Perceptrons: the part of a layer that looks at every row for itself. Gated ones after Shazeer, 2020.
+
+use kernels::{Activation, Isa, activate, activate_gated};
+
+use super::norm::ELEMENT;
+use super::spec::DenseSpec;
+use super::weights::Weights;
+use super::{NUMBERS, rows, rows_mut, sized};
+use crate::error::Error;
+use crate::linear::{Linear, Workspace};
+use crate::parallel;
+
+/// A perceptron.
+pub(crate) struct Mlp<'a> {
+    /// Gate and up, or both in one, or up alone.
+    inputs: Vec<Linear<'a>>,
+    middle: Middle,
+    output: Linear<'a>,
+}
+
+/// What is between the first matrices and the last.
+pub(crate) struct Middle {
+    pub(crate) isa: Isa,
+    pub(crate) activation: Activation,
+    /// Numbers of a row that go into the last matrix.
+    pub(crate) width: usize,
+    pub(crate) gated: bool,
+    /// Whether one matrix gives gate and up.
+    pub(crate) fused: bool,
+}
+
+/// Memory that perceptrons need, kept between calls.
+#[derive(Default)]
+pub(crate) struct MlpState {
+    /// Gates, or if there are none what is instead of them; then what goes into the last matrix.
+    inner: Vec<f32>,
+    /// What gates are multiplied with; or, from one matrix, gates and that.
+    other: Vec<f32>,
+}
+
+impl Middle {
+    /// Numbers of a row in the second of the [`buffers`](Self::buffers).
+    pub(crate) fn other_width(&self) -> usize {
+        match (self.gated, self.fused) {
+            (false, _) => 0,
+            (true, false) => self.width,
+            (true, true) => 2 * self.width,
+        }
+    }
+
+    /// Where the first matrices put their results: separate ones in the first and the second, a fused one in the second alone.
+    pub(crate) fn buffers<'s>(&self, state: &'s mut MlpState, rows: usize) -> (&'s mut [f32], &'s mut [f32]) {
+        let MlpState { inner, other } = state;
+        (sized(inner, rows * self.width), sized(other, rows * self.other_width()))
+    }
+
+    /// Makes of what is in the [`buffers`](Self::buffers) what goes into the last matrix, in the first.
+    pub(crate) fn activate(&self, inner: &mut [f32], other: &[f32]) {
+        let (width, other_width) = (self.width, self.other_width());
+        let cost = 2 * width * ELEMENT;
+        if !self.gated {
+            return parallel::rows(cost, inner.chunks_mut(width), |row| activate(self.isa, self.activation, row));
+        }
+        parallel::rows(cost, inner.chunks_mut(width).zip(other.chunks(other_width)), |(gate, other)| {
+            let up = &other[other_width - width..];
+            if self.fused {
+                gate.copy_from_slice(&other[..width]);
+            }
+            activate_gated(self.isa, self.activation, gate, up);
+        });
+    }
+}
+
+impl<'a> Mlp<'a> {
+    /// Finds the tensors in `weights`.
+    pub(crate) fn new(weights: &Weights<'a>, hidden: usize, spec: DenseSpec) -> Result<Self, Error> {
+        let weights = weights.at(spec.scope);
+        let DenseSpec { width, activation, gated, bias, .. } = spec;
+        let fused = gated && spec.inputs.len() == 1;
+        let outputs = if fused { 2 * width } else { width };
+        let input = |name: &&str| weights.linear(name, outputs, hidden, bias);
+        Ok(Self {
+            inputs: spec.inputs.iter().map(input).collect::<Result<_, _>>()?,
+            middle: Middle { isa: weights.isa(), activation, width, gated, fused },
+            output: weights.linear(spec.output, hidden, width, bias)?,
+        })
+    }
+
+    /// How many rows take so much memory as there is for them.
+    pub(crate) fn rows_at_once(&self) -> usize {
+        (NUMBERS / (self.middle.width + self.middle.other_width())).max(1)
+    }
+
+    /// Rows to rows.
+    pub(crate) fn forward(
+        &self,
+        x: &[f32],
+        state: &mut MlpState,
+        workspace: &mut Workspace,
+        y: &mut [f32],
+    ) -> Result<(), Error> {
+        let hidden = self.output.out_features();
+        let (width, other_width) = (self.middle.width, self.middle.other_width());
+        let (inner, other) = self.middle.buffers(state, x.len() / hidden);
+        let x = rows(x, hidden);
+        match self.inputs.as_slice() {
+            [gate, up] => {
+                let mut outputs = [rows_mut(inner, width), rows_mut(other, other_width)];
+                Linear::forward_each(&[gate, up], x, workspace, &mut outputs)?;
+            }
+            [both, ..] if self.middle.fused => both.forward_into(x, workspace, rows_mut(other, other_width))?,
+            [up, ..] => up.forward_into(x, workspace, rows_mut(inner, width))?,
+            [] => {}
+        }
+        self.middle.activate(inner, other);
+        self.output.forward_into(rows(inner, width), workspace, rows_mut(y, hidden))
+    }
+}

@@ -1,0 +1,200 @@
+//! Mixtures of experts (Shazeer et al., 2017): every row takes the few perceptrons that a router chooses for it.
+
+use kernels::softmax;
+
+use super::mlp::{Middle, Mlp, MlpState};
+use super::norm::ELEMENT;
+use super::spec::{DenseSpec, ExpertNames, MixtureNames, MixtureSpec};
+use super::weights::Weights;
+use super::{rows, rows_mut, sized};
+use crate::error::Error;
+use crate::experts::Experts;
+use crate::linear::{Linear, Workspace};
+use crate::parallel;
+
+/// A mixture.
+pub(crate) struct Mixture<'a> {
+    spec: MixtureSpec,
+    router: Linear<'a>,
+    /// Gate and up, or both in one.
+    inputs: Vec<Experts<'a>>,
+    middle: Middle,
+    output: Experts<'a>,
+    /// What every row takes, and what weighs it.
+    shared: Option<(Mlp<'a>, Linear<'a>)>,
+}
+
+/// Memory that mixtures need, kept between calls.
+#[derive(Default)]
+pub(crate) struct MixtureState {
+    mlp: MlpState,
+    /// The router's numbers; those of the shared expert's gate.
+    scores: Vec<f32>,
+    /// For every row its experts, best first, with their weights and the places of their rows among the sorted ones.
+    choices: Vec<Choice>,
+    counts: Vec<usize>,
+    /// Rows of inputs and of outputs, sorted by expert.
+    x: Vec<f32>,
+    y: Vec<f32>,
+    /// Which row each of those is of.
+    rows: Vec<usize>,
+}
+
+#[derive(Clone, Copy)]
+struct Choice {
+    expert: usize,
+    weight: f32,
+    place: usize,
+}
+
+/// Whether a mixture has its tensors by these names.
+fn has(weights: &Weights<'_>, names: &MixtureNames) -> bool {
+    let weights = weights.at(names.scope);
+    let expert = match names.experts {
+        ExpertNames::Single([gate, ..]) => weights.has(&format!("experts.0.{gate}.weight")),
+        ExpertNames::Fused([both, _]) => weights.has(both) || weights.has(&format!("{both}.weight")),
+    };
+    expert && weights.has(&format!("{}.weight", names.router))
+}
+
+impl<'a> Mixture<'a> {
+    /// Finds the tensors in `weights`.
+    pub(crate) fn new(weights: &Weights<'a>, hidden: usize, spec: MixtureSpec) -> Result<Self, Error> {
+        let MixtureSpec { experts, width, .. } = spec;
+        let names = spec.names.iter().find(|names| has(weights, names)).unwrap_or(&spec.names[0]);
+        let weights = weights.at(names.scope);
+        let (inputs, output) = match names.experts {
+            ExpertNames::Single([gate, up, down]) => {
+                let single = |name, outputs, inputs| weights.single_experts("experts", experts, name, outputs, inputs);
+                (vec![single(gate, width, hidden)?, single(up, width, hidden)?], single(down, hidden, width)?)
+            }
+            ExpertNames::Fused([both, output]) => {
+                let inputs = weights.experts(both, experts, 2 * width, hidden)?;
+                (vec![inputs], weights.experts(output, experts, hidden, width)?)
+            }
+        };
+        let shared = |(mlp, gate): (DenseSpec, &str)| {
+            Ok::<_, Error>((Mlp::new(&weights, hidden, mlp)?, weights.linear(gate, 1, hidden, false)?))
+        };
+        let fused = inputs.len() == 1;
+        Ok(Self {
+            spec,
+            router: weights.linear(names.router, experts, hidden, false)?,
+            inputs,
+            middle: Middle { isa: weights.isa(), activation: spec.activation, width, gated: true, fused },
+            output,
+            shared: spec.shared.map(shared).transpose()?,
+        })
+    }
+
+    /// Rows to rows.
+    pub(crate) fn forward(
+        &self,
+        x: &[f32],
+        state: &mut MixtureState,
+        workspace: &mut Workspace,
+        y: &mut [f32],
+    ) -> Result<(), Error> {
+        let hidden = self.output.out_features();
+        self.route(x, state, workspace)?;
+        let MixtureState { mlp, choices, counts, x: sorted, y: outputs, rows: sources, .. } = state;
+        let slots = choices.len();
+        let sorted = sized(sorted, slots * hidden);
+        let copies = sorted.chunks_mut(hidden).zip(sources.iter());
+        parallel::rows(hidden * ELEMENT, copies, |(to, &row)| to.copy_from_slice(&x[row * hidden..][..hidden]));
+
+        let (width, other_width) = (self.middle.width, self.middle.other_width());
+        let (inner, other) = self.middle.buffers(mlp, slots);
+        let sorted = rows(sorted, hidden);
+        if let [gate, up] = self.inputs.as_slice() {
+            let mut outputs = [rows_mut(inner, width), rows_mut(other, other_width)];
+            Experts::forward_each(&[gate, up], sorted, counts, workspace, &mut outputs)?;
+        } else {
+            self.inputs[0].forward_into(sorted, counts, workspace, rows_mut(other, other_width))?;
+        }
+        self.middle.activate(inner, other);
+        let outputs = sized(outputs, slots * hidden);
+        self.output.forward_into(rows(inner, width), counts, workspace, rows_mut(outputs, hidden))?;
+
+        let sums = y.chunks_mut(hidden).zip(choices.chunks(self.spec.chosen));
+        parallel::rows(self.spec.chosen * hidden * ELEMENT, sums, |(y, choices)| {
+            y.fill(0.0);
+            for choice in choices {
+                let output = &outputs[choice.place * hidden..][..hidden];
+                y.iter_mut().zip(output).for_each(|(y, x)| *y += choice.weight * x);
+            }
+        });
+        match &self.shared {
+            Some((shared, gate)) => self.add_shared(shared, gate, x, state, workspace, y),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds what every row takes.
+    fn add_shared(
+        &self,
+        shared: &Mlp<'_>,
+        gate: &Linear<'_>,
+        x: &[f32],
+        state: &mut MixtureState,
+        workspace: &mut Workspace,
+        y: &mut [f32],
+    ) -> Result<(), Error> {
+        let hidden = gate.in_features();
+        let gates = sized(&mut state.scores, x.len() / hidden);
+        gate.forward_into(rows(x, hidden), workspace, rows_mut(gates, 1))?;
+        let outputs = sized(&mut state.x, x.len());
+        shared.forward(x, &mut state.mlp, workspace, outputs)?;
+        let sums = y.chunks_mut(hidden).zip(outputs.chunks(hidden)).zip(gates.iter());
+        parallel::rows(hidden * ELEMENT, sums, |((y, x), gate)| {
+            // The logistic function is the softmax over its argument and zero.
+            let mut weights = [*gate, 0.0];
+            softmax(self.middle.isa, &mut weights);
+            y.iter_mut().zip(x).for_each(|(y, x)| *y += weights[0] * x);
+        });
+        Ok(())
+    }
+
+    /// Chooses the experts of every row and sorts the rows by them.
+    fn route(&self, x: &[f32], state: &mut MixtureState, workspace: &mut Workspace) -> Result<(), Error> {
+        let MixtureSpec { experts, chosen, normalized, .. } = self.spec;
+        let hidden = self.router.in_features();
+        let count = x.len() / hidden;
+        let scores = sized(&mut state.scores, count * experts);
+        self.router.forward_into(rows(x, hidden), workspace, rows_mut(scores, experts))?;
+        state.choices.clear();
+        state.choices.resize(count * chosen, Choice { expert: 0, weight: 0.0, place: 0 });
+        let each = scores.chunks_mut(experts).zip(state.choices.chunks_mut(chosen));
+        parallel::rows(experts * (chosen + ELEMENT), each, |(scores, choices)| {
+            softmax(self.middle.isa, scores);
+            for choice in choices.iter_mut() {
+                // The first of the greatest, whatever the numbers are.
+                let best = |best: usize, i: usize| if scores[i].total_cmp(&scores[best]).is_gt() { i } else { best };
+                let expert = (1..experts).fold(0, best);
+                *choice = Choice { expert, weight: scores[expert], place: 0 };
+                scores[expert] = f32::NEG_INFINITY;
+            }
+            if normalized {
+                let sum = choices.iter().fold(0.0, |sum, choice| sum + choice.weight);
+                choices.iter_mut().for_each(|choice| choice.weight /= sum);
+            }
+        });
+
+        state.counts.clear();
+        state.counts.resize(experts, 0);
+        state.choices.iter().for_each(|choice| state.counts[choice.expert] += 1);
+        state.rows.clear();
+        state.rows.resize(count * chosen, 0);
+        let mut next: Vec<usize> = Vec::with_capacity(experts);
+        state.counts.iter().fold(0, |first, count| {
+            next.push(first);
+            first + count
+        });
+        for (i, choice) in state.choices.iter_mut().enumerate() {
+            choice.place = next[choice.expert];
+            next[choice.expert] += 1;
+            state.rows[choice.place] = i / chosen;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,83 @@
+//! Rotary positions (Su et al., 2021): angles of positions, and their cosines and sines.
+
+use std::sync::OnceLock;
+
+use kernels::Isa;
+
+/// How queries and keys are rotated.
+#[derive(Clone, Debug)]
+pub(crate) struct RopeSpec {
+    /// Radians from one position to the next, for each pair of numbers.
+    pub(crate) frequencies: Vec<f32>,
+    /// Those for sequences that may become longer than `original`, where they are others.
+    pub(crate) long: Option<Vec<f32>>,
+    /// The longest sequence that the model was first trained on.
+    pub(crate) original: usize,
+    /// Cosines and sines are multiplied by this.
+    pub(crate) scale: f32,
+    /// The longest sequence that they are made for.
+    pub(crate) reach: usize,
+}
+
+/// Cosines and sines of all positions, computed as they are needed.
+pub(crate) struct Rope {
+    isa: Isa,
+    original: usize,
+    short: Table,
+    long: Option<Table>,
+}
+
+impl Rope {
+    /// For sequences of up to `context` positions.
+    pub(crate) fn new(isa: Isa, spec: &RopeSpec, context: usize) -> Self {
+        let table = |frequencies: &Vec<f32>| Table::new(frequencies.clone(), spec.scale, context);
+        Self { isa, original: spec.original, short: table(&spec.frequencies), long: spec.long.as_ref().map(table) }
+    }
+
+    /// Rotates heads of `head_dim` numbers, which are at `position` in a sequence that may become as long as `context`.
+    pub(crate) fn rotate(&self, heads: &mut [f32], head_dim: usize, position: usize, context: usize) {
+        let table = match &self.long {
+            Some(long) if context > self.original => long,
+            _ => &self.short,
+        };
+        let (cos, sin) = table.at(position);
+        for head in heads.chunks_exact_mut(head_dim) {
+            kernels::rotate(self.isa, head, cos, sin);
+        }
+    }
+}
+
+/// Positions whose cosines and sines are computed together.
+const BLOCK: usize = 64;
+
+struct Table {
+    frequencies: Vec<f32>,
+    scale: f32,
+    /// For every position the cosines, then the sines.
+    blocks: Vec<OnceLock<Box<[f32]>>>,
+}
+
+impl Table {
+    fn new(frequencies: Vec<f32>, scale: f32, context: usize) -> Self {
+        Self { frequencies, scale, blocks: (0..context.div_ceil(BLOCK)).map(|_| OnceLock::new()).collect() }
+    }
+
+    /// Cosines and sines of a position.
+    fn at(&self, position: usize) -> (&[f32], &[f32]) {
+        let pairs = self.frequencies.len();
+        let first = position / BLOCK * BLOCK;
+        let block = self.blocks[position / BLOCK].get_or_init(|| self.block(first));
+        block[(position - first) * 2 * pairs..][..2 * pairs].split_at(pairs)
+    }
+
+    /// Angles are products of `f32`, as everywhere; they are nowhere else rounded but in the results.
+    fn block(&self, first: usize) -> Box<[f32]> {
+        let mut block = Vec::with_capacity(BLOCK * 2 * self.frequencies.len());
+        for position in first..first + BLOCK {
+            let angles = || self.frequencies.iter().map(|frequency| f64::from(position as f32 * frequency));
+            block.extend(angles().map(|angle| libm::cos(angle) as f32 * self.scale));
+            block.extend(angles().map(|angle| libm::sin(angle) as f32 * self.scale));
+        }
+        block.into()
+    }
+}

@@ -1,0 +1,216 @@
+//! What networks consist of, as plain values: a family reads them from `config.json`, [`Decoder`](super::decoder::Decoder) and
+//! [`EncoderNetwork`](super::encoder::EncoderNetwork) build from them.
+
+use kernels::Activation;
+
+use super::rope::RopeSpec;
+
+/// A decoder: embedding, layers, norm, output head.
+#[derive(Clone, Debug)]
+pub(crate) struct DecoderSpec {
+    /// Tokens.
+    pub(crate) vocabulary: usize,
+    /// Numbers that go from layer to layer.
+    pub(crate) hidden: usize,
+    /// The longest sequence.
+    pub(crate) context: usize,
+    pub(crate) layers: Vec<LayerSpec>,
+    pub(crate) norm: NormSpec,
+    /// Whether the output head is the embedding.
+    pub(crate) tied: bool,
+    /// Embeddings are multiplied by this.
+    pub(crate) embedding_scale: f32,
+    /// Logits are divided by this.
+    pub(crate) logits_divisor: f32,
+    /// And then bent into the range from minus to plus this.
+    pub(crate) logits_softcap: Option<f32>,
+    /// The kinds of positions there are; layers name one by its place.
+    pub(crate) ropes: Vec<RopeSpec>,
+}
+
+impl DecoderSpec {
+    /// How many numbers a row takes while it is computed, at most.
+    pub(crate) fn row_numbers(&self) -> usize {
+        let of_mlp = |mlp: &MlpSpec| match mlp {
+            MlpSpec::Dense(dense) => 3 * dense.width,
+            MlpSpec::Mixture(MixtureSpec { chosen, width, shared, .. }) => {
+                chosen.saturating_mul(2 * self.hidden + 3 * width) + shared.map_or(0, |(dense, _)| 3 * dense.width)
+            }
+        };
+        let of_layer = |layer: &LayerSpec| 2 * layer.attention.widths().iter().sum::<usize>() + of_mlp(&layer.mlp);
+        3 * self.hidden + self.layers.iter().map(of_layer).max().unwrap_or(0)
+    }
+
+    /// The longest sequence for which no rotation changes.
+    pub(crate) fn default_context(&self) -> usize {
+        let originals = self.ropes.iter().filter(|rope| rope.long.is_some()).map(|rope| rope.original);
+        originals.min().unwrap_or(self.context)
+    }
+}
+
+/// A layer of a decoder: `x += scale · attention(norm(x))`, `x += scale · mlp(norm(x))`.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerSpec {
+    pub(crate) attention: AttentionSpec,
+    pub(crate) mlp: MlpSpec,
+    pub(crate) norms: NormNames,
+    pub(crate) residual_scale: f32,
+}
+
+/// The names of a layer's norms.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NormNames {
+    pub(crate) before_attention: &'static str,
+    /// Of what attention gives, before it is added.
+    pub(crate) after_attention: Option<&'static str>,
+    pub(crate) before_mlp: &'static str,
+    /// Of what the perceptron gives, before it is added.
+    pub(crate) after_mlp: Option<&'static str>,
+}
+
+/// An RMS norm.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NormSpec {
+    /// Added to the mean square.
+    pub(crate) eps: f32,
+    /// Whether 1 is to be added to the weights.
+    pub(crate) plus_one: bool,
+}
+
+/// Attention with grouped heads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttentionSpec {
+    /// Heads of queries; a multiple of `kv_heads`.
+    pub(crate) heads: usize,
+    /// Heads of keys and values.
+    pub(crate) kv_heads: usize,
+    /// Numbers of a head.
+    pub(crate) head_dim: usize,
+    /// Scores are multiplied by this.
+    pub(crate) scale: f32,
+    /// And then bent into the range from minus to plus this.
+    pub(crate) softcap: Option<f32>,
+    pub(crate) mask: Mask,
+    /// Which of the network's kinds of positions, if queries and keys are rotated.
+    pub(crate) rope: Option<usize>,
+    /// Whether every head of queries and keys is normalized before it is rotated (`q_norm`, `k_norm`).
+    pub(crate) head_norm: Option<NormSpec>,
+    /// The matrices of queries, keys and values: three, or one of all.
+    pub(crate) inputs: &'static [&'static str],
+    pub(crate) inputs_bias: bool,
+    pub(crate) output: &'static str,
+    pub(crate) output_bias: bool,
+}
+
+impl AttentionSpec {
+    /// Numbers of all queries, keys, and values of a row.
+    pub(crate) fn widths(&self) -> [usize; 3] {
+        [self.heads, self.kv_heads, self.kv_heads].map(|heads| heads * self.head_dim)
+    }
+
+    /// Bytes of the keys and values of up to 64 positions: they are kept in panels of so many, of values no less than 16 numbers each.
+    pub(crate) fn panel_bytes(&self) -> usize {
+        const POSITIONS: usize = 64;
+        self.kv_heads * 2 * self.head_dim.max(16) * POSITIONS * size_of::<u16>()
+    }
+
+    /// Heads of queries for each head of keys and values.
+    pub(crate) fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+}
+
+/// Which positions a row sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mask {
+    /// Its own and all before.
+    Causal,
+    /// Its own and those before, so many together.
+    Window(usize),
+    /// All of the sequence.
+    Full,
+}
+
+/// What follows attention.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum MlpSpec {
+    Dense(DenseSpec),
+    Mixture(MixtureSpec),
+}
+
+/// A perceptron: `output(f(inputs(x)))`, or gated, `output(f(gate(x)) · up(x))`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DenseSpec {
+    /// What its names begin with.
+    pub(crate) scope: &'static str,
+    /// Numbers between the matrices.
+    pub(crate) width: usize,
+    pub(crate) activation: Activation,
+    pub(crate) gated: bool,
+    /// The first matrices: gate and up, or one of both; or if it is not gated, the only one.
+    pub(crate) inputs: &'static [&'static str],
+    pub(crate) output: &'static str,
+    pub(crate) bias: bool,
+}
+
+/// A mixture of gated perceptrons, of which each row takes some.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MixtureSpec {
+    /// How many there are.
+    pub(crate) experts: usize,
+    /// How many a row takes.
+    pub(crate) chosen: usize,
+    /// Numbers between the matrices.
+    pub(crate) width: usize,
+    pub(crate) activation: Activation,
+    /// Whether the weights of those that a row takes add up to 1.
+    pub(crate) normalized: bool,
+    /// The names that its tensors may have; at least one.
+    pub(crate) names: &'static [MixtureNames],
+    /// A perceptron that every row takes, and the name of what weighs it.
+    pub(crate) shared: Option<(DenseSpec, &'static str)>,
+}
+
+/// Names of a mixture's tensors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MixtureNames {
+    /// What all begin with.
+    pub(crate) scope: &'static str,
+    pub(crate) router: &'static str,
+    pub(crate) experts: ExpertNames,
+}
+
+/// Names of the experts' matrices.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ExpertNames {
+    /// Gate, up and down within `experts.N`: every expert has matrices of its own.
+    Single([&'static str; 3]),
+    /// Gate and up in one, and down: a tensor has the matrices of all experts.
+    Fused([&'static str; 2]),
+}
+
+/// An encoder: embeddings of tokens and positions, layers of `x = norm(x + attention(x))`, `x = norm(x + mlp(x))`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EncoderSpec {
+    /// Tokens.
+    pub(crate) vocabulary: usize,
+    /// Numbers that go from layer to layer.
+    pub(crate) hidden: usize,
+    /// The longest sequence.
+    pub(crate) positions: usize,
+    /// Kinds of tokens, of which the first is used.
+    pub(crate) kinds: usize,
+    pub(crate) layers: usize,
+    /// Of the layer norms.
+    pub(crate) eps: f32,
+    pub(crate) attention: AttentionSpec,
+    pub(crate) mlp: DenseSpec,
+}
+
+impl EncoderSpec {
+    /// How many numbers a row takes while it is computed, but for its perceptron.
+    pub(crate) fn row_numbers(&self) -> usize {
+        let [queries, keys, values] = self.attention.widths();
+        2 * self.hidden + 2 * queries + keys + values
+    }
+}

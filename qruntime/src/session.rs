@@ -1,0 +1,257 @@
+//! Sequences of tokens, with what the network has made of them.
+
+use std::fmt;
+
+use kernels::KvFormat;
+
+use crate::error::Error;
+use crate::lm::CausalLm;
+use crate::nn::batch::{Cache, Piece};
+use crate::sample::Sampler;
+
+/// How a session keeps and computes its sequence.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SessionOptions {
+    /// How keys and values are stored: in half precision, or in 8 bits at half of the memory.
+    pub kv: KvFormat,
+    /// How many tokens go through the network together, at most. More need more memory; results are the same. A batch takes the least
+    /// of its sessions.
+    pub block: usize,
+    /// The longest that the sequence may become; `None` for what [`LmConfig::default_context`](crate::LmConfig::default_context) says. It may not be longer than
+    /// [`LmConfig::context`](crate::LmConfig::context). Memory is taken as the sequence grows.
+    pub context: Option<usize>,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self { kv: KvFormat::F16, block: 512, context: None }
+    }
+}
+
+impl SessionOptions {
+    /// With keys and values stored so.
+    #[must_use]
+    pub fn kv(self, kv: KvFormat) -> Self {
+        Self { kv, ..self }
+    }
+
+    /// With so many tokens at a time.
+    #[must_use]
+    pub fn block(self, block: usize) -> Self {
+        Self { block, ..self }
+    }
+
+    /// With sequences of up to so many tokens.
+    #[must_use]
+    pub fn context(self, context: usize) -> Self {
+        Self { context: Some(context), ..self }
+    }
+}
+
+/// A sequence of tokens, and the keys and values that the network has for it.
+///
+/// A clone is a fork: it goes on from here by itself. What is fed or generated later has the same bits as if the whole sequence had been fed at once.
+#[derive(Clone)]
+pub struct Session {
+    pub(crate) lm: CausalLm,
+    pub(crate) options: SessionOptions,
+    cache: Cache,
+    tokens: Vec<u32>,
+    /// How many of them the cache holds.
+    pub(crate) computed: usize,
+    /// After the last token; empty if they are not known.
+    logits: Vec<f32>,
+}
+
+impl Session {
+    pub(crate) fn new(lm: CausalLm, options: SessionOptions, cache: Cache) -> Self {
+        Self { lm, options, cache, tokens: Vec::new(), computed: 0, logits: Vec::new() }
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn lm(&self) -> &CausalLm {
+        &self.lm
+    }
+
+    /// Appends tokens. Returns the logits after the last: for every token of the vocabulary the logarithm of how likely it is to come next, but for a constant.
+    ///
+    /// # Errors
+    /// If a token is not in the vocabulary, or the sequence would be longer than its context; nothing is appended then. If there are no tokens at all.
+    pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
+        self.check(tokens)?;
+        self.append(tokens);
+        self.catch_up()
+    }
+
+    /// Appends tokens and tells `each` the logits after every one of them, with its place in `tokens`: to measure how well a text is foreseen. Takes no more memory
+    /// for a long text than for a short one.
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed).
+    pub fn feed_each(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &[f32]) + Send) -> Result<(), Error> {
+        self.check(tokens)?;
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        if self.computed < self.tokens.len() {
+            self.catch_up()?;
+        }
+        let start = self.tokens.len();
+        self.append(tokens);
+        let lm = self.lm.clone();
+        lm.catch_up(&mut [self], Some(&mut |position, logits| each(position - start, logits)))
+    }
+
+    /// The logits after the last token, as [`feed`](Self::feed) returned them; empty if they are not known: before the first token, after
+    /// [`rewind`](Self::rewind), and while [`generate`](Self::generate) has appended a token that it has not been asked to go on from.
+    #[must_use]
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// How many tokens the sequence has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// The tokens.
+    #[must_use]
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The longest that the sequence may become.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        let config = self.lm.config();
+        self.options.context.unwrap_or(config.default_context).min(config.context)
+    }
+
+    /// Bytes that keys and values take.
+    #[must_use]
+    pub fn cache_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
+    /// Forgets all tokens from `len` on. That is cheap, and so is feeding others: those before are kept.
+    pub fn rewind(&mut self, len: usize) {
+        if len < self.tokens.len() {
+            self.tokens.truncate(len);
+            self.computed = self.computed.min(len);
+            self.logits.clear();
+        }
+    }
+
+    /// Another session with the same tokens, which goes on by itself. What is computed is copied.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        self.clone()
+    }
+
+    /// Goes on by itself: an iterator over the tokens that `sampler` chooses, each of which is appended. It ends at a token that ends the text
+    /// ([`LmConfig::eos`](crate::LmConfig::eos)), which is not appended, and when the sequence is as long as it may be. A token is computed when the next one is asked for.
+    ///
+    /// Errors are those of [`feed`](Self::feed).
+    pub fn generate<'s, S: Sampler + ?Sized>(&'s mut self, sampler: &'s mut S) -> Generate<'s, S> {
+        Generate { session: self, sampler, over: false }
+    }
+
+    /// Checks tokens that are to be appended.
+    pub(crate) fn check(&self, tokens: &[u32]) -> Result<(), Error> {
+        let config = self.lm.config();
+        let vocabulary = config.vocab_size;
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            return Err(Error::Token { token, vocabulary });
+        }
+        let length = self.tokens.len().saturating_add(tokens.len());
+        match self.context() {
+            context if length > context => Err(Error::Context { length, context, longest: config.context }),
+            _ if length == 0 => Err(Error::NoTokens),
+            _ => Ok(()),
+        }
+    }
+
+    /// Appends tokens that have been checked. Sees to it that the logits after the last one are computed if they are not known.
+    pub(crate) fn append(&mut self, tokens: &[u32]) {
+        if !tokens.is_empty() {
+            self.tokens.extend_from_slice(tokens);
+            self.logits.clear();
+        } else if self.logits.is_empty() {
+            self.computed = self.computed.min(self.tokens.len() - 1);
+        }
+    }
+
+    fn catch_up(&mut self) -> Result<&[f32], Error> {
+        let lm = self.lm.clone();
+        lm.catch_up(&mut [&mut *self], None)?;
+        Ok(&self.logits)
+    }
+
+    /// Whether all tokens are computed.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.computed == self.tokens.len()
+    }
+
+    /// Keeps the logits after the last token.
+    pub(crate) fn remember(&mut self, logits: &[f32]) {
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+    }
+
+    /// The tokens to be computed next, at most so many.
+    pub(crate) fn next_piece(&mut self, most: usize) -> Piece<'_> {
+        let context = self.context();
+        // What a failed or abandoned computation has left there is not trusted.
+        self.cache.truncate(self.computed);
+        let tokens = &self.tokens[self.computed..];
+        Piece { tokens: &tokens[..tokens.len().min(most)], start: self.computed, context, cache: &mut self.cache }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Session({} tokens of {:?})", self.len(), self.lm)
+    }
+}
+
+/// The tokens of [`Session::generate`].
+#[derive(Debug)]
+pub struct Generate<'s, S: ?Sized> {
+    session: &'s mut Session,
+    sampler: &'s mut S,
+    over: bool,
+}
+
+impl<S: Sampler + ?Sized> Iterator for Generate<'_, S> {
+    type Item = Result<u32, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.over || self.session.len() >= self.session.context() {
+            return None;
+        }
+        if let Err(error) = self.session.feed(&[]) {
+            self.over = true;
+            return Some(Err(error));
+        }
+        let token = self.sampler.sample(&self.session.logits, &self.session.tokens);
+        if self.session.lm.config().eos.contains(&token) {
+            self.over = true;
+            return None;
+        }
+        if let Err(error) = self.session.check(&[token]) {
+            self.over = true;
+            return Some(Err(error));
+        }
+        self.session.append(&[token]);
+        Some(Ok(token))
+    }
+}

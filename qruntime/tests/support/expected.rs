@@ -1,0 +1,77 @@
+//! What others computed, in safetensors files made by `ci/families.sh` and `ci/references.sh`.
+
+#![allow(clippy::print_stderr, reason = "a test says that it did not run")]
+
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+/// Such a file.
+pub struct Expected(Vec<u8>);
+
+impl Expected {
+    pub fn read(path: impl AsRef<Path>) -> Self {
+        Self(std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display())))
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.parsed().tensor(name).is_ok()
+    }
+
+    /// A tensor of floating-point numbers that `f32` holds.
+    pub fn numbers(&self, name: &str) -> Vec<f32> {
+        self.with(name, |tensor| match tensor.dtype() {
+            Dtype::F32 => tensor.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            other => panic!("{name} is {other:?}"),
+        })
+    }
+
+    /// A tensor of one number of binary64.
+    pub fn number(&self, name: &str) -> f64 {
+        self.with(name, |tensor| f64::from_le_bytes(tensor.data().try_into().unwrap()))
+    }
+
+    /// A tensor of whole numbers.
+    pub fn integers(&self, name: &str) -> Vec<u32> {
+        self.with(name, |tensor| match tensor.dtype() {
+            Dtype::U16 => tensor.data().as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes).into()).collect(),
+            Dtype::I64 => {
+                let numbers = tensor.data().as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
+                numbers.map(|number| number.try_into().unwrap()).collect()
+            }
+            other => panic!("{name} is {other:?}"),
+        })
+    }
+
+    /// Token ids, one sequence in each of `input_ids.0`, `input_ids.1`, ..., or all in `ids`, as long as `lengths` says.
+    pub fn sequences(&self) -> Vec<Vec<u32>> {
+        if !self.has("ids") {
+            let names = (0..).map(|i| format!("input_ids.{i}"));
+            return names.take_while(|name| self.has(name)).map(|name| self.integers(&name)).collect();
+        }
+        let mut ids = self.integers("ids").into_iter();
+        let lengths = self.integers("lengths");
+        let sequences = lengths.into_iter().map(|length| ids.by_ref().take(length as usize).collect()).collect();
+        assert_eq!(ids.next(), None, "ids are left over");
+        sequences
+    }
+
+    fn with<T>(&self, name: &str, read: impl FnOnce(TensorView<'_>) -> T) -> T {
+        read(self.parsed().tensor(name).unwrap_or_else(|error| panic!("{name}: {error}")))
+    }
+
+    fn parsed(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.0).unwrap()
+    }
+}
+
+/// A file or folder of `../shared/data`, which is not part of the project, or `None`, and says so, where it is absent.
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: no {}", path.display());
+    None
+}

@@ -1,0 +1,413 @@
+//! `quantize eval`: how far are a model's answers from the original's?
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use qruntime::{CausalLm, Encoder};
+use serde::Serialize;
+
+use super::{cancel_on_signal, open_network, pool};
+use crate::args::{EvalArgs, ProtocolArgs};
+use crate::eval::bf16;
+use crate::eval::causal::{Reference, evaluate};
+use crate::eval::encoder::{Cosines, Embedder, Labelled, cosines};
+use crate::eval::limits::Limits;
+use crate::eval::logits_file::{Form, LogitsReader, LogitsWriter};
+use crate::eval::network::{Network, Size};
+use crate::eval::statistics::Summary;
+use crate::eval::text::{self, Described, Protocol};
+use crate::eval::windows::{Score, Windows};
+use crate::output::Temporary;
+use crate::progress::Progress;
+use crate::report::{Answer, bytes, digits, table, three_digits};
+use crate::source::Source;
+
+/// Tokens of a window, unless told otherwise.
+const CTX: usize = 512;
+
+#[derive(Serialize)]
+struct Report {
+    model_path: String,
+    reference_path: String,
+    text: Option<String>,
+    #[serde(flatten)]
+    size: Size,
+    instruction_set: &'static str,
+    threads: usize,
+    #[serde(flatten)]
+    figures: Figures,
+    limits: Limits,
+    /// The limits that were passed, in words.
+    exceeded: Vec<String>,
+    within: bool,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Figures {
+    LanguageModel {
+        #[serde(flatten)]
+        protocol: Described,
+        #[serde(flatten)]
+        summary: Box<Summary>,
+        /// The reference with its weights rounded to bfloat16.
+        noise_floor: Option<Box<Summary>>,
+        /// Why there is no noise floor.
+        no_noise_floor: Option<String>,
+        tokens_per_second: f64,
+        reference_tokens_per_second: Option<f64>,
+    },
+    Encoder {
+        cosine: Option<Cosines>,
+        noise_floor: Option<Cosines>,
+        no_noise_floor: Option<String>,
+        sts: Option<Ranking>,
+        sentences_per_second: f64,
+        reference_sentences_per_second: f64,
+    },
+}
+
+/// Rank correlations with people's scores.
+#[derive(Serialize)]
+struct Ranking {
+    pairs: usize,
+    correlation: f64,
+    reference_correlation: f64,
+}
+
+pub(super) fn run(args: &EvalArgs) -> Result<Answer> {
+    pool(args.threads)?.install(|| measure(args))
+}
+
+fn measure(args: &EvalArgs) -> Result<Answer> {
+    let network = open_network(&args.model)?;
+    let limits = Limits { max_kld: args.max_kld, max_ppl_ratio: args.max_ppl_ratio, min_cosine: args.min_cosine };
+    limits.check(&network)?;
+    let (figures, exceeded) = match &network {
+        Network::Lm(lm) => {
+            let figures = language_model(args, lm)?;
+            let Figures::LanguageModel { summary, .. } = &figures else { unreachable!("of a language model") };
+            let exceeded = limits.passed_by(summary);
+            (figures, exceeded)
+        }
+        Network::Encoder(encoder) => {
+            let figures = sentence_encoder(args, encoder)?;
+            let Figures::Encoder { cosine, .. } = &figures else { unreachable!("of an encoder") };
+            let exceeded = match cosine {
+                Some(cosine) => limits.passed_by_cosine(cosine.mean),
+                None => {
+                    ensure!(limits.min_cosine.is_none(), "--min-cosine needs --text");
+                    vec![]
+                }
+            };
+            (figures, exceeded)
+        }
+    };
+    let reference = args.reference.as_ref().or(args.reference_logits.as_ref());
+    let report = Report {
+        model_path: args.model.display().to_string(),
+        reference_path: reference.map(|path| path.display().to_string()).unwrap_or_default(),
+        text: args.text.as_ref().map(|path| path.display().to_string()),
+        size: Size::of(network.model()),
+        instruction_set: network.model().isa().name(),
+        threads: rayon::current_num_threads(),
+        figures,
+        limits,
+        within: exceeded.is_empty(),
+        exceeded,
+    };
+    Answer::of(&report, args.json, report.within, to_text)
+}
+
+/// The protocol that was asked for, for a model of this context.
+pub(super) fn protocol(args: &ProtocolArgs, lm: &CausalLm) -> Protocol {
+    let score = match args.score.as_deref() {
+        Some("half") => Score::Half,
+        Some(_) => Score::All,
+        None if args.documents.is_some() => Score::All,
+        None => Score::Half,
+    };
+    Protocol {
+        ctx: args.ctx.map_or_else(|| CTX.min(lm.config().default_context), |ctx| ctx as usize),
+        score,
+        documents: args.documents.clone(),
+        limit: args.windows.map(|n| n as usize),
+    }
+}
+
+fn language_model(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
+    ensure!(args.sts.is_none(), "--sts is for sentence encoders");
+    let cancelled = cancel_on_signal();
+    if let Some(path) = &args.reference_logits {
+        let mut reader = LogitsReader::open(path)?;
+        let mut windows = reader.windows().clone();
+        if reader.form() == Form::LlamaCpp
+            && let Some(bos) = lm.tokenizer()?.beginning()
+        {
+            // As llama.cpp does: the file has the text's own tokens.
+            windows.begin_with(bos);
+        }
+        let progress = Progress::items(windows.fed(), args.json);
+        let mut outcome = evaluate(Reference::File(&mut reader), &[lm], &windows, None, &progress, &cancelled)?;
+        progress.finish();
+        let measured = outcome.models.remove(0);
+        let protocol = Described {
+            protocol: "the windows of the file of logits".into(),
+            windows: windows.iter().count(),
+            predictions: windows.predictions(),
+        };
+        return Ok(Figures::LanguageModel {
+            protocol,
+            summary: Box::new(measured.statistics.summary()),
+            noise_floor: None,
+            no_noise_floor: Some("the reference's weights are not here".into()),
+            tokens_per_second: per_second(windows.fed(), measured.time),
+            reference_tokens_per_second: None,
+        });
+    }
+    let (Some(path), Some(text)) = (&args.reference, &args.text) else { bail!("--text is missing") };
+    let Network::Lm(reference) = open_network(path)? else { bail!("{} is no language model", path.display()) };
+    let protocol = protocol(&args.protocol, lm);
+    let windows = protocol.windows(&reference, &text::read(text)?)?;
+    let rounded = if args.no_noise_floor { Err("not asked for".into()) } else { rounded(path, &cancelled)? };
+    let rounded = match &rounded {
+        Ok(folder) => match open_network(folder.path())? {
+            Network::Lm(lm) => Ok(lm),
+            Network::Encoder(_) => bail!("{} is no language model", path.display()),
+        },
+        Err(why) => Err(why.clone()),
+    };
+    let save = args.save_logits.as_deref();
+    let mut save = save.map(|path| Save::create(path, &reference, &windows)).transpose()?;
+    let models: Vec<&CausalLm> = std::iter::once(lm).chain(&rounded).collect();
+    let progress = Progress::items(windows.fed() * (1 + models.len()), args.json);
+    let writer = save.as_mut().map(|save| &mut save.writer);
+    let outcome = evaluate(Reference::Model(&reference), &models, &windows, writer, &progress, &cancelled)?;
+    progress.finish();
+    save.map_or(Ok(()), Save::finish)?;
+    let mut summaries = outcome.models.iter().map(|measured| Box::new(measured.statistics.summary()));
+    let summary = summaries.next().context("a model")?;
+    Ok(Figures::LanguageModel {
+        protocol: protocol.describe(&windows),
+        summary,
+        noise_floor: summaries.next(),
+        no_noise_floor: rounded.err(),
+        tokens_per_second: per_second(windows.fed(), outcome.models[0].time),
+        reference_tokens_per_second: outcome.reference.map(|time| per_second(windows.fed(), time)),
+    })
+}
+
+/// A file of logits that appears whole or not at all.
+struct Save<'a> {
+    path: &'a Path,
+    temporary: Temporary,
+    writer: LogitsWriter,
+}
+
+impl<'a> Save<'a> {
+    fn create(path: &'a Path, reference: &CausalLm, windows: &Windows) -> Result<Self> {
+        ensure!(!path.exists(), "{} exists already", path.display());
+        let temporary = Temporary::file(path)?;
+        let vocabulary = reference.config().vocab_size;
+        let writer = LogitsWriter::create(temporary.path(), Form::of(path), vocabulary, windows)?;
+        Ok(Self { path, temporary, writer })
+    }
+
+    fn finish(self) -> Result<()> {
+        self.writer.finish()?;
+        self.temporary.commit(self.path, false)
+    }
+}
+
+/// The checkpoint with its weights rounded to bfloat16, in a folder that goes when this is dropped; or why there is none.
+fn rounded(path: &Path, cancelled: &AtomicBool) -> Result<Result<Temporary, String>> {
+    // Without its folder it would be no network.
+    if path.is_file() {
+        return Ok(Err("the reference was given as a file, not as its folder".into()));
+    }
+    let source = match Source::open(path) {
+        Ok(source) => source,
+        Err(_) => return Ok(Err("the reference is not an original checkpoint".into())),
+    };
+    if !bf16::rounds(&source) {
+        return Ok(Err("the reference's weights are bfloat16 already".into()));
+    }
+    let elsewhere = "TMPDIR in the environment names another folder, and --no-noise-floor does without";
+    let folder = Temporary::folder(&std::env::temp_dir().join("quantize-eval")).context(elsewhere)?;
+    bf16::write_rounded(&source, folder.path(), cancelled).context(elsewhere)?;
+    Ok(Ok(folder))
+}
+
+fn per_second(count: usize, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64()
+}
+
+fn sentence_encoder(args: &EvalArgs, encoder: &Encoder) -> Result<Figures> {
+    let Some(path) = &args.reference else { bail!("a sentence encoder needs --reference") };
+    let Network::Encoder(reference) = open_network(path)? else { bail!("{} is no encoder", path.display()) };
+    ensure!(args.save_logits.is_none(), "a sentence encoder has no logits to save");
+    let cancelled = cancel_on_signal();
+    let text = args.text.as_deref().map(text::read).transpose()?;
+    let limit = args.protocol.windows.map_or(usize::MAX, |n| n as usize);
+    let lines = text.iter().flat_map(|text| text.lines()).map(str::trim).filter(|line| !line.is_empty());
+    let lines: Vec<&str> = lines.take(limit).collect();
+    ensure!(args.text.is_none() || !lines.is_empty(), "no lines of text");
+    let sts = args.sts.as_deref().map(Labelled::read).transpose()?;
+    let rounded =
+        if args.no_noise_floor || lines.is_empty() { Err("not asked for".into()) } else { rounded(path, &cancelled)? };
+    let rounded = match &rounded {
+        Ok(folder) => match open_network(folder.path())? {
+            Network::Encoder(encoder) => Ok(encoder),
+            Network::Lm(_) => bail!("{} is no encoder", path.display()),
+        },
+        Err(why) => Err(why.clone()),
+    };
+
+    let sentences = lines.len() + sts.as_ref().map_or(0, |sts| 4 * sts.len());
+    let progress = Progress::items(sentences, args.json);
+    let mut teacher = Embedder::new(&reference);
+    let mut students: Vec<Embedder<'_>> = std::iter::once(encoder).chain(&rounded).map(Embedder::new).collect();
+    let found = cosines(&mut teacher, &mut students, &lines, &progress, &cancelled)?;
+    let mut found = found.iter().filter(|cosines| !cosines.is_empty()).map(|cosines| Cosines::of(cosines));
+    let (cosine, noise_floor) = (found.next(), found.next());
+    let sts = match &sts {
+        None => None,
+        Some(sts) => Some(Ranking {
+            pairs: sts.len(),
+            correlation: sts.correlation(&mut students[0], &progress, &cancelled)?,
+            reference_correlation: sts.correlation(&mut teacher, &progress, &cancelled)?,
+        }),
+    };
+    progress.finish();
+    let embedded = lines.len() + sts.as_ref().map_or(0, |sts| 2 * sts.pairs);
+    Ok(Figures::Encoder {
+        cosine,
+        noise_floor,
+        no_noise_floor: rounded.as_ref().err().cloned(),
+        sts,
+        sentences_per_second: per_second(embedded, students[0].time),
+        reference_sentences_per_second: per_second(embedded, teacher.time),
+    })
+}
+
+fn to_text(report: &Report) -> String {
+    let size = &report.size;
+    let mut text = format!(
+        "model      {}, {}, {:.2} bits/weight in the layers, {:.2} in the file\n\
+         reference  {}\n",
+        report.model_path,
+        bytes(size.file_bytes),
+        size.layer_bits_per_weight,
+        size.bits_per_weight,
+        report.reference_path,
+    );
+    let on = format!("{} on {} threads", report.instruction_set, report.threads);
+    match &report.figures {
+        Figures::LanguageModel {
+            protocol,
+            summary,
+            noise_floor,
+            no_noise_floor,
+            tokens_per_second,
+            reference_tokens_per_second,
+        } => {
+            let reference = reference_tokens_per_second
+                .map_or_else(String::new, |speed| format!(", the reference {}", three_digits(speed)));
+            text.push_str(&format!(
+                "text       {}: {}\n\
+                \x20          {} windows, {} predictions\n\
+                 speed      {} tokens/s while evaluating{reference}; {on}\n\n",
+                report.text.as_deref().unwrap_or("that of the file"),
+                protocol.protocol,
+                protocol.windows,
+                protocol.predictions,
+                three_digits(*tokens_per_second),
+            ));
+            text.push_str(&summary_table(summary, noise_floor.as_deref()));
+            if let Some(why) = no_noise_floor {
+                text.push_str(&format!("\nno noise floor: {why}\n"));
+            }
+        }
+        Figures::Encoder {
+            cosine,
+            noise_floor,
+            no_noise_floor,
+            sts,
+            sentences_per_second,
+            reference_sentences_per_second,
+        } => {
+            text.push_str(&format!(
+                "text       {}\n\
+                 speed      {} sentences/s, the reference {}; {on}\n\n",
+                report.text.as_deref().unwrap_or("none"),
+                three_digits(*sentences_per_second),
+                three_digits(*reference_sentences_per_second),
+            ));
+            text.push_str(&cosine_table(cosine.as_ref(), noise_floor.as_ref(), sts.as_ref()));
+            if let (Some(why), Some(_)) = (no_noise_floor, cosine) {
+                text.push_str(&format!("\nno noise floor: {why}\n"));
+            }
+        }
+    }
+    for limit in &report.exceeded {
+        text.push_str(&format!("\nover the limit: {limit}"));
+    }
+    if !report.exceeded.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
+fn summary_table(summary: &Summary, noise_floor: Option<&Summary>) -> String {
+    let both = |f: &dyn Fn(&Summary) -> String| -> Vec<String> {
+        std::iter::once(summary).chain(noise_floor).map(f).collect()
+    };
+    let with_error = |value: f64, error: f64| format!("{} ± {}", digits(value, 5), digits(error, 2));
+    let percents = |value: f64, error: f64| format!("{:.3} ± {:.3} %", 100.0 * value, 100.0 * error);
+    let rows = [
+        ("perplexity", both(&|s| with_error(s.model.value, s.model.error))),
+        ("  of the reference", both(&|s| with_error(s.reference.value, s.reference.error))),
+        ("  ratio", both(&|s| format!("{:.5} ± {:.5}", s.ratio, s.ratio_error))),
+        ("KL divergence, mean", both(&|s| with_error(s.kld.mean, s.kld.error))),
+        ("  median", both(&|s| digits(s.kld.median, 4))),
+        ("  90 %", both(&|s| digits(s.kld.p90, 4))),
+        ("  95 %", both(&|s| digits(s.kld.p95, 4))),
+        ("  99 %", both(&|s| digits(s.kld.p99, 4))),
+        ("  99.9 %", both(&|s| digits(s.kld.p999, 4))),
+        ("  maximum", both(&|s| digits(s.kld.max, 4))),
+        ("same likeliest token", both(&|s| percents(s.same_top, s.same_top_error))),
+        ("change of probability, RMS", both(&|s| percents(s.rms_change, s.rms_change_error))),
+        ("  mean", both(&|s| percents(s.mean_change, s.mean_change_error))),
+    ];
+    let mut heading = vec!["", ">model"];
+    heading.extend(noise_floor.map(|_| ">noise floor (reference in bf16)"));
+    let row = |(name, figures): &(&str, Vec<String>)| {
+        std::iter::once((*name).to_owned()).chain(figures.iter().cloned()).collect()
+    };
+    table(&heading, &rows.iter().map(row).collect::<Vec<_>>())
+}
+
+fn cosine_table(cosine: Option<&Cosines>, noise_floor: Option<&Cosines>, sts: Option<&Ranking>) -> String {
+    let mut heading = vec!["", ">model"];
+    heading.extend(noise_floor.map(|_| ">noise floor (reference in bf16)"));
+    let mut rows = vec![];
+    if let Some(cosine) = cosine {
+        let both = |name: &str, f: &dyn Fn(&Cosines) -> f64| {
+            let figures = std::iter::once(cosine).chain(noise_floor).map(|cosines| format!("{:.6}", f(cosines)));
+            std::iter::once(name.to_owned()).chain(figures).collect::<Vec<String>>()
+        };
+        rows.push(both("cosine to the reference, mean", &|c| c.mean));
+        rows.push(both("  worst 1 %", &|c| c.worst_percent));
+        rows.push(both("  least", &|c| c.min));
+    }
+    let mut text = if rows.is_empty() { String::new() } else { table(&heading, &rows) };
+    if let Some(Ranking { pairs, correlation, reference_correlation }) = sts {
+        let difference = correlation - reference_correlation;
+        text.push_str(&format!(
+            "rank correlation with people's scores of {pairs} pairs: {correlation:.4}, the reference {reference_correlation:.4} ({difference:+.4})\n"
+        ));
+    }
+    text
+}

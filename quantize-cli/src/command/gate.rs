@@ -1,0 +1,177 @@
+//! The gate of `quantize convert`: no model takes its place that is worse than was asked for.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use kernels::Distortion;
+use qruntime::container::replace_recipe;
+use serde::Serialize;
+use serde_json::json;
+
+use super::eval::protocol;
+use super::open_network;
+use crate::args::ConvertArgs;
+use crate::convert::recipe;
+use crate::eval::blame::{Blamed, blame};
+use crate::eval::gate::{Figures, Gate};
+use crate::eval::limits::Limits;
+use crate::eval::network::Network;
+use crate::eval::text;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::report::{digits, percent, table};
+use crate::source::Source;
+
+/// Bytes of the recipe that are kept for the figures.
+pub(super) const ROOM: usize = 4096;
+
+/// How many tensors are put back to see whether it is their fault.
+const CANDIDATES: usize = 8;
+
+/// How many predictions or sentences decide that, about.
+const BRIEF: usize = 2048;
+
+/// What a conversion is asked on its way.
+pub(super) struct Question<'a> {
+    args: &'a ConvertArgs,
+    original: Network,
+    limits: Limits,
+    path: &'a PathBuf,
+    text: String,
+}
+
+/// The answer.
+#[derive(Serialize)]
+pub(super) struct Evaluation {
+    text: String,
+    #[serde(flatten)]
+    figures: Figures,
+    limits: Limits,
+    /// The limits that were passed, in words.
+    exceeded: Vec<String>,
+    /// If any: the tensors that hurt most, measured on the beginning of the text.
+    worst_tensors: Vec<Blamed>,
+    /// What measuring took.
+    pub(super) seconds: f64,
+}
+
+impl<'a> Question<'a> {
+    /// Nothing is asked without a text.
+    pub(super) fn new(args: &'a ConvertArgs) -> Result<Option<Self>> {
+        let Some(path) = &args.eval_text else { return Ok(None) };
+        let folders = args.source.is_dir() && args.out.extension().is_none_or(|extension| extension != "safetensors");
+        ensure!(folders, "--eval-text needs folders, with config.json and a tokenizer beside the weights");
+        let limits = Limits { max_kld: args.max_kld, max_ppl_ratio: args.max_ppl_ratio, min_cosine: args.min_cosine };
+        let original = open_network(&args.source)?;
+        limits.check(&original)?;
+        let question = Self { args, original, limits, path, text: text::read(path)? };
+        // What is wrong with the text is said before the work, not after it.
+        question.gate()?;
+        Ok(Some(question))
+    }
+
+    fn gate(&self) -> Result<Gate<'_>> {
+        let limit = self.args.protocol.windows.map(|n| n as usize);
+        Gate::new(&self.original, &self.text, limit, |lm| protocol(&self.args.protocol, lm))
+    }
+
+    /// Measures the model in `folder`, and writes the figures into it or finds out whose fault they are.
+    pub(super) fn ask(
+        &self,
+        source: &Source,
+        plan: &Plan,
+        folder: &Path,
+        distortions: &[Option<Distortion>],
+        cancelled: &AtomicBool,
+    ) -> Result<Evaluation> {
+        let quiet = self.args.quiet || self.args.json;
+        let start = Instant::now();
+        let gate = self.gate()?;
+        let progress = Progress::items(gate.steps(), quiet);
+        let figures = gate.measure(&open_network(folder)?, &progress, cancelled)?;
+        progress.finish();
+        let exceeded = figures.beyond(&self.limits);
+        let text = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let worst_tensors = if exceeded.is_empty() {
+            let path = folder.join("model.safetensors");
+            let mut evaluation = json!({"text": text});
+            if let (Some(to), Some(from)) = (evaluation.as_object_mut(), json!(figures).as_object()) {
+                to.extend(from.clone());
+            }
+            let file = OpenOptions::new().read(true).write(true).open(&path);
+            let written = file.and_then(|mut file| {
+                replace_recipe(&mut file, &recipe(source, plan, evaluation))?;
+                file.sync_all()
+            });
+            written.with_context(|| format!("cannot write the figures into {}", path.display()))?;
+            vec![]
+        } else {
+            let brief = gate.shortened(BRIEF);
+            let candidates = candidates(plan, distortions);
+            let progress = Progress::items(brief.steps() * (1 + candidates.len()), quiet);
+            let found = blame(&brief, source, folder, &open_network, &candidates, &progress, cancelled)?;
+            progress.finish();
+            found
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Evaluation { text, figures, limits: self.limits, exceeded, worst_tensors, seconds })
+    }
+}
+
+/// The packed tensors with the largest part in the squared error of all weights, each weighted by its own magnitude: relative error squared times size.
+fn candidates(plan: &Plan, distortions: &[Option<Distortion>]) -> Vec<(String, f64)> {
+    let packed = plan.tensors.iter().zip(distortions).filter_map(|(planned, distortion)| {
+        let error = (*distortion)?.relative_rms();
+        Some((error * error * planned.elements() as f64, (planned.name.clone(), error)))
+    });
+    let mut packed: Vec<_> = packed.collect();
+    packed.sort_by(|a, b| b.0.total_cmp(&a.0));
+    packed.into_iter().take(CANDIDATES).map(|(_, candidate)| candidate).collect()
+}
+
+impl Evaluation {
+    /// Whether no limit is passed.
+    pub(super) fn is_within(&self) -> bool {
+        self.exceeded.is_empty()
+    }
+
+    /// The limits that were passed, a line for each.
+    pub(super) fn complaints(&self) -> String {
+        self.exceeded.iter().map(|limit| format!("too bad: {limit}\n")).collect()
+    }
+
+    pub(super) fn to_text(&self) -> String {
+        let mut text = match &self.figures {
+            Figures::LanguageModel { protocol, summary } => format!(
+                "measured on {}, {} predictions: KL divergence {} ± {}, perplexity ratio {:.5} ± {:.5}, same likeliest token {}\n",
+                self.text,
+                protocol.predictions,
+                digits(summary.kld.mean, 4),
+                digits(summary.kld.error, 2),
+                summary.ratio,
+                summary.ratio_error,
+                percent(summary.same_top),
+            ),
+            Figures::Encoder { cosine } => format!(
+                "measured on {}, {} sentences: cosine {:.6}, worst 1 % {:.6}, least {:.6}\n",
+                self.text, cosine.texts, cosine.mean, cosine.worst_percent, cosine.min,
+            ),
+        };
+        text.push_str(&self.complaints());
+        if !self.worst_tensors.is_empty() {
+            let row = |blamed: &Blamed| {
+                let share = format!("{:.1} %", 100.0 * blamed.share);
+                vec![blamed.tensor.escape_debug().to_string(), percent(blamed.relative_rms), share]
+            };
+            let rows: Vec<Vec<String>> = self.worst_tensors.iter().map(row).collect();
+            text.push_str(&format!(
+                "\nwhat keeping a tensor as it is would mend, measured on the beginning of the text:\n{}\n",
+                table(&["tensor", ">weight error", ">of the damage"], &rows)
+            ));
+        }
+        text
+    }
+}

@@ -1,0 +1,295 @@
+//! `quantize run`: a language model goes on from a text, or answers.
+
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use qruntime::{CausalLm, ChatTemplate, Date, Error, Message, Sample, Session, SessionOptions, Tokenizer};
+use serde::Serialize;
+
+use super::{open_lm, pool};
+use crate::args::RunArgs;
+use crate::report::{Answer, three_digits};
+
+/// What was generated, and how fast.
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    prompt: String,
+    text: String,
+    /// Why it ends: `end of text`, `tokens` or `context`.
+    stopped: &'static str,
+    prompt_tokens: usize,
+    prompt_tokens_per_second: f64,
+    generated_tokens: usize,
+    generated_tokens_per_second: f64,
+    cache_bytes: usize,
+    seed: u64,
+    instruction_set: &'static str,
+    threads: usize,
+}
+
+pub(super) fn run(args: &RunArgs, out: &mut (dyn Write + Send)) -> Result<Answer> {
+    pool(args.machine.threads)?.install(|| {
+        let lm = open_lm(&args.model, args.machine.huge_pages)?;
+        let mut writer = Writer::new(args, &lm)?;
+        match args.chat {
+            true => chat(args, &mut writer, out),
+            false => go_on(args, &mut writer, out),
+        }
+    })
+}
+
+/// A text, and what the model makes of it.
+fn go_on(args: &RunArgs, writer: &mut Writer<'_>, out: &mut (dyn Write + Send)) -> Result<Answer> {
+    let prompt = match args.prompt.as_deref() {
+        Some("-") => read_stdin()?,
+        Some(prompt) => prompt.to_owned(),
+        None if !io::stdin().is_terminal() => read_stdin()?,
+        None => bail!("--prompt is missing: the text to go on from"),
+    };
+    let tokens = writer.tokenizer.encode(&prompt, true)?;
+    let read = writer.read(&tokens)?;
+    if args.json {
+        let turn = writer.write(read, &mut io::sink())?;
+        return Answer::of(&writer.report(args, prompt, turn), true, true, |_| String::new());
+    }
+    writer.screen.write(&prompt, out)?;
+    let turn = writer.write(read, out)?;
+    out.write_all(b"\n")?;
+    writer.print_figures(&turn)?;
+    Ok(Answer::yes(String::new()))
+}
+
+/// The longest prompt, in bytes.
+const MAX_PROMPT: u64 = 64 << 20;
+
+fn read_stdin() -> Result<String> {
+    let mut text = String::new();
+    io::stdin().lock().take(MAX_PROMPT + 1).read_to_string(&mut text).context("cannot read the prompt from stdin")?;
+    ensure!(text.len() as u64 <= MAX_PROMPT, "the prompt is longer than {MAX_PROMPT} bytes");
+    // The one that `echo` puts at the end is not meant.
+    Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+}
+
+/// A conversation.
+fn chat(args: &RunArgs, writer: &mut Writer<'_>, out: &mut (dyn Write + Send)) -> Result<Answer> {
+    let model = args.model.display();
+    let template = writer.session.lm().chat_template()?;
+    let template = template.with_context(|| {
+        format!("{model} has no chat template: it goes on from texts, so leave out --chat and give it a --prompt")
+    })?;
+    let template = template.with_date(today());
+    writer.end = template.end().and_then(|token| writer.tokenizer.token(token));
+    let mut messages: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
+    if let Some(prompt) = &args.prompt {
+        let said = if prompt == "-" { read_stdin()? } else { prompt.clone() };
+        let turn = say(writer, &template, &mut messages, said, out)?;
+        writer.print_figures(&turn)?;
+        return Ok(Answer::yes(String::new()));
+    }
+    let terminal = io::stdin().is_terminal();
+    let mut lines = io::stdin().lock().lines();
+    let mut last = None;
+    loop {
+        if terminal {
+            let _ = write!(io::stderr(), "> ");
+        }
+        let Some(line) = lines.next() else { break };
+        let line = line.context("cannot read stdin")?;
+        if !line.trim().is_empty() {
+            last = Some(say(writer, &template, &mut messages, line, out)?);
+        }
+    }
+    if let Some(turn) = last {
+        writer.print_figures(&turn)?;
+    }
+    Ok(Answer::yes(String::new()))
+}
+
+/// Says something and has it answered.
+fn say(
+    writer: &mut Writer<'_>,
+    template: &ChatTemplate,
+    messages: &mut Vec<Message>,
+    said: String,
+    out: &mut (dyn Write + Send),
+) -> Result<Turn> {
+    messages.push(Message::new("user", said));
+    let tokens = writer.tokenizer.encode(&template.render(messages, true)?, false)?;
+    let read = writer.read(&tokens)?;
+    let turn = writer.write(read, out)?;
+    out.write_all(b"\n")?;
+    out.flush()?;
+    messages.push(Message::new("assistant", turn.text.trim()));
+    Ok(turn)
+}
+
+fn today() -> Date {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    Date::from_days((seconds / 86_400) as u32)
+}
+
+/// A session and what it takes to let it write.
+struct Writer<'a> {
+    session: Session,
+    tokenizer: &'a Tokenizer,
+    sampler: Sample,
+    max_tokens: usize,
+    /// A token that ends the text beside those that the model knows.
+    end: Option<u32>,
+    screen: Screen,
+}
+
+/// Where the text goes. A terminal gets it with what would steer it escaped: models write what they were made to write.
+#[derive(Clone, Copy)]
+struct Screen {
+    is_terminal: bool,
+}
+
+impl Screen {
+    fn write(self, text: &str, out: &mut (dyn Write + Send)) -> io::Result<()> {
+        if !self.is_terminal {
+            return out.write_all(text.as_bytes());
+        }
+        text.chars().try_for_each(|c| match c {
+            '\n' | '\t' => write!(out, "{c}"),
+            c if c.is_control() => write!(out, "{}", c.escape_default()),
+            c => write!(out, "{c}"),
+        })
+    }
+}
+
+/// The error of a prompt, in words of the command line.
+fn too_long(error: Error) -> anyhow::Error {
+    match error {
+        Error::Context { length, context, longest } if longest > context => {
+            anyhow!("{length} tokens, expected at most {context}; --ctx raises that up to {longest}")
+        }
+        Error::Context { length, context, .. } => {
+            anyhow!("{length} tokens, expected at most {context}, which this model is made for")
+        }
+        error => error.into(),
+    }
+}
+
+/// What was written in one go.
+struct Turn {
+    text: String,
+    stopped: &'static str,
+    prompt: Pace,
+    generation: Pace,
+}
+
+/// Tokens, and the time they took.
+#[derive(Clone, Copy)]
+struct Pace {
+    tokens: usize,
+    time: Duration,
+}
+
+impl Pace {
+    fn per_second(self) -> f64 {
+        if self.tokens == 0 { 0.0 } else { self.tokens as f64 / self.time.as_secs_f64() }
+    }
+}
+
+impl<'a> Writer<'a> {
+    fn new(args: &RunArgs, lm: &'a CausalLm) -> Result<Self> {
+        let mut options = SessionOptions::default().kv(args.kv());
+        if let Some(ctx) = args.ctx {
+            let longest = lm.config().context;
+            ensure!(ctx as usize <= longest, "--ctx {ctx}, expected at most {longest}, which this model is made for");
+            options = options.context(ctx as usize);
+        }
+        let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::from(time.subsec_nanos()));
+        Ok(Self {
+            session: lm.session_with(options),
+            tokenizer: lm.tokenizer()?,
+            sampler: Sample::new(args.sampling.options(seed))?,
+            max_tokens: args.max_tokens.unwrap_or(usize::MAX),
+            end: None,
+            screen: Screen { is_terminal: io::stdout().is_terminal() },
+        })
+    }
+
+    /// Has the session hold these tokens. What it has of them already is kept.
+    fn read(&mut self, tokens: &[u32]) -> Result<Pace> {
+        ensure!(!tokens.is_empty(), "the prompt is empty, and this model's texts have no token to begin with");
+        let start = Instant::now();
+        let known = self.session.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        self.session.rewind(known.min(tokens.len() - 1));
+        let new = &tokens[self.session.len()..];
+        self.session.feed(new).map_err(too_long)?;
+        Ok(Pace { tokens: new.len(), time: start.elapsed() })
+    }
+
+    /// Goes on after what was read, and writes the text as it comes.
+    fn write(&mut self, prompt: Pace, out: &mut (dyn Write + Send)) -> Result<Turn> {
+        let start = Instant::now();
+        let (tokenizer, end) = (self.tokenizer, self.end);
+        let mut stream = tokenizer.stream(self.session.tokens());
+        let (mut text, mut count, mut ended) = (String::new(), 0, false);
+        for token in self.session.generate(&mut self.sampler).take(self.max_tokens) {
+            let token = token?;
+            count += 1;
+            if Some(token) == end {
+                ended = true;
+                break;
+            }
+            let piece = stream.push(token)?;
+            self.screen.write(&piece, out)?;
+            out.flush()?;
+            text += &piece;
+        }
+        let rest = stream.finish()?;
+        self.screen.write(&rest, out)?;
+        let stopped = match count {
+            _ if ended => "end of text",
+            count if count == self.max_tokens => "tokens",
+            _ if self.session.len() == self.session.context() => "context",
+            _ => "end of text",
+        };
+        Ok(Turn { text: text + &rest, stopped, prompt, generation: Pace { tokens: count, time: start.elapsed() } })
+    }
+
+    fn report(&self, args: &RunArgs, prompt: String, turn: Turn) -> Report {
+        Report {
+            model: args.model.display().to_string(),
+            prompt,
+            text: turn.text,
+            stopped: turn.stopped,
+            prompt_tokens: turn.prompt.tokens,
+            prompt_tokens_per_second: turn.prompt.per_second(),
+            generated_tokens: turn.generation.tokens,
+            generated_tokens_per_second: turn.generation.per_second(),
+            cache_bytes: self.session.cache_bytes(),
+            seed: self.sampler.options().seed,
+            instruction_set: self.session.lm().model().isa().name(),
+            threads: rayon::current_num_threads(),
+        }
+    }
+
+    /// Tells a person how fast it was. The text alone goes to stdout.
+    fn print_figures(&self, turn: &Turn) -> Result<()> {
+        let line = |pace: Pace| format!("{:>6} tokens  {:>7} tokens/s", pace.tokens, three_digits(pace.per_second()));
+        let greedy = self.sampler.options().temperature == 0.0;
+        let seed = if greedy { String::new() } else { format!(", seed {}", self.sampler.options().seed) };
+        let threads = rayon::current_num_threads();
+        writeln!(
+            io::stderr(),
+            "\nprompt     {}\ngenerated  {}\nstopped at {}; {}, {threads} thread{}{seed}",
+            line(turn.prompt),
+            line(turn.generation),
+            match turn.stopped {
+                "tokens" => "--max-tokens",
+                "context" => "the end of the context",
+                _ => "the end of the text",
+            },
+            self.session.lm().model().isa().name(),
+            if threads == 1 { "" } else { "s" },
+        )
+        .or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+        .context("cannot write to stderr")
+    }
+}

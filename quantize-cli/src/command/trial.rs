@@ -1,0 +1,158 @@
+//! A checkpoint in several formats, all of them open at once: what `report` and `demo` measure.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use kernels::{Format, Isa, Rounding};
+use qruntime::{CausalLm, Session};
+
+use super::convert::convert_into;
+use super::open_network;
+use crate::eval::bf16;
+use crate::eval::network::Network;
+use crate::measure::{Contestant, race};
+use crate::output::Temporary;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::source::Source;
+
+/// A model for as long as it is measured.
+pub(super) struct Trial {
+    pub(super) name: String,
+    pub(super) lm: CausalLm,
+    /// Seconds that the conversion took.
+    pub(super) seconds: f64,
+    /// Packed tensors and the relative RMS errors of their weights, the worst first.
+    pub(super) worst: Vec<(String, f64)>,
+    /// Goes when the trial does.
+    folder: Temporary,
+}
+
+impl Trial {
+    /// Converts to a format.
+    pub(super) fn new(source: &Source, format: Format, isa: Isa, cancelled: &AtomicBool) -> Result<Self> {
+        let plan = Plan::new(source, format, &[], Rounding::default())?;
+        let folder = temporary()?;
+        let start = Instant::now();
+        let distortions = convert_into(source, &plan, isa, folder.path(), &Progress::silent(), cancelled)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let packed = plan.tensors.iter().zip(distortions);
+        let packed = packed.filter_map(|(planned, found)| Some((planned.name.clone(), found?.relative_rms())));
+        let mut worst: Vec<(String, f64)> = packed.collect();
+        worst.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let lm = language_model(open_network(folder.path())?)?;
+        Ok(Self { name: format.name().into(), lm, seconds, worst, folder })
+    }
+
+    /// The original with its weights rounded to bfloat16, if that changes anything.
+    pub(super) fn rounded(source: &Source, cancelled: &AtomicBool) -> Result<Option<Self>> {
+        if !bf16::rounds(source) {
+            return Ok(None);
+        }
+        let folder = temporary()?;
+        bf16::write_rounded(source, folder.path(), cancelled)?;
+        let lm = language_model(open_network(folder.path())?)?;
+        Ok(Some(Self { name: "bf16".into(), lm, seconds: 0.0, worst: vec![], folder }))
+    }
+
+    /// Seconds to open it anew: the middle of five times.
+    pub(super) fn load_seconds(&self) -> Result<f64> {
+        load_seconds(self.folder.path())
+    }
+}
+
+fn temporary() -> Result<Temporary> {
+    Temporary::folder(&std::env::temp_dir().join("quantize-trial"))
+        .context("TMPDIR in the environment names another folder")
+}
+
+/// A network that says what comes next.
+pub(super) fn language_model(network: Network) -> Result<CausalLm> {
+    match network {
+        Network::Lm(lm) => Ok(lm),
+        Network::Encoder(_) => bail!("this is a sentence encoder, expected a language model: see quantize eval"),
+    }
+}
+
+/// Seconds to open a model anew: the middle of five times.
+pub(super) fn load_seconds(folder: &std::path::Path) -> Result<f64> {
+    let mut times = vec![];
+    for _ in 0..5 {
+        let start = Instant::now();
+        let network = open_network(folder)?;
+        times.push(start.elapsed().as_secs_f64());
+        drop(network);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[2])
+}
+
+/// Tokens per second.
+#[derive(Clone, Copy)]
+pub(super) struct Speed {
+    /// One by one.
+    pub(super) generation: f64,
+    /// Of a prompt.
+    pub(super) prompt: f64,
+}
+
+/// What of a text is the prompt, and what is fed one by one behind it.
+pub(super) const PROMPT: usize = 256;
+pub(super) const GENERATED: usize = 32;
+
+/// How fast models read a prompt and go on from it, in turns.
+pub(super) fn speeds(
+    models: &[&CausalLm],
+    tokens: &[u32],
+    budget: Duration,
+    cancelled: &AtomicBool,
+) -> Result<Vec<Speed>> {
+    let prompt = &tokens[..PROMPT.min(tokens.len() / 2)];
+    let behind = &tokens[prompt.len()..tokens.len().min(prompt.len() + GENERATED)];
+    ensure!(!prompt.is_empty() && !behind.is_empty(), "too few tokens to measure speed");
+    let mut failed = None;
+    let mut sessions: Vec<Session> = vec![];
+    for lm in models {
+        let mut session = lm.session();
+        session.feed(prompt)?;
+        sessions.push(session);
+    }
+    let errors = std::cell::RefCell::new(&mut failed);
+    let keep = |result: Result<(), qruntime::Error>| {
+        if let Err(error) = result {
+            **errors.borrow_mut() = Some(error);
+        }
+    };
+    let interrupted = || cancelled.load(Ordering::Relaxed);
+    let progress = Progress::steps(2);
+    progress.advance(0, "speed of prompts");
+    let reading = models.iter().map(|lm| {
+        Contestant::new(|| {
+            if !interrupted() {
+                keep(lm.session().feed(prompt).map(drop));
+            }
+        })
+    });
+    let prompts = race(&mut reading.collect::<Vec<_>>(), budget);
+    progress.advance(1, "speed of generation");
+    let going_on = sessions.iter_mut().map(|session| {
+        Contestant::new(|| {
+            session.rewind(prompt.len());
+            if !interrupted() {
+                keep(behind.iter().try_for_each(|&token| session.feed(&[token]).map(drop)));
+            }
+        })
+    });
+    let generated = race(&mut going_on.collect::<Vec<_>>(), budget);
+    progress.finish();
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    ensure!(!interrupted(), "interrupted");
+    let speed = |(prompts, generated): (&crate::measure::Timing, &crate::measure::Timing)| Speed {
+        generation: behind.len() as f64 / generated.seconds,
+        prompt: prompt.len() as f64 / prompts.seconds,
+    };
+    Ok(prompts.iter().zip(&generated).map(speed).collect())
+}

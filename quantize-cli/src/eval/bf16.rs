@@ -1,0 +1,85 @@
+//! A checkpoint with its weights rounded to bfloat16: what rounding of the kind that everybody accepts does to a network's answers. Less than that is noise.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Seek, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+use half::bf16;
+use qruntime::Dtype;
+use qruntime::container::{Storage, Writer};
+use serde_json::Value;
+
+use crate::source::{Source, SourceTensor};
+
+/// Bytes that are copied at a time, or numbers that are rounded.
+const PIECE: usize = 1 << 20;
+
+/// Whether rounding changes anything: whether any tensor has floating-point numbers that are not bfloat16 already.
+#[must_use]
+pub fn rounds(source: &Source) -> bool {
+    source.tensors().iter().any(|tensor| tensor.is_float() && tensor.dtype() != Dtype::BF16)
+}
+
+/// Writes a checkpoint into a folder, its floating-point numbers rounded to bfloat16, with the files that belong to it.
+///
+/// # Errors
+/// If the source cannot be read, or the folder not be written to; if `cancelled` became true.
+pub fn write_rounded(source: &Source, folder: &Path, cancelled: &AtomicBool) -> Result<()> {
+    let context = || format!("cannot write into {}", folder.display());
+    copy_companions(source, source.path(), folder)?;
+    let stored = |tensor: &SourceTensor| if tensor.is_float() { Dtype::BF16 } else { tensor.dtype() };
+    let tensors = source
+        .tensors()
+        .iter()
+        .map(|tensor| (tensor.name().to_owned(), Storage::Plain(stored(tensor)), tensor.shape().to_vec()));
+    let file = File::create(folder.join("model.safetensors")).with_context(context)?;
+    let mut writer = Writer::new(BufWriter::new(file), tensors.collect(), Value::Null).with_context(context)?;
+    for i in writer.order().to_vec() {
+        if cancelled.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        let tensor = &source.tensors()[i];
+        write_tensor(source, tensor, stored(tensor), &mut writer).with_context(context)?;
+    }
+    writer.finish().with_context(context)?;
+    Ok(())
+}
+
+/// Writes a tensor of a source: as it is, or rounded to bfloat16 if that is what it is to be and not is.
+pub(super) fn write_tensor<W: Write + Seek>(
+    source: &Source,
+    tensor: &SourceTensor,
+    dtype: Dtype,
+    writer: &mut Writer<W>,
+) -> Result<()> {
+    if dtype == tensor.dtype() {
+        let mut bytes = vec![0; PIECE.min(tensor.bytes())];
+        for start in (0..tensor.bytes()).step_by(PIECE) {
+            let bytes = &mut bytes[..PIECE.min(tensor.bytes() - start)];
+            source.read_bytes(tensor, start..start + bytes.len(), bytes)?;
+            writer.write(bytes)?;
+        }
+        return Ok(());
+    }
+    let mut numbers = vec![0.0; PIECE.min(tensor.elements())];
+    for start in (0..tensor.elements()).step_by(PIECE) {
+        let numbers = &mut numbers[..PIECE.min(tensor.elements() - start)];
+        source.read_f32(tensor, start..start + numbers.len(), numbers)?;
+        let rounded: Vec<u8> = numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+        writer.write(&rounded)?;
+    }
+    Ok(())
+}
+
+/// Copies the files that belong to a source besides its tensors, from its own folder or that of a model made from it.
+pub(super) fn copy_companions(source: &Source, from: &Path, to: &Path) -> Result<()> {
+    for companion in source.companions() {
+        let to = to.join(companion);
+        let context = || format!("cannot write {}", to.display());
+        to.parent().map_or(Ok(()), fs::create_dir_all).with_context(context)?;
+        fs::copy(from.join(companion), &to).with_context(context)?;
+    }
+    Ok(())
+}

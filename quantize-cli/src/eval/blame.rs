@@ -1,0 +1,96 @@
+//! Which tensors hurt most: measured, by putting them back one by one.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use qruntime::container::{Storage, Writer};
+use qruntime::{Dtype, Model};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::bf16::{copy_companions, write_tensor};
+use super::gate::Gate;
+use super::network::Network;
+use crate::output::Temporary;
+use crate::progress::Progress;
+use crate::source::Source;
+
+/// A tensor, and what putting the original in its place would mend.
+#[derive(Clone, Debug, Serialize)]
+pub struct Blamed {
+    /// Its name.
+    pub tensor: String,
+    /// By how much the damage falls, as a fraction: 0.2 is a fifth of it.
+    pub share: f64,
+    /// Relative RMS error of its weights.
+    pub relative_rms: f64,
+}
+
+/// Measures the candidates (names, and errors of their weights), one by one: the model with that tensor as it is in the source beside the model as it
+/// is. Returns them, the worst first; shares are of the damage to these questions.
+///
+/// For each of them the model is written once more, beside `folder`, where the model and its companions are.
+///
+/// # Errors
+/// If a file cannot be read or written, or a network cannot be asked.
+pub fn blame(
+    gate: &Gate<'_>,
+    source: &Source,
+    folder: &Path,
+    open: &dyn Fn(&Path) -> Result<Network>,
+    candidates: &[(String, f64)],
+    progress: &Progress,
+    cancelled: &AtomicBool,
+) -> Result<Vec<Blamed>> {
+    let model = open(folder)?;
+    let damage = gate.measure(&model, progress, cancelled)?.damage();
+    let mut found = vec![];
+    for (tensor, relative_rms) in candidates {
+        let temporary = Temporary::folder(folder)?;
+        copy_companions(source, folder, temporary.path())?;
+        write_with(source, model.model(), tensor, &temporary.path().join("model.safetensors"))?;
+        let left = gate.measure(&open(temporary.path())?, progress, cancelled)?.damage();
+        let share = 1.0 - left / damage;
+        found.push(Blamed { tensor: tensor.clone(), share, relative_rms: *relative_rms });
+    }
+    found.sort_by(|a, b| b.share.total_cmp(&a.share));
+    Ok(found)
+}
+
+/// Writes a model once more, with one tensor as it is in the source.
+fn write_with(source: &Source, model: &Model, original: &str, path: &Path) -> Result<()> {
+    let context = || format!("cannot write {}", path.display());
+    let original = source.tensor(original).with_context(|| format!("no tensor {original:?}"))?;
+    // Without its scales an 8-bit float means nothing.
+    let dtype = if original.dtype() == Dtype::F8_E4M3 { Dtype::BF16 } else { original.dtype() };
+    let is_original = |name: &str| name == original.name();
+    let tensors: Vec<_> = model
+        .tensors()
+        .map(|entry| {
+            let storage = if is_original(entry.name()) { Storage::Plain(dtype) } else { entry.storage().clone() };
+            (entry.name().to_owned(), storage, entry.shape().to_vec())
+        })
+        .collect();
+    let names: Vec<(String, Storage)> =
+        tensors.iter().map(|(name, storage, _)| (name.clone(), storage.clone())).collect();
+    let file = BufWriter::new(File::create(path).with_context(context)?);
+    let mut writer = Writer::new(file, tensors, Value::Null).with_context(context)?;
+    for i in writer.order().to_vec() {
+        let (name, storage) = &names[i];
+        if is_original(name) {
+            write_tensor(source, original, dtype, &mut writer).with_context(context)?;
+        } else if let Storage::Packed(_) = storage {
+            let tensor = model.packed(name)?;
+            for matrix in 0..tensor.matrix_count() {
+                writer.write(tensor.matrix(matrix).as_bytes()).with_context(context)?;
+            }
+        } else {
+            writer.write(model.plain(name)?.as_bytes()).with_context(context)?;
+        }
+    }
+    writer.finish().with_context(context)?;
+    Ok(())
+}

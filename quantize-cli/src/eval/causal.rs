@@ -1,0 +1,186 @@
+//! Language models beside a reference, over a text: all of them go through a window together, so that no logits are stored.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use qruntime::{CausalLm, Session, SessionOptions};
+use rayon::prelude::*;
+
+use super::logits_file::{LogitsReader, LogitsWriter};
+use super::statistics::{Answer, Prediction, Statistics};
+use super::windows::Windows;
+use crate::progress::Progress;
+
+/// Logits that are kept at a time of the reference, and of a model: 64 MB each.
+const LOGITS: usize = 16 << 20;
+
+/// Tokens that are fed at a time, at most.
+const BLOCK: usize = 512;
+
+/// What models are measured against.
+#[derive(Debug)]
+pub enum Reference<'a> {
+    /// The original network.
+    Model(&'a CausalLm),
+    /// What it said, in a file, of the windows that the file names.
+    File(&'a mut LogitsReader),
+}
+
+impl Reference<'_> {
+    fn vocabulary(&self) -> usize {
+        match self {
+            Self::Model(lm) => lm.config().vocab_size,
+            Self::File(reader) => reader.vocabulary(),
+        }
+    }
+}
+
+/// What came out.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Of every model.
+    pub models: Vec<Measured>,
+    /// What the reference took, if it was computed.
+    pub reference: Option<Duration>,
+}
+
+/// A model, measured.
+#[derive(Debug)]
+pub struct Measured {
+    /// Its answers beside the reference's.
+    pub statistics: Statistics,
+    /// What it took to compute them.
+    pub time: Duration,
+}
+
+/// Feeds windows to a reference and to some models, and compares what they say. The reference's logits go into `save`, too.
+///
+/// `progress` counts the tokens fed to all of them; when `cancelled` becomes true, it ends with an error.
+///
+/// # Errors
+/// If vocabularies differ, a window is longer than a model's context or has a token that is none of its own, or a file cannot be read or written.
+pub fn evaluate(
+    mut reference: Reference<'_>,
+    models: &[&CausalLm],
+    windows: &Windows,
+    mut save: Option<&mut LogitsWriter>,
+    progress: &Progress,
+    cancelled: &AtomicBool,
+) -> Result<Outcome> {
+    let vocabulary = reference.vocabulary();
+    for lm in models {
+        let found = lm.config().vocab_size;
+        ensure!(found == vocabulary, "a vocabulary of {found} tokens, but the reference has one of {vocabulary}");
+    }
+    if let Some(token) = windows.highest().filter(|&token| token as usize >= vocabulary) {
+        bail!("the text has the token {token}, but the vocabulary only {vocabulary}");
+    }
+    let block = (LOGITS / vocabulary.max(1)).clamp(1, BLOCK);
+    let (mut expected, mut found) = (vec![], vec![]);
+    let mut reference_time = Duration::ZERO;
+    let new = |_: &&CausalLm| Measured { statistics: Statistics::default(), time: Duration::ZERO };
+    let mut measured: Vec<Measured> = models.iter().map(new).collect();
+
+    for window in windows.iter() {
+        let mut teacher = match &reference {
+            Reference::Model(lm) => Some(Contestant::new(lm)),
+            Reference::File(_) => None,
+        };
+        let mut students: Vec<Contestant> = models.iter().map(|lm| Contestant::new(lm)).collect();
+        let fed = &window.tokens[..window.tokens.len() - 1];
+        let (before, predicting) = fed.split_at(window.first);
+        for contestant in teacher.iter_mut().chain(&mut students) {
+            contestant.feed(before)?;
+        }
+        advance(progress, before, &measured, &teacher);
+        for (i, tokens) in predicting.chunks(block).enumerate() {
+            if cancelled.load(Ordering::Relaxed) {
+                bail!("interrupted");
+            }
+            let mut rounded = false;
+            match (&mut reference, &mut teacher) {
+                (_, Some(teacher)) => teacher.answer(tokens, vocabulary, &mut expected)?,
+                (Reference::File(reader), None) => rounded = read(reader, tokens.len(), vocabulary, &mut expected)?,
+                (Reference::Model(_), None) => unreachable!("a model has a session"),
+            }
+            if let Some(save) = &mut save {
+                expected.chunks(vocabulary).try_for_each(|row| save.write(row))?;
+            }
+            let came = &window.tokens[window.first + i * block + 1..][..tokens.len()];
+            for (student, measured) in students.iter_mut().zip(&mut measured) {
+                student.answer(tokens, vocabulary, &mut found)?;
+                let rows = expected.par_chunks(vocabulary).zip(found.par_chunks(vocabulary)).zip(came);
+                let compare = |((expected, found), &token)| {
+                    let expected = if rounded { Answer::Rounded(expected) } else { Answer::Logits(expected) };
+                    Prediction::compare(expected, found, token)
+                };
+                let predictions: Vec<Prediction> = rows.map(compare).collect();
+                predictions.iter().for_each(|prediction| measured.statistics.add(prediction));
+            }
+            advance(progress, tokens, &measured, &teacher);
+        }
+        for (student, measured) in students.iter().zip(&mut measured) {
+            measured.time += student.time;
+        }
+        reference_time += teacher.map_or(Duration::ZERO, |teacher| teacher.time);
+    }
+    let computed = matches!(reference, Reference::Model(_));
+    Ok(Outcome { models: measured, reference: computed.then_some(reference_time) })
+}
+
+/// Counts tokens, and tells the mean divergence so far of the first model.
+fn advance(progress: &Progress, tokens: &[u32], measured: &[Measured], teacher: &Option<Contestant>) {
+    let contestants = measured.len() + usize::from(teacher.is_some());
+    let kld = measured.first().map(|first| first.statistics.mean_kld()).filter(|kld| !kld.is_nan());
+    let so_far = kld.map_or_else(String::new, |kld| format!("KL divergence so far {kld:.5}"));
+    progress.advance((tokens.len() * contestants) as u64, &so_far);
+}
+
+/// A network in a window, and how long it has worked.
+struct Contestant {
+    session: Session,
+    time: Duration,
+}
+
+impl Contestant {
+    fn new(lm: &CausalLm) -> Self {
+        Self { session: lm.session_with(SessionOptions::default().block(BLOCK)), time: Duration::ZERO }
+    }
+
+    fn feed(&mut self, tokens: &[u32]) -> Result<()> {
+        if !tokens.is_empty() {
+            let start = Instant::now();
+            self.session.feed(tokens)?;
+            self.time += start.elapsed();
+        }
+        Ok(())
+    }
+
+    /// Feeds tokens and keeps the logits after each.
+    fn answer(&mut self, tokens: &[u32], vocabulary: usize, rows: &mut Vec<f32>) -> Result<()> {
+        rows.clear();
+        rows.reserve(tokens.len() * vocabulary);
+        let start = Instant::now();
+        self.session.feed_each(tokens, |_, logits| rows.extend_from_slice(logits))?;
+        self.time += start.elapsed();
+        Ok(())
+    }
+}
+
+/// Reads rows of a file; whether they are rounded as llama.cpp does.
+fn read(reader: &mut LogitsReader, count: usize, vocabulary: usize, rows: &mut Vec<f32>) -> Result<bool> {
+    rows.clear();
+    rows.reserve(count * vocabulary);
+    let mut rounded = false;
+    for _ in 0..count {
+        match reader.next_row()? {
+            Answer::Logits(row) => rows.extend_from_slice(row),
+            Answer::Rounded(row) => {
+                rounded = true;
+                rows.extend_from_slice(row);
+            }
+        }
+    }
+    Ok(rounded)
+}

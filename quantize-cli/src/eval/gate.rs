@@ -1,0 +1,147 @@
+//! A measurement that is made with several models of the same original: by a conversion, and to find out which tensors hurt.
+
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Result, bail, ensure};
+use qruntime::{CausalLm, Encoder};
+use serde::Serialize;
+
+use super::causal::{Reference, evaluate};
+use super::encoder::{Cosines, Embedder, cosines};
+use super::limits::Limits;
+use super::network::Network;
+use super::statistics::Summary;
+use super::text::{Described, Protocol};
+use super::windows::Windows;
+use crate::progress::Progress;
+
+/// What was measured, as it is recorded: the same on every machine.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Figures {
+    /// Of a language model.
+    LanguageModel {
+        /// On what.
+        #[serde(flatten)]
+        protocol: Described,
+        /// The figures.
+        #[serde(flatten)]
+        summary: Box<Summary>,
+    },
+    /// Of a sentence encoder.
+    Encoder {
+        /// The figures.
+        cosine: Cosines,
+    },
+}
+
+impl Figures {
+    /// One number that is 0 for the original and grows with the damage: the mean KL divergence, or what the mean cosine lacks to 1.
+    #[must_use]
+    pub fn damage(&self) -> f64 {
+        match self {
+            Self::LanguageModel { summary, .. } => summary.kld.mean,
+            Self::Encoder { cosine } => 1.0 - cosine.mean,
+        }
+    }
+
+    /// The limits that are passed, in words.
+    #[must_use]
+    pub fn beyond(&self, limits: &Limits) -> Vec<String> {
+        match self {
+            Self::LanguageModel { summary, .. } => limits.passed_by(summary),
+            Self::Encoder { cosine } => limits.passed_by_cosine(cosine.mean),
+        }
+    }
+}
+
+/// An original and what it is asked.
+#[derive(Debug)]
+pub enum Gate<'a> {
+    /// A language model, and the windows that it predicts.
+    LanguageModel(&'a CausalLm, Protocol, Windows),
+    /// An encoder, and the sentences that it embeds.
+    Encoder(&'a Encoder, Vec<&'a str>),
+}
+
+impl<'a> Gate<'a> {
+    /// Asks an original to predict a text, or to embed its lines, of which `lines` are used at most.
+    ///
+    /// # Errors
+    /// If the original has no tokenizer, or the text is too short.
+    pub fn new(
+        original: &'a Network,
+        text: &'a str,
+        lines: Option<usize>,
+        protocol: impl FnOnce(&CausalLm) -> Protocol,
+    ) -> Result<Self> {
+        match original {
+            Network::Lm(lm) => {
+                let protocol = protocol(lm);
+                let windows = protocol.windows(lm, text)?;
+                Ok(Self::LanguageModel(lm, protocol, windows))
+            }
+            Network::Encoder(encoder) => {
+                let all = text.lines().map(str::trim).filter(|line| !line.is_empty());
+                let lines: Vec<&str> = all.take(lines.unwrap_or(usize::MAX)).collect();
+                ensure!(!lines.is_empty(), "the text has no lines");
+                Ok(Self::Encoder(encoder, lines))
+            }
+        }
+    }
+
+    /// The same with fewer questions: so many predictions or sentences, or a few more.
+    #[must_use]
+    pub fn shortened(&self, count: usize) -> Self {
+        match self {
+            Self::LanguageModel(lm, protocol, windows) => {
+                let mut some = Windows::default();
+                for window in windows.iter() {
+                    if some.predictions() < count {
+                        some.push(window.tokens, window.first);
+                    }
+                }
+                Self::LanguageModel(lm, protocol.clone(), some)
+            }
+            Self::Encoder(encoder, lines) => Self::Encoder(encoder, lines.iter().copied().take(count).collect()),
+        }
+    }
+
+    /// How many predictions or sentences there are.
+    #[must_use]
+    pub fn questions(&self) -> usize {
+        match self {
+            Self::LanguageModel(_, _, windows) => windows.predictions(),
+            Self::Encoder(_, lines) => lines.len(),
+        }
+    }
+
+    /// How much work a measurement is, as its progress counts it.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        match self {
+            Self::LanguageModel(_, _, windows) => 2 * windows.fed(),
+            Self::Encoder(_, lines) => lines.len(),
+        }
+    }
+
+    /// Asks a model the same.
+    ///
+    /// # Errors
+    /// If it is of another kind, or cannot be asked.
+    pub fn measure(&self, model: &Network, progress: &Progress, cancelled: &AtomicBool) -> Result<Figures> {
+        match (self, model) {
+            (Self::LanguageModel(original, protocol, windows), Network::Lm(lm)) => {
+                let outcome = evaluate(Reference::Model(original), &[lm], windows, None, progress, cancelled)?;
+                let summary = Box::new(outcome.models[0].statistics.summary());
+                Ok(Figures::LanguageModel { protocol: protocol.describe(windows), summary })
+            }
+            (Self::Encoder(original, lines), Network::Encoder(encoder)) => {
+                let mut models = [Embedder::new(encoder)];
+                let found = cosines(&mut Embedder::new(original), &mut models, lines, progress, cancelled)?;
+                Ok(Figures::Encoder { cosine: Cosines::of(&found[0]) })
+            }
+            _ => bail!("a model of another kind than the original"),
+        }
+    }
+}

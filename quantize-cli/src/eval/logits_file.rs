@@ -1,0 +1,486 @@
+//! What a reference says of a text, in a file: so that it need not be computed again, and figures can be compared with llama.cpp's.
+//!
+//! Two forms, `docs/evaluation.md` has both: llama.cpp's own (`llama-perplexity --kl-divergence-base`), and safetensors with logits in 16 bits that
+//! keep more. Rows pass through one at a time; what a file says of its own size is checked against its size before it is believed.
+
+use std::fs::{self, File};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use qruntime::Dtype;
+use qruntime::container::{Header, Storage, Writer};
+use serde_json::json;
+
+use super::statistics::{Answer, log_sum_exp};
+use super::windows::{Score, Windows};
+
+/// How a file begins that llama.cpp wrote.
+const MAGIC: &[u8; 8] = b"_logits_";
+
+/// Names of the tensors of our own form.
+const TOKENS: &str = "tokens";
+const WINDOWS: &str = "windows";
+const ROWS: &str = "rows";
+
+/// More tokens than any vocabulary has.
+const MAX_VOCABULARY: usize = 1 << 24;
+
+/// How rows are stored. Both forms have two `f32` and then a 16-bit code for each token: the log-probability is the second number plus the first
+/// times the code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As llama.cpp stores them: codes reach down to e^-16 of the likeliest token's probability.
+    LlamaCpp,
+    /// Safetensors; codes reach down to e^-32, and log-probabilities are those of a sum that is 1 again.
+    Safetensors,
+}
+
+impl Form {
+    /// The form that the name of a file asks for: safetensors for one that ends so, or else llama.cpp's.
+    #[must_use]
+    pub fn of(path: &Path) -> Self {
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            Self::Safetensors
+        } else {
+            Self::LlamaCpp
+        }
+    }
+
+    /// How far below the highest logit codes reach.
+    fn range(self) -> f32 {
+        match self {
+            Self::LlamaCpp => 16.0,
+            Self::Safetensors => 32.0,
+        }
+    }
+
+    /// Numbers of 16 bits in a row; llama.cpp has an even number of codes.
+    fn row_len(self, vocabulary: usize) -> usize {
+        4 + match self {
+            Self::LlamaCpp => vocabulary.next_multiple_of(2),
+            Self::Safetensors => vocabulary,
+        }
+    }
+
+    fn encode(self, logits: &[f32], row: &mut [u8]) {
+        let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let lowest = logits.iter().copied().fold(f32::INFINITY, f32::min).max(highest - self.range());
+        let scale = (highest - lowest) / 65535.0;
+        let least = (f64::from(lowest) - log_sum_exp(logits)) as f32;
+        row[..4].copy_from_slice(&scale.to_le_bytes());
+        row[4..8].copy_from_slice(&least.to_le_bytes());
+        row[8..].fill(0);
+        if scale > 0.0 {
+            for (code, &x) in row[8..].as_chunks_mut::<2>().0.iter_mut().zip(logits) {
+                *code = (((x - lowest) / scale).round_ties_even() as u16).to_le_bytes();
+            }
+        }
+    }
+
+    fn decode(row: &[u8], to: &mut [f32]) -> Result<()> {
+        let numbers = row.as_chunks::<4>().0;
+        let (scale, least) = (f32::from_le_bytes(numbers[0]), f32::from_le_bytes(numbers[1]));
+        ensure!(
+            scale >= 0.0 && scale.is_finite() && least.is_finite(),
+            "a row with the scale {scale} and the least log-probability {least}"
+        );
+        for (x, code) in to.iter_mut().zip(row[8..].as_chunks::<2>().0) {
+            *x = scale * f32::from(u16::from_le_bytes(*code)) + least;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file of logits, row by row.
+#[derive(Debug)]
+pub struct LogitsWriter {
+    form: Form,
+    path: PathBuf,
+    out: Out,
+    vocabulary: usize,
+    rows_left: usize,
+    row: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Out {
+    LlamaCpp(BufWriter<File>),
+    Safetensors(Box<Writer<BufWriter<File>>>),
+}
+
+impl LogitsWriter {
+    /// Begins a file for predictions of these windows.
+    ///
+    /// # Errors
+    /// If the file cannot be written, or cannot hold the windows: llama.cpp's are all of one length, and scored in their second half.
+    pub fn create(path: &Path, form: Form, vocabulary: usize, windows: &Windows) -> Result<Self> {
+        let context = || format!("cannot write {}", path.display());
+        let rows = windows.predictions();
+        let file = || Ok::<_, anyhow::Error>(BufWriter::new(File::create(path).with_context(context)?));
+        let out = match form {
+            Form::LlamaCpp => {
+                let len = windows.iter().next().map_or(0, |window| window.tokens.len());
+                let fits =
+                    windows.iter().all(|window| window.tokens.len() == len && window.first == Score::Half.first(len));
+                ensure!(
+                    fits && len > 2,
+                    "cannot write {}: llama.cpp's files hold windows of one length, of which the second half is scored; a name that ends in \
+                     .safetensors means a file that holds others",
+                    path.display()
+                );
+                let mut out = file()?;
+                let numbers = [len, vocabulary, windows.iter().count()];
+                let numbers = numbers.iter().map(|&n| u32::try_from(n)).collect::<Result<Vec<u32>, _>>();
+                let numbers = numbers.with_context(context)?;
+                let tokens = windows.iter().flat_map(|window| window.tokens).copied();
+                let bytes = numbers.into_iter().chain(tokens).flat_map(u32::to_le_bytes);
+                let bytes: Vec<u8> = MAGIC.iter().copied().chain(bytes).collect();
+                out.write_all(&bytes).with_context(context)?;
+                Out::LlamaCpp(out)
+            }
+            Form::Safetensors => {
+                let tokens: Vec<u32> = windows.iter().flat_map(|window| window.tokens).copied().collect();
+                let places = windows.iter().flat_map(|window| [window.tokens.len() as u32, window.first as u32]);
+                let places: Vec<u32> = places.collect();
+                let tensors = vec![
+                    (TOKENS.to_owned(), Storage::Plain(Dtype::U32), vec![tokens.len()]),
+                    (WINDOWS.to_owned(), Storage::Plain(Dtype::U32), vec![places.len() / 2, 2]),
+                    (ROWS.to_owned(), Storage::Plain(Dtype::U16), vec![rows, form.row_len(vocabulary)]),
+                ];
+                let recipe = json!({"created_by": concat!("quantize ", env!("CARGO_PKG_VERSION")), "logits": 1});
+                let mut out = Writer::new(file()?, tensors, recipe).with_context(context)?;
+                // The widest numbers come first, otherwise the order is kept.
+                for numbers in [tokens, places] {
+                    let bytes: Vec<u8> = numbers.into_iter().flat_map(u32::to_le_bytes).collect();
+                    out.write(&bytes).with_context(context)?;
+                }
+                Out::Safetensors(Box::new(out))
+            }
+        };
+        let row = vec![0; 2 * form.row_len(vocabulary)];
+        Ok(Self { form, path: path.into(), out, vocabulary, rows_left: rows, row })
+    }
+
+    /// Appends the logits of the next prediction.
+    ///
+    /// # Errors
+    /// If they are not as many as the vocabulary has tokens, are not finite, are too many rows, or cannot be written.
+    pub fn write(&mut self, logits: &[f32]) -> Result<()> {
+        ensure!(logits.len() == self.vocabulary && self.rows_left > 0, "a row that does not belong into the file");
+        ensure!(logits.iter().all(|x| x.is_finite()), "cannot write {}: a logit is not finite", self.path.display());
+        self.form.encode(logits, &mut self.row);
+        self.rows_left -= 1;
+        match &mut self.out {
+            Out::LlamaCpp(out) => out.write_all(&self.row),
+            Out::Safetensors(out) => out.write(&self.row),
+        }
+        .with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// Ends the file.
+    ///
+    /// # Errors
+    /// If rows are missing, or the rest cannot be written.
+    pub fn finish(self) -> Result<()> {
+        ensure!(self.rows_left == 0, "{} rows are missing in {}", self.rows_left, self.path.display());
+        let out = match self.out {
+            Out::LlamaCpp(out) => Ok(out),
+            Out::Safetensors(out) => out.finish(),
+        };
+        let flushed = out.and_then(|mut out| out.flush());
+        flushed.with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+/// Reads a file of logits, row by row.
+#[derive(Debug)]
+pub struct LogitsReader {
+    form: Form,
+    path: PathBuf,
+    file: BufReader<File>,
+    vocabulary: usize,
+    windows: Windows,
+    rows_left: usize,
+    row: Vec<u8>,
+    log_probabilities: Vec<f32>,
+}
+
+impl LogitsReader {
+    /// Opens a file of either form.
+    ///
+    /// # Errors
+    /// If it cannot be read or is not one, whole.
+    pub fn open(path: &Path) -> Result<Self> {
+        let context = || format!("cannot read {}", path.display());
+        let metadata = fs::metadata(path).with_context(context)?;
+        ensure!(metadata.is_file(), "{}: not an ordinary file", path.display());
+        let mut file = File::open(path).with_context(context)?;
+        let mut magic = vec![];
+        (&mut file).take(MAGIC.len() as u64).read_to_end(&mut magic).with_context(context)?;
+        let opened = if magic == MAGIC {
+            Self::open_llama_cpp(path, BufReader::new(file), metadata.len())
+        } else {
+            Self::open_safetensors(path)
+        };
+        opened.with_context(context)
+    }
+
+    fn new(form: Form, path: &Path, file: BufReader<File>, vocabulary: usize, windows: Windows) -> Self {
+        let rows_left = windows.predictions();
+        let row = vec![0; 2 * form.row_len(vocabulary)];
+        let log_probabilities = vec![0.0; vocabulary];
+        Self { form, path: path.into(), file, vocabulary, windows, rows_left, row, log_probabilities }
+    }
+
+    /// `file` is behind the magic bytes.
+    fn open_llama_cpp(path: &Path, mut file: BufReader<File>, file_bytes: u64) -> Result<Self> {
+        let mut numbers = [0; 12];
+        file.read_exact(&mut numbers).context("too short for a file of llama.cpp's logits")?;
+        let number = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| numbers[4 * i + j])) as usize;
+        let (len, vocabulary, count) = (number(0), number(1), number(2));
+        ensure!((3..1 << 24).contains(&len), "windows of {len} tokens, expected 3 to {}", (1 << 24) - 1);
+        check_vocabulary(vocabulary)?;
+        let rows = (len - 1 - len / 2) as u128 * count as u128;
+        let tokens = len as u128 * count as u128;
+        let expected =
+            (MAGIC.len() + numbers.len()) as u128 + 4 * tokens + rows * 2 * Form::LlamaCpp.row_len(vocabulary) as u128;
+        ensure!(
+            u128::from(file_bytes) == expected,
+            "{file_bytes} bytes, expected {expected} for {count} windows of {len} tokens and a vocabulary of {vocabulary}"
+        );
+        // From here on it is known that the tokens are there.
+        let mut windows = Windows::default();
+        for _ in 0..count {
+            windows.push(&read_numbers(&mut file, len)?, Score::Half.first(len));
+        }
+        check_tokens(&windows, vocabulary)?;
+        Ok(Self::new(Form::LlamaCpp, path, file, vocabulary, windows))
+    }
+
+    fn open_safetensors(path: &Path) -> Result<Self> {
+        let (header, file) = Header::read(path)?;
+        let mut file = BufReader::new(file);
+        let entry = |name: &str, dtype: Dtype| {
+            let entry = header.entries.iter().find(|entry| entry.name() == name && entry.storage().dtype() == dtype);
+            entry.with_context(|| format!("not a file of logits: no tensor {name:?} of {dtype}"))
+        };
+        let mut numbers = |name: &str| {
+            let entry = entry(name, Dtype::U32)?;
+            file.seek(SeekFrom::Start(entry.range().start as u64))?;
+            Ok::<_, anyhow::Error>((entry.shape().to_vec(), read_numbers(&mut file, entry.elements())?))
+        };
+        let (_, tokens) = numbers(TOKENS)?;
+        let (shape, places) = numbers(WINDOWS)?;
+        ensure!(shape.len() == 2 && shape[1] == 2, "{WINDOWS} of the shape {shape:?}, expected [n, 2]");
+        let mut windows = Windows::default();
+        let mut rest = tokens.as_slice();
+        for (i, &[len, first]) in places.as_chunks::<2>().0.iter().enumerate() {
+            let (len, first) = (len as usize, first as usize);
+            ensure!(len > 1 && len <= rest.len(), "window {i} has {len} tokens, of which {} are there", rest.len());
+            ensure!(first < len - 1, "window {i} of {len} tokens predicts from token {first} on");
+            let (window, others) = rest.split_at(len);
+            windows.push(window, first);
+            rest = others;
+        }
+        ensure!(rest.is_empty(), "{} tokens are in no window", rest.len());
+        let rows = entry(ROWS, Dtype::U16)?;
+        let &[count, row_len] = rows.shape() else {
+            bail!("{ROWS} of the shape {:?}, expected [predictions, 4 + vocabulary]", rows.shape());
+        };
+        let vocabulary = row_len.saturating_sub(Form::Safetensors.row_len(0));
+        check_vocabulary(vocabulary)?;
+        ensure!(count == windows.predictions(), "{count} rows, expected {}", windows.predictions());
+        check_tokens(&windows, vocabulary)?;
+        file.seek(SeekFrom::Start(rows.range().start as u64))?;
+        Ok(Self::new(Form::Safetensors, path, file, vocabulary, windows))
+    }
+
+    /// How many tokens there are.
+    #[must_use]
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// The windows whose predictions the file holds, one row after the other.
+    #[must_use]
+    pub fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
+    /// How the rows are stored.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// What the reference said of the next prediction.
+    ///
+    /// # Errors
+    /// If there is no further one, it cannot be read, or is no row of log-probabilities.
+    pub fn next_row(&mut self) -> Result<Answer<'_>> {
+        let context = || format!("cannot read {}", self.path.display());
+        ensure!(self.rows_left > 0, "{}: no further rows", self.path.display());
+        self.rows_left -= 1;
+        self.file.read_exact(&mut self.row).with_context(context)?;
+        Form::decode(&self.row, &mut self.log_probabilities).with_context(context)?;
+        Ok(match self.form {
+            Form::LlamaCpp => Answer::Rounded(&self.log_probabilities),
+            Form::Safetensors => Answer::Logits(&self.log_probabilities),
+        })
+    }
+}
+
+fn check_vocabulary(vocabulary: usize) -> Result<()> {
+    ensure!((1..=MAX_VOCABULARY).contains(&vocabulary), "a vocabulary of {vocabulary}, expected 1 to {MAX_VOCABULARY}");
+    Ok(())
+}
+
+fn check_tokens(windows: &Windows, vocabulary: usize) -> Result<()> {
+    match windows.highest() {
+        Some(token) if token as usize >= vocabulary => bail!("token {token} in a vocabulary of {vocabulary}"),
+        Some(_) => Ok(()),
+        None => bail!("no windows"),
+    }
+}
+
+/// Reads so many numbers, which the file is known to have.
+fn read_numbers(file: &mut BufReader<File>, count: usize) -> Result<Vec<u32>> {
+    let mut bytes = vec![0; 4 * count];
+    file.read_exact(&mut bytes)?;
+    Ok(bytes.as_chunks::<4>().0.iter().copied().map(u32::from_le_bytes).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOCABULARY: usize = 5;
+
+    fn windows() -> Windows {
+        Windows::of_text(vec![0, 1, 2, 3, 4, 0, 1, 2, 3, 4], 4, None, Score::Half)
+    }
+
+    fn rows() -> [[f32; VOCABULARY]; 2] {
+        [[0.0, 1.0, -3.5, 2.0, -50.0], [7.0; VOCABULARY]]
+    }
+
+    fn write(path: &Path, windows: &Windows) -> Result<()> {
+        let mut writer = LogitsWriter::create(path, Form::of(path), VOCABULARY, windows)?;
+        for row in rows() {
+            writer.write(&row)?;
+        }
+        writer.finish()
+    }
+
+    fn log_probabilities(row: &[f32]) -> Vec<f64> {
+        let sum: f64 = row.iter().map(|&x| libm::exp(x.into())).sum();
+        row.iter().map(|&x| f64::from(x) - libm::log(sum)).collect()
+    }
+
+    #[test]
+    fn rows_come_back() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, range) in [("base.kld", 16.0), ("base.safetensors", 32.0)] {
+            let path = folder.path().join(name);
+            write(&path, &windows()).unwrap();
+            let mut reader = LogitsReader::open(&path).unwrap();
+            assert_eq!((reader.vocabulary(), reader.form()), (VOCABULARY, Form::of(&path)));
+            assert_eq!(reader.windows(), &windows());
+            for row in rows() {
+                let (Answer::Logits(found) | Answer::Rounded(found)) = reader.next_row().unwrap();
+                let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                for (i, (&found, expected)) in found.iter().zip(log_probabilities(&row)).enumerate() {
+                    // Half a step, and roundings of numbers up to 64.
+                    let expected = if row[i] < highest - range {
+                        expected - f64::from(row[i] - (highest - range))
+                    } else {
+                        expected
+                    };
+                    let step = f64::from(range) / 65535.0;
+                    assert!((f64::from(found) - expected).abs() < 0.5 * step + 1e-5, "{name} {i}: {found} {expected}");
+                }
+            }
+            assert!(reader.next_row().is_err());
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_llama_cpp() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("base");
+        write(&path, &windows()).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let numbers: Vec<u32> = bytes[8..52].as_chunks::<4>().0.iter().copied().map(u32::from_le_bytes).collect();
+        assert_eq!(&bytes[..8], b"_logits_");
+        assert_eq!(numbers, [4, 5, 2, 0, 1, 2, 3, 4, 0, 1, 2]);
+        // Two numbers, five codes, one of padding, for each of two rows.
+        assert_eq!(bytes.len(), 52 + 2 * 2 * (4 + 6));
+        let codes: Vec<u16> = bytes[60..72].as_chunks::<2>().0.iter().copied().map(u16::from_le_bytes).collect();
+        // The step is 16 / 65535; the highest logit is 2, so -14 and less is code 0.
+        assert_eq!(codes, [57343, 61439, 43007, 65535, 0, 0]);
+        assert_eq!(&bytes[72..76], &[0; 4], "a row of equal logits has the scale 0");
+    }
+
+    #[test]
+    fn what_llama_cpp_cannot_hold_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = Windows::of_text(vec![0, 1, 2], 3, None, Score::All);
+        let refused = write(&folder.path().join("base"), &all).unwrap_err().to_string();
+        assert!(refused.contains(".safetensors"), "{refused}");
+        write(&folder.path().join("base.safetensors"), &all).unwrap();
+        let mut writer =
+            LogitsWriter::create(&folder.path().join("x"), Form::LlamaCpp, VOCABULARY, &windows()).unwrap();
+        assert!(writer.write(&[0.0; 4]).is_err());
+        assert!(writer.write(&[f32::NAN; VOCABULARY]).is_err());
+        assert!(writer.finish().is_err());
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("base");
+        write(&path, &windows()).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let refused = |edit: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = whole.clone();
+            edit(&mut bytes);
+            fs::write(&path, bytes).unwrap();
+            let opened = LogitsReader::open(&path).and_then(|mut reader| reader.next_row().map(drop));
+            format!("{:#}", opened.unwrap_err())
+        };
+        for len in 0..whole.len() {
+            refused(&|bytes| bytes.truncate(len));
+        }
+        let set = |at: usize, to: [u8; 4]| move |bytes: &mut Vec<u8>| bytes[at..at + 4].copy_from_slice(&to);
+        for at in [8, 12, 16] {
+            assert!(refused(&set(at, [255; 4])).contains("expected"), "{at}");
+            assert!(refused(&set(at, [0; 4])).contains("expected"), "{at}");
+        }
+        assert!(refused(&set(20, 5u32.to_le_bytes())).contains("token 5 in a vocabulary of 5"));
+        for number in [f32::NAN, f32::INFINITY, -1.0] {
+            assert!(refused(&set(52, number.to_le_bytes())).contains("scale"), "{number}");
+        }
+        assert!(refused(&set(56, f32::NAN.to_le_bytes())).contains("log-probability"));
+        assert!(refused(&|bytes| bytes.push(0)).contains("expected"));
+
+        let path = folder.path().join("base.safetensors");
+        write(&path, &windows()).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for len in (0..whole.len()).step_by(3) {
+            fs::write(&path, &whole[..len]).unwrap();
+            assert!(LogitsReader::open(&path).is_err(), "{len}");
+        }
+        // A model is no file of logits.
+        fs::write(
+            &path,
+            safetensors::serialize(
+                [("a", safetensors::tensor::TensorView::new(Dtype::U8, vec![1], &[7]).unwrap())],
+                None,
+            )
+            .unwrap(),
+        )
+        .unwrap();
+        assert!(format!("{:#}", LogitsReader::open(&path).unwrap_err()).contains("not a file of logits"));
+    }
+}

@@ -1,0 +1,481 @@
+//! How far a model's answers are from a reference's, token by token and summed up.
+//!
+//! The figures are those of llama.cpp's `llama-perplexity --kl-divergence`, computed in binary64; `docs/evaluation.md` has the formulas.
+//! One order of operations, no platform's `libm`: the same logits give the same figures on every machine.
+
+use serde::Serialize;
+
+/// What a reference says of the next token: a number for every token of the vocabulary.
+#[derive(Clone, Copy, Debug)]
+pub enum Answer<'a> {
+    /// Logits: log-probabilities but for a constant.
+    Logits(&'a [f32]),
+    /// Log-probabilities as llama.cpp's files hold them: rounded, of a sum that is not quite 1, and at -16 or less of no meaning.
+    Rounded(&'a [f32]),
+}
+
+/// One prediction, compared.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction {
+    /// Negative log-likelihood of the token that came, by the model.
+    pub nll: f64,
+    /// The same, by the reference.
+    pub reference_nll: f64,
+    /// Kullback-Leibler divergence of the model from the reference, in nats.
+    pub kld: f64,
+    /// The probability of the token that came, by the model less by the reference.
+    pub change: f64,
+    /// Whether both think the same token the likeliest.
+    pub same_top: bool,
+}
+
+impl Prediction {
+    /// Compares what a reference and a model (its logits) say of the next token with each other and with the token that came.
+    ///
+    /// # Panics
+    /// If they are not of the same length, or `token` is not below that.
+    #[must_use]
+    pub fn compare(reference: Answer<'_>, model: &[f32], token: u32) -> Self {
+        let token = token as usize;
+        let (kld, reference_nll, top, model_sum) = match reference {
+            Answer::Logits(logits) => {
+                assert_eq!(logits.len(), model.len(), "vocabularies");
+                let (highest, top) = highest(logits);
+                let sums = sums(logits, highest, model, self::highest(model).0);
+                // The mean difference, less what makes both sums 1. Below zero by rounding alone.
+                let kld = sums.difference / sums.reference - libm::log(sums.reference) + libm::log(sums.model);
+                let nll = libm::log(sums.reference) - (f64::from(logits[token]) - f64::from(highest));
+                (if kld < 0.0 { 0.0 } else { kld }, nll, top, sums.model)
+            }
+            Answer::Rounded(log_probabilities) => {
+                assert_eq!(log_probabilities.len(), model.len(), "vocabularies");
+                let (highest, top) = highest(log_probabilities);
+                let highest_logit = self::highest(model).0;
+                let model_sum = sums(log_probabilities, highest, model, highest_logit).model;
+                let constant = f64::from(highest_logit) + libm::log(model_sum);
+                let both = log_probabilities.iter().zip(model).filter(|(p, _)| **p > -16.0);
+                let kld = both.map(|(&p, &q)| exp(f64::from(p)) * (f64::from(p) - (f64::from(q) - constant))).sum();
+                (kld, -f64::from(log_probabilities[token]), top, model_sum)
+            }
+        };
+        let (highest, model_top) = highest(model);
+        let nll = libm::log(model_sum) - (f64::from(model[token]) - f64::from(highest));
+        Self {
+            nll,
+            reference_nll,
+            kld,
+            change: libm::exp(-nll) - libm::exp(-reference_nll),
+            same_top: top == model_top,
+        }
+    }
+}
+
+/// The largest number and its place, the first of several.
+fn highest(row: &[f32]) -> (f32, usize) {
+    let value = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    (value, row.iter().position(|&x| x == value).unwrap_or(0))
+}
+
+/// Sums over a vocabulary of `p = exp(r)`, `exp(m)` and `p (r - m)`, where `r` and `m` are logits less the highest one.
+struct Sums {
+    reference: f64,
+    model: f64,
+    difference: f64,
+}
+
+/// In eight strands, which the compiler makes vectors of.
+fn sums(reference: &[f32], highest: f32, model: &[f32], model_highest: f32) -> Sums {
+    const STRANDS: usize = 8;
+    let (highest, model_highest) = (f64::from(highest), f64::from(model_highest));
+    let mut sums = [[0.0; STRANDS]; 3];
+    let mut add = |reference: &[f32], model: &[f32]| {
+        for (i, (&r, &m)) in reference.iter().zip(model).enumerate() {
+            let (r, m) = (f64::from(r) - highest, f64::from(m) - model_highest);
+            let p = exp(r);
+            sums[0][i] += p;
+            sums[1][i] += exp(m);
+            sums[2][i] += p * (r - m);
+        }
+    };
+    let (rows, rest) = reference.as_chunks::<STRANDS>();
+    let (model_rows, model_rest) = model.as_chunks::<STRANDS>();
+    for (reference, model) in rows.iter().zip(model_rows) {
+        add(reference, model);
+    }
+    add(rest, model_rest);
+    let [reference, model, difference] = sums.map(|strands| strands.iter().sum());
+    Sums { reference, model, difference }
+}
+
+/// The logarithm of the sum of `e` to the power of each number.
+pub(super) fn log_sum_exp(row: &[f32]) -> f64 {
+    let highest = highest(row).0;
+    f64::from(highest) + libm::log(sums(row, highest, row, highest).reference)
+}
+
+/// `e^x` for `x` up to 0, to 2^-51 of its value: 2^n times the Taylor polynomial of the rest, without a branch. Below -700 it is e^-700, as
+/// good as nothing; a NaN stays one.
+#[inline(always)]
+fn exp(x: f64) -> f64 {
+    // Added and subtracted, it rounds to a whole number, which is then in the lowest bits.
+    const ROUND: f64 = 6_755_399_441_055_744.0;
+    // ln 2 in two parts; the first has 21 bits to spare, so that its product with n is exact.
+    const LN_2: [f64; 2] = [0.693_147_180_369_123_8, 1.908_214_929_270_587_7e-10];
+    const COEFFICIENTS: [f64; 13] = {
+        let mut coefficients = [1.0; 13];
+        let mut i = 1;
+        while i < 13 {
+            coefficients[i] = coefficients[i - 1] / i as f64;
+            i += 1;
+        }
+        coefficients
+    };
+    let x = if x < -700.0 { -700.0 } else { x };
+    let rounded = x * std::f64::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
+    let rest = x - n * LN_2[0] - n * LN_2[1];
+    let mut sum = COEFFICIENTS[12];
+    for &coefficient in COEFFICIENTS[..12].iter().rev() {
+        sum = sum * rest + coefficient;
+    }
+    f64::from_bits(sum.to_bits().wrapping_add(rounded.to_bits() << 52))
+}
+
+/// Adds predictions up. Of each it keeps four bytes, of a text of a million tokens 4 MB.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    nll: Moments,
+    reference_nll: Moments,
+    difference: Moments,
+    kld: Moments,
+    change: Moments,
+    squared_change: Moments,
+    same_top: usize,
+    /// Of every prediction the divergence.
+    divergences: Vec<f32>,
+}
+
+impl Statistics {
+    /// Counts a prediction in.
+    pub fn add(&mut self, prediction: &Prediction) {
+        let Prediction { nll, reference_nll, kld, change, same_top } = *prediction;
+        self.nll.add(nll);
+        self.reference_nll.add(reference_nll);
+        self.difference.add(nll - reference_nll);
+        self.kld.add(kld);
+        self.change.add(change);
+        self.squared_change.add(change * change);
+        self.same_top += usize::from(same_top);
+        self.divergences.push(kld as f32);
+    }
+
+    /// How many predictions there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.divergences.len()
+    }
+
+    /// The mean divergence so far; NaN without predictions.
+    #[must_use]
+    pub fn mean_kld(&self) -> f64 {
+        self.kld.mean()
+    }
+
+    /// The divergence of every prediction, in the order in which they came.
+    #[must_use]
+    pub fn divergences(&self) -> &[f32] {
+        &self.divergences
+    }
+
+    /// The figures. They are NaN where there are no predictions, or any number was not finite.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let perplexity = |nll: &Moments| {
+            let value = libm::exp(nll.mean());
+            Perplexity { nll: nll.mean(), value, error: value * nll.error() }
+        };
+        let mut sorted = self.divergences.clone();
+        sorted.sort_unstable_by(f32::total_cmp);
+        let ratio = libm::exp(self.difference.mean());
+        let same_top = self.same_top as f64 / self.count() as f64;
+        let rms_change = self.squared_change.mean().sqrt();
+        Summary {
+            predictions: self.count(),
+            reference: perplexity(&self.reference_nll),
+            model: perplexity(&self.nll),
+            ratio,
+            ratio_error: ratio * self.difference.error(),
+            ln_ratio: self.difference.mean(),
+            ln_ratio_error: self.difference.error(),
+            kld: Divergence {
+                mean: self.kld.mean(),
+                error: self.kld.error(),
+                median: percentile(&sorted, 0.5),
+                p90: percentile(&sorted, 0.9),
+                p95: percentile(&sorted, 0.95),
+                p99: percentile(&sorted, 0.99),
+                p999: percentile(&sorted, 0.999),
+                max: percentile(&sorted, 1.0),
+            },
+            same_top,
+            same_top_error: (same_top * (1.0 - same_top) / (self.count() as f64 - 1.0)).sqrt(),
+            mean_change: self.change.mean(),
+            mean_change_error: self.change.error(),
+            rms_change,
+            rms_change_error: if rms_change == 0.0 { 0.0 } else { 0.5 * self.squared_change.error() / rms_change },
+        }
+    }
+}
+
+/// Mean and standard error of numbers that come one by one (Welford).
+#[derive(Clone, Copy, Debug, Default)]
+struct Moments {
+    count: usize,
+    mean: f64,
+    /// Sum of the squared distances from the mean.
+    squares: f64,
+}
+
+impl Moments {
+    fn add(&mut self, x: f64) {
+        self.count += 1;
+        let distance = x - self.mean;
+        self.mean += distance / self.count as f64;
+        self.squares += distance * (x - self.mean);
+    }
+
+    fn mean(&self) -> f64 {
+        if self.count == 0 { f64::NAN } else { self.mean }
+    }
+
+    /// Of the mean: the root of the mean squared distance over `n - 1`.
+    fn error(&self) -> f64 {
+        (self.squares / self.count as f64 / (self.count as f64 - 1.0)).sqrt()
+    }
+}
+
+/// The number below which a fraction of them lies: between the two nearest of the sorted numbers, in proportion. NaN if there are none.
+#[must_use]
+pub fn percentile(sorted: &[f32], fraction: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let place = fraction * last as f64;
+    let below = (place as usize).min(last);
+    let [low, high] = [below, (below + 1).min(last)].map(|i| f64::from(sorted[i]));
+    // Without the difference of two infinities.
+    if low == high { low } else { low + (place - below as f64) * (high - low) }
+}
+
+/// The figures of a text.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// How many tokens were predicted.
+    pub predictions: usize,
+    /// By the reference.
+    pub reference: Perplexity,
+    /// By the model.
+    pub model: Perplexity,
+    /// The model's perplexity over the reference's.
+    pub ratio: f64,
+    /// Its standard error: smaller than the perplexities', because both err at the same tokens.
+    pub ratio_error: f64,
+    /// Logarithm of the ratio: the mean difference of the negative log-likelihoods.
+    pub ln_ratio: f64,
+    /// Its standard error.
+    pub ln_ratio_error: f64,
+    /// Kullback-Leibler divergence.
+    pub kld: Divergence,
+    /// The share of tokens for which both think the same token the likeliest.
+    pub same_top: f64,
+    /// Its standard error.
+    pub same_top_error: f64,
+    /// Mean change of the probability of the token that came.
+    pub mean_change: f64,
+    /// Its standard error.
+    pub mean_change_error: f64,
+    /// Root of the mean square of that change.
+    pub rms_change: f64,
+    /// Its standard error.
+    pub rms_change_error: f64,
+}
+
+/// How well a text is predicted.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Perplexity {
+    /// Mean negative log-likelihood.
+    pub nll: f64,
+    /// e to the power of it.
+    #[serde(rename = "perplexity")]
+    pub value: f64,
+    /// The perplexity's standard error.
+    pub error: f64,
+}
+
+/// How the divergence is distributed over the tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Divergence {
+    /// Mean, in nats per token.
+    pub mean: f64,
+    /// Standard error of the mean.
+    pub error: f64,
+    /// Half of the tokens have less.
+    pub median: f64,
+    /// 90 % have less.
+    pub p90: f64,
+    /// 95 % have less.
+    pub p95: f64,
+    /// 99 % have less.
+    pub p99: f64,
+    /// 99.9 % have less.
+    pub p999: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(a: f64, b: f64, bound: f64) {
+        assert!((a - b).abs() <= bound, "{a} {b}");
+    }
+
+    /// Numbers that look random and are always the same.
+    fn row(seed: u64, len: usize, scale: f32) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 24) as f32
+        };
+        (0..len).map(|_| scale * (next() + next() + next() - 1.5)).collect()
+    }
+
+    #[test]
+    fn the_exponential_is_that_of_libm() {
+        for i in 0..200_000 {
+            let x = -f64::from(i) * 0.003_499;
+            let (found, expected) = (exp(x), libm::exp(x));
+            assert!((found - expected).abs() <= expected * 2f64.powi(-51), "{x}: {found:e} {expected:e}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(-1e9), exp(-700.0));
+        assert_eq!(exp(f64::NEG_INFINITY), exp(-700.0));
+        assert!(exp(-700.0) < 1e-300 && exp(f64::NAN).is_nan() && exp(f64::from(f32::NAN)).is_nan());
+    }
+
+    #[test]
+    fn a_case_computed_by_hand() {
+        // Reference 1/2, 1/4, 1/4; model 1/4, 1/2, 1/4.
+        let ln_2 = std::f32::consts::LN_2;
+        let (reference, model) = ([ln_2, 0.0, 0.0], [5.0, 5.0 + ln_2, 5.0]);
+        let found = Prediction::compare(Answer::Logits(&reference), &model, 1);
+        // The logarithm of 2 as f32 is off by 2e-9.
+        close(found.kld, 0.25 * std::f64::consts::LN_2, 1e-7);
+        close(found.nll, std::f64::consts::LN_2, 1e-7);
+        close(found.reference_nll, 2.0 * std::f64::consts::LN_2, 1e-7);
+        close(found.change, 0.25, 1e-7);
+        assert!(!found.same_top);
+        let same = Prediction::compare(Answer::Logits(&model), &model, 2);
+        assert_eq!((same.kld, same.change, same.same_top), (0.0, 0.0, true));
+    }
+
+    #[test]
+    fn predictions_equal_a_computation_step_by_step() {
+        for (seed, len) in [(1, 1), (2, 7), (3, 8), (4, 100), (5, 4096), (6, 50_001)] {
+            let (reference, mut model) = (row(seed, len, 9.0), row(seed + 100, len, 1.0));
+            model.iter_mut().zip(&reference).for_each(|(m, r)| *m = 0.3 * *m + r - 40.0);
+            let token = len / 2;
+            let logs = |row: &[f32]| -> Vec<f64> {
+                let sum: f64 = row.iter().map(|&x| libm::exp(x.into())).sum();
+                row.iter().map(|&x| f64::from(x) - libm::log(sum)).collect()
+            };
+            let (p, q) = (logs(&reference), logs(&model));
+            let kld: f64 = p.iter().zip(&q).map(|(p, q)| libm::exp(*p) * (p - q)).sum();
+            let found = Prediction::compare(Answer::Logits(&reference), &model, token as u32);
+            close(found.kld, kld, 1e-12);
+            close(found.nll, -q[token], 1e-12);
+            close(found.reference_nll, -p[token], 1e-12);
+            close(found.change, libm::exp(q[token]) - libm::exp(p[token]), 1e-13);
+            let top = |row: &[f64]| (0..len).max_by(|&a, &b| row[a].total_cmp(&row[b]));
+            assert_eq!(found.same_top, top(&p) == top(&q));
+
+            // Log-probabilities as they are, rounded to f32 alone: the same, less what is at -16 or below.
+            let rounded: Vec<f32> = p.iter().map(|&p| p as f32).collect();
+            let kept = rounded.iter().zip(&q).filter(|(p, _)| **p > -16.0);
+            let kld: f64 = kept.map(|(&p, q)| libm::exp(p.into()) * (f64::from(p) - q)).sum();
+            let again = Prediction::compare(Answer::Rounded(&rounded), &model, token as u32);
+            close(again.kld, kld, 1e-12);
+            close(again.reference_nll, found.reference_nll, 1e-6);
+            assert_eq!((again.nll, again.same_top), (found.nll, found.same_top));
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_shows() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let found = Prediction::compare(Answer::Logits(&[1.0, 2.0]), &[bad, 1.0], 1);
+            assert!(found.kld.is_nan() && found.nll.is_nan(), "{found:?}");
+            let mut statistics = Statistics::default();
+            statistics.add(&found);
+            statistics.add(&Prediction::compare(Answer::Logits(&[1.0, 2.0]), &[1.0, 2.0], 1));
+            assert!(statistics.summary().kld.mean.is_nan());
+        }
+    }
+
+    #[test]
+    fn figures_equal_those_of_sums() {
+        let (vocabulary, count) = (64, 500);
+        let mut statistics = Statistics::default();
+        let mut predictions = vec![];
+        for i in 0..count {
+            let reference = row(i, vocabulary, 6.0);
+            let model: Vec<f32> = reference.iter().zip(row(i + 9999, vocabulary, 0.5)).map(|(a, b)| a + b).collect();
+            let prediction = Prediction::compare(Answer::Logits(&reference), &model, (i % 64) as u32);
+            statistics.add(&prediction);
+            predictions.push(prediction);
+        }
+        let found = statistics.summary();
+        let n = count as f64;
+        let mean = |f: &dyn Fn(&Prediction) -> f64| predictions.iter().map(f).sum::<f64>() / n;
+        // As llama.cpp has it: variance of the one, of the other, less twice the covariance.
+        let (a, b) = (mean(&|p| p.nll), mean(&|p| p.reference_nll));
+        let variance = |f: &dyn Fn(&Prediction) -> f64| (mean(&|p| f(p) * f(p)) - mean(f).powi(2)) / (n - 1.0);
+        let covariance = (mean(&|p| p.nll * p.reference_nll) - a * b) / (n - 1.0);
+        let error = (variance(&|p| p.nll) + variance(&|p| p.reference_nll) - 2.0 * covariance).sqrt();
+        close(found.ln_ratio, a - b, 1e-12);
+        close(found.ln_ratio_error, error, 1e-9);
+        close(found.ratio, libm::exp(a) / libm::exp(b), 1e-10);
+        close(found.model.value, libm::exp(a), 1e-9);
+        close(found.model.error, libm::exp(a) * variance(&|p| p.nll).sqrt(), 1e-9);
+        close(found.reference.nll, b, 1e-12);
+        close(found.kld.mean, mean(&|p| p.kld), 1e-12);
+        close(found.kld.error, variance(&|p| p.kld).sqrt(), 1e-12);
+        close(found.rms_change, mean(&|p| p.change * p.change).sqrt(), 1e-12);
+        close(found.mean_change, mean(&|p| p.change), 1e-12);
+        close(found.same_top, mean(&|p| f64::from(u8::from(p.same_top))), 1e-12);
+        let mut klds: Vec<f64> = predictions.iter().map(|p| p.kld).collect();
+        klds.sort_by(f64::total_cmp);
+        // 0.9 of 499 is 449.1, and so on; numbers are kept as f32.
+        close(found.kld.p90, klds[449] + 0.1 * (klds[450] - klds[449]), 1e-7);
+        close(found.kld.p999, klds[498] + 0.501 * (klds[499] - klds[498]), 1e-7);
+        close(found.kld.median, 0.5 * (klds[249] + klds[250]), 1e-7);
+        close(found.kld.max, klds[499], 1e-7);
+        assert_eq!(found.predictions, 500);
+        assert_eq!(statistics.divergences().len(), statistics.count());
+    }
+
+    #[test]
+    fn percentiles_lie_between_numbers() {
+        assert!(percentile(&[], 0.5).is_nan());
+        assert_eq!(percentile(&[3.0], 0.999), 3.0);
+        assert_eq!(percentile(&[1.0, 2.0, 4.0], 0.5), 2.0);
+        assert_eq!(percentile(&[1.0, 2.0, 4.0], 0.75), 3.0);
+        assert_eq!(percentile(&[1.0, 2.0, 4.0], 1.0), 4.0);
+        assert_eq!(percentile(&[1.0, f32::INFINITY, f32::INFINITY], 0.75), f64::INFINITY);
+    }
+
+    #[test]
+    fn no_prediction_is_no_figure() {
+        let empty = Statistics::default().summary();
+        assert!(empty.kld.mean.is_nan() && empty.same_top.is_nan() && empty.predictions == 0);
+    }
+}

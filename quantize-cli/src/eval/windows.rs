@@ -1,0 +1,153 @@
+//! A text cut into the pieces that are fed at once: what is predicted from what.
+
+use std::ops::Range;
+
+/// Which tokens of a window are predicted and counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Score {
+    /// Those of the second half: none has less than half a window before it. As llama.cpp does.
+    Half,
+    /// All but the first.
+    All,
+}
+
+impl Score {
+    /// The place of the first token of a window of `len` tokens from which the next one is predicted.
+    #[must_use]
+    pub fn first(self, len: usize) -> usize {
+        match self {
+            Self::Half => len / 2,
+            Self::All => 0,
+        }
+    }
+}
+
+/// Tokens in windows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Windows {
+    tokens: Vec<u32>,
+    windows: Vec<Place>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    tokens: Range<usize>,
+    first: usize,
+}
+
+/// A window: fed from an empty sequence on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window<'a> {
+    /// Its tokens.
+    pub tokens: &'a [u32],
+    /// From the token at this place on, each predicts the one after it, except the last.
+    pub first: usize,
+}
+
+impl Window<'_> {
+    /// How many tokens are predicted.
+    #[must_use]
+    pub fn predictions(&self) -> usize {
+        (self.tokens.len() - 1).saturating_sub(self.first)
+    }
+}
+
+impl Windows {
+    /// Cuts a text into windows of `len` tokens that do not overlap; what is left at the end is not used. The beginning token, if there is one,
+    /// takes the place of each window's first token.
+    #[must_use]
+    pub fn of_text(mut tokens: Vec<u32>, len: usize, bos: Option<u32>, score: Score) -> Self {
+        let mut windows = vec![];
+        if let Some(count) = tokens.len().checked_div(len) {
+            tokens.truncate(count * len);
+            for start in (0..count).map(|i| i * len) {
+                if let Some(bos) = bos {
+                    tokens[start] = bos;
+                }
+                windows.push(Place { tokens: start..start + len, first: score.first(len) });
+            }
+        }
+        Self { tokens, windows }
+    }
+
+    /// A window for each document, which begins with the beginning token if there is one and is cut to `len` tokens.
+    #[must_use]
+    pub fn of_documents(documents: &[Vec<u32>], len: usize, bos: Option<u32>, score: Score) -> Self {
+        let mut found = Self::default();
+        for document in documents {
+            let begins = bos.filter(|bos| document.first() != Some(bos));
+            let tokens: Vec<u32> = begins.into_iter().chain(document.iter().copied()).take(len).collect();
+            let first = score.first(tokens.len());
+            found.push(&tokens, first);
+        }
+        found
+    }
+
+    /// Adds a window.
+    pub fn push(&mut self, tokens: &[u32], first: usize) {
+        let start = self.tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        self.windows.push(Place { tokens: start..self.tokens.len(), first });
+    }
+
+    /// Puts a token in the place of each window's first one.
+    pub fn begin_with(&mut self, bos: u32) {
+        for place in &self.windows {
+            self.tokens[place.tokens.start] = bos;
+        }
+    }
+
+    /// The windows in which anything is predicted.
+    pub fn iter(&self) -> impl Iterator<Item = Window<'_>> {
+        let window = |place: &Place| Window { tokens: &self.tokens[place.tokens.clone()], first: place.first };
+        self.windows.iter().map(window).filter(|window| window.tokens.len() > 1 && window.predictions() > 0)
+    }
+
+    /// How many tokens are predicted in all of them.
+    #[must_use]
+    pub fn predictions(&self) -> usize {
+        self.iter().map(|window| window.predictions()).sum()
+    }
+
+    /// How many tokens are fed: the last of a window is only predicted.
+    #[must_use]
+    pub fn fed(&self) -> usize {
+        self.iter().map(|window| window.tokens.len() - 1).sum()
+    }
+
+    /// The highest token.
+    #[must_use]
+    pub fn highest(&self) -> Option<u32> {
+        self.tokens.iter().copied().max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(windows: &Windows) -> Vec<(Vec<u32>, usize, usize)> {
+        windows.iter().map(|window| (window.tokens.to_vec(), window.first, window.predictions())).collect()
+    }
+
+    #[test]
+    fn windows_do_not_overlap() {
+        let text: Vec<u32> = (10..21).collect();
+        let windows = Windows::of_text(text.clone(), 4, Some(1), Score::Half);
+        assert_eq!(cut(&windows), [(vec![1, 11, 12, 13], 2, 1), (vec![1, 15, 16, 17], 2, 1)]);
+        assert_eq!((windows.predictions(), windows.fed(), windows.highest()), (2, 6, Some(17)));
+        let windows = Windows::of_text(text.clone(), 5, None, Score::All);
+        assert_eq!(cut(&windows), [(vec![10, 11, 12, 13, 14], 0, 4), (vec![15, 16, 17, 18, 19], 0, 4)]);
+        assert_eq!(cut(&Windows::of_text(text.clone(), 12, None, Score::All)), []);
+        assert_eq!(cut(&Windows::of_text(text, 0, None, Score::All)), []);
+    }
+
+    #[test]
+    fn documents_begin_anew() {
+        let documents = [vec![5, 6, 7, 8], vec![], vec![1, 9], vec![4]];
+        let windows = Windows::of_documents(&documents, 4, Some(1), Score::All);
+        assert_eq!(cut(&windows), [(vec![1, 5, 6, 7], 0, 3), (vec![1, 9], 0, 1), (vec![1, 4], 0, 1)]);
+        let windows = Windows::of_documents(&documents, 4, None, Score::Half);
+        assert_eq!(cut(&windows), [(vec![5, 6, 7, 8], 2, 1)]);
+    }
+}

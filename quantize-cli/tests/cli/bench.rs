@@ -1,0 +1,112 @@
+//! `quantize bench`: what it prints and draws, on matrices too small to say anything.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{json, ok, quantize, refused, stderr, text};
+
+const QUICK: &[&str] = &["bench", "--quick", "--size", "64", "--threads", "2"];
+
+fn bench<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    QUICK.iter().chain(more).copied().collect()
+}
+
+#[test]
+fn speeds_stand_beside_limits_and_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = folder.path().join("speed.svg");
+    let report = json(&bench(&["--formats", "q4_0,q8_0", "--rows", "8,1", "--json", "--plot", text(&picture)]));
+
+    let limits = report["limits"].as_array().unwrap();
+    let names: Vec<&str> = limits.iter().map(|limit| limit["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        ["read, small pages", "read, huge pages", "read, mapped file", "integer arithmetic", "f32 arithmetic"]
+    );
+    for limit in limits {
+        let threads: Vec<&Value> = limit["speeds"].as_array().unwrap().iter().map(|speed| &speed["threads"]).collect();
+        assert_eq!(threads, [1, 2]);
+        assert!(limit["speeds"][0]["speed"].as_f64().unwrap() > 0.0);
+    }
+
+    let formats = report["formats"].as_array().unwrap();
+    let names: Vec<&str> = formats.iter().map(|format| format["format"].as_str().unwrap()).collect();
+    assert_eq!(names, ["q8_0", "q4_0", "f32"]);
+    for format in formats {
+        let speeds = format["speeds"].as_array().unwrap();
+        let of = |speed: &Value| (speed["rows"].as_u64().unwrap(), speed["threads"].as_u64().unwrap());
+        assert_eq!(speeds.iter().map(of).collect::<Vec<_>>(), [(1, 1), (1, 2), (8, 1), (8, 2)]);
+        for speed in speeds {
+            assert!(speed["rounds"].as_u64().unwrap() >= 3);
+            for figure in ["seconds", "gigabytes_per_second", "gigaops_per_second", "of_limit"] {
+                assert!(speed[figure].as_f64().unwrap() > 0.0, "{figure}");
+            }
+        }
+        let models = format["models"].as_array().unwrap();
+        let parameters: Vec<f64> = models.iter().map(|model| model["parameters"].as_f64().unwrap()).collect();
+        assert_eq!(parameters, [1e9, 7e9, 70e9]);
+        assert!(models.iter().all(|model| model["tokens_per_second"].as_f64().unwrap() > 0.0));
+    }
+    let error = |i: usize| formats[i]["relative_rms"].as_f64().unwrap();
+    assert!(0.004 < error(0) && error(0) < 0.008, "q8_0: {}", error(0));
+    assert!(0.06 < error(1) && error(1) < 0.10, "q4_0: {}", error(1));
+
+    let exact = json(&bench(&["--formats", "q4_0", "--rows", "8", "--exact-activations", "--json"]));
+    assert_eq!((&report["activations"], &exact["activations"]), (&"rounded".into(), &"exact".into()));
+
+    let svg = fs::read_to_string(picture).unwrap();
+    check_well_formed(&svg);
+    for label in ["q8_0", "q4_0", "f32", "Generating: one row", "Reading a prompt: 8 rows", "2 threads"] {
+        assert!(svg.contains(&format!(">{label}</text>")), "{label}");
+    }
+}
+
+/// Every element that is opened is closed, in order.
+fn check_well_formed(svg: &str) {
+    let mut open = vec![];
+    for piece in svg.split('<').skip(1) {
+        let (tag, text) = piece.split_once('>').unwrap();
+        assert!(text.split('&').skip(1).all(|entity| entity.contains(';')), "{text}");
+        assert!(tag.matches('"').count().is_multiple_of(2), "{tag}");
+        match tag.strip_prefix('/') {
+            Some(name) => assert_eq!(open.pop(), Some(name)),
+            None if tag.ends_with('/') => {}
+            None => open.push(tag.split_whitespace().next().unwrap()),
+        }
+    }
+    assert!(open.is_empty() && svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+}
+
+#[test]
+fn a_model_lends_its_weights_and_a_person_reads_a_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = super::checkpoint(folder.path(), super::unchanged);
+    let printed = ok(&bench(&["--formats", "q4_0", "--rows", "1", "--isa", "scalar", "--model", text(&source)]));
+    for fragment in ["instruction set  scalar", "of the matrices of", "64 x 64, 2 threads", "1 row GB/s", "70B size"] {
+        assert!(printed.contains(fragment), "{fragment} in {printed}");
+    }
+    assert!(!printed.contains("GOP/s  of peak"), "one row only: {printed}");
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    for (arguments, complaint) in [
+        (&["--formats", "q4_9"][..], "possible values"),
+        (&["--isa", "sse9"], "unknown instruction set"),
+        (&["--rows", "0"], "1..=4096"),
+        (&["--threads", "0"], "1..=512"),
+        (&["--size", "7"], "32..=16384"),
+        (&["--model", "no/such/checkpoint"], "no/such/checkpoint"),
+        (&["--plot", "no/such/folder/speed.svg"], "is no folder"),
+    ] {
+        let found = refused(&[&["bench"], arguments].concat());
+        assert!(found.contains(complaint), "{arguments:?}: {found}");
+    }
+    // Weights that cannot be packed.
+    let folder = tempfile::tempdir().unwrap();
+    let source = super::checkpoint(folder.path(), |_, numbers| numbers.fill(half::f16::NAN));
+    let output = quantize(&bench(&["--formats", "q4_0", "--rows", "1", "--model", text(&source)]));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("model.embed_tokens.weight: weight [14, 0] is NaN"), "{}", stderr(&output));
+}
