@@ -21,3 +21,4 @@ pub mod progress;
 pub mod report;
 pub mod source;
 mod svg;
+pub mod table;

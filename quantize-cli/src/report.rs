@@ -1,10 +1,10 @@
 //! Answers for people and for programs: one struct, printed as a table or as JSON.
 
-use std::fmt::Write as _;
-
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::table::{Column, Table};
 
 /// Version of the JSON that commands print.
 pub const SCHEMA: u32 = 1;
@@ -45,24 +45,14 @@ impl Answer {
     }
 }
 
-/// Rows of cells under a heading, in columns as wide as they must be. Columns whose heading begins with `>` are aligned to the right.
+/// A table without columns that give way (see [`Table`]). Columns whose heading begins with `>` are aligned to the right.
 #[must_use]
 pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
-    let right: Vec<bool> = heading.iter().map(|h| h.starts_with('>')).collect();
-    let heading: Vec<String> = heading.iter().map(|h| h.trim_start_matches('>').into()).collect();
-    let lines = || std::iter::once(&heading).chain(rows);
-    let widths: Vec<usize> =
-        (0..heading.len()).map(|i| lines().map(|line| line[i].chars().count()).max().unwrap_or(0)).collect();
-    let mut text = String::new();
-    for line in lines() {
-        let mut row = String::new();
-        for ((cell, &width), &right) in line.iter().zip(&widths).zip(&right) {
-            let _ = if right { write!(row, "{cell:>width$}  ") } else { write!(row, "{cell:<width$}  ") };
-        }
-        text.push_str(row.trim_end());
-        text.push('\n');
-    }
-    text
+    let column = |heading: &&str| match heading.strip_prefix('>') {
+        Some(heading) => Column::right(heading),
+        None => Column::left(heading),
+    };
+    Table::new(heading.iter().map(column)).with_rows(rows.iter().cloned()).to_string()
 }
 
 /// Text with what is invisible or steers a terminal escaped, and quotes as they are.

@@ -6,8 +6,9 @@ use serde::Serialize;
 use crate::args::CompareArgs;
 use crate::compare::{Comparison, compare};
 use crate::progress::Progress;
-use crate::report::{Answer, percent, shape, table};
+use crate::report::{Answer, percent, shape};
 use crate::source::Source;
+use crate::table::{Column, Table};
 
 #[derive(Serialize)]
 struct Report {
@@ -51,9 +52,17 @@ fn to_text(report: &Report) -> String {
             ]
         })
         .collect();
-    let heading = ["tensor", "format", "shape", ">weights", ">SQNR dB", ">product, random x", ">product, realistic x"];
-    let mut text = table(&heading, &rows);
-    text.push_str("\nErrors are relative RMS; products are what the runtime computes, activations in 8 bits.\n");
+    let columns = [
+        Column::left("tensor").shortened(),
+        Column::left("format"),
+        Column::left("shape").optional(),
+        Column::right("weights"),
+        Column::right("SQNR\ndB"),
+        Column::right("product,\nrandom x"),
+        Column::right("product,\nrealistic x"),
+    ];
+    let mut text = Table::new(columns).with_rows(rows).to_string();
+    text.push_str("\nErrors are relative RMS; products are what the runtime computes, activations\nin 8 bits.\n");
     text.push_str(&format!("{} tensors packed, {identical} kept and identical", packed.len()));
     if !converted.is_empty() {
         text.push_str(&format!(", {} kept in another type", converted.len()));

@@ -16,8 +16,9 @@ use crate::convert::convert;
 use crate::output::{Temporary, check_apart, check_destination, synchronize};
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::report::{Answer, bytes, percent, shape, table, three_digits};
+use crate::report::{Answer, bytes, percent, shape, three_digits};
 use crate::source::Source;
+use crate::table::{Column, Table};
 
 /// How many tensors a person is shown after a conversion.
 const WORST: usize = 10;
@@ -220,7 +221,15 @@ fn to_text(report: &Report, quiet: bool) -> String {
                 vec![name, shape(&t.shape), t.action.clone(), bytes(t.bytes as u64), error, t.why.clone()]
             })
             .collect();
-        text = table(&["tensor", "shape", "becomes", ">size", ">error", "because"], &rows);
+        let columns = [
+            Column::left("tensor").shortened(),
+            Column::left("shape").optional(),
+            Column::left("becomes"),
+            Column::right("size"),
+            Column::right("error"),
+            Column::left("because").wrapped(),
+        ];
+        text = Table::new(columns).with_rows(rows).to_string();
         if shown < tensors.len() {
             text.push_str(&format!("... and {} more (--json or `quantize inspect` for all)\n", tensors.len() - shown));
         }

@@ -382,7 +382,7 @@ fn summary_table(summary: &Summary, noise_floor: Option<&Summary>) -> String {
         ("  mean", both(&|s| percents(s.mean_change, s.mean_change_error))),
     ];
     let mut heading = vec!["", ">model"];
-    heading.extend(noise_floor.map(|_| ">noise floor (reference in bf16)"));
+    heading.extend(noise_floor.map(|_| ">noise floor\n(reference in bf16)"));
     let row = |(name, figures): &(&str, Vec<String>)| {
         std::iter::once((*name).to_owned()).chain(figures.iter().cloned()).collect()
     };
@@ -391,7 +391,7 @@ fn summary_table(summary: &Summary, noise_floor: Option<&Summary>) -> String {
 
 fn cosine_table(cosine: Option<&Cosines>, noise_floor: Option<&Cosines>, sts: Option<&Ranking>) -> String {
     let mut heading = vec!["", ">model"];
-    heading.extend(noise_floor.map(|_| ">noise floor (reference in bf16)"));
+    heading.extend(noise_floor.map(|_| ">noise floor\n(reference in bf16)"));
     let mut rows = vec![];
     if let Some(cosine) = cosine {
         let both = |name: &str, f: &dyn Fn(&Cosines) -> f64| {

@@ -22,8 +22,9 @@ use crate::eval::network::Network;
 use crate::eval::text;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::report::{digits, percent, table};
+use crate::report::{digits, percent};
 use crate::source::Source;
+use crate::table::{Column, Table};
 
 /// Bytes of the recipe that are kept for the figures.
 pub(super) const ROOM: usize = 4096;
@@ -167,9 +168,11 @@ impl Evaluation {
                 vec![blamed.tensor.escape_debug().to_string(), percent(blamed.relative_rms), share]
             };
             let rows: Vec<Vec<String>> = self.worst_tensors.iter().map(row).collect();
+            let columns =
+                [Column::left("tensor").shortened(), Column::right("weight error"), Column::right("of the damage")];
             text.push_str(&format!(
                 "\nwhat keeping a tensor as it is would mend, measured on the beginning of the text:\n{}\n",
-                table(&["tensor", ">weight error", ">of the damage"], &rows)
+                Table::new(columns).with_rows(rows)
             ));
         }
         text

@@ -6,7 +6,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::args::InspectArgs;
-use crate::report::{Answer, bytes, digits, percent, printable, shape, table, three_digits};
+use crate::report::{Answer, bytes, digits, percent, printable, shape, three_digits};
+use crate::table::{Column, Table, paragraph, terminal_width};
 
 #[derive(Serialize)]
 struct Report {
@@ -86,7 +87,14 @@ fn to_text(report: &Report) -> String {
             vec![t.name.escape_debug().to_string(), t.storage.clone(), shape(&t.shape), bytes(t.bytes as u64), bits]
         })
         .collect();
-    let mut text = table(&["tensor", "format", "shape", ">size", ">bits/weight"], &rows);
+    let columns = [
+        Column::left("tensor").shortened(),
+        Column::left("format"),
+        Column::left("shape"),
+        Column::right("size"),
+        Column::right("bits/weight"),
+    ];
+    let mut text = Table::new(columns).with_rows(rows).to_string();
     if let Value::Object(recipe) = &report.recipe {
         text.push('\n');
         for (key, value) in recipe {
@@ -96,7 +104,8 @@ fn to_text(report: &Report) -> String {
                 ("evaluation", None) => evaluation(value),
                 (_, None) => value.to_string(),
             };
-            text.push_str(&format!("{}: {}\n", key.escape_debug(), printable(&value)));
+            let label = format!("{}: ", key.escape_debug());
+            text.push_str(&paragraph(&label, &printable(&value), terminal_width()));
         }
     }
     let (count, size) = (report.tensors.len(), bytes(report.file_bytes));

@@ -2,6 +2,7 @@
 //! to the writer that they are given.
 
 mod bench;
+mod chat;
 mod compare;
 mod convert;
 mod demo;

@@ -1,13 +1,13 @@
 //! `quantize run`: a language model goes on from a text, or answers.
 
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use qruntime::{CausalLm, ChatTemplate, Date, Error, Message, Sample, Session, SessionOptions, Tokenizer};
+use qruntime::{CausalLm, Error, Sample, Session, SessionOptions, Tokenizer};
 use serde::Serialize;
 
-use super::{open_lm, pool};
+use super::{chat, open_lm, pool};
 use crate::args::RunArgs;
 use crate::report::{Answer, three_digits};
 
@@ -34,7 +34,7 @@ pub(super) fn run(args: &RunArgs, out: &mut (dyn Write + Send)) -> Result<Answer
         let lm = open_lm(&args.model, args.machine.huge_pages)?;
         let mut writer = Writer::new(args, &lm)?;
         match args.chat {
-            true => chat(args, &mut writer, out),
+            true => chat::chat(args, &mut writer, out),
             false => go_on(args, &mut writer, out),
         }
     })
@@ -64,7 +64,7 @@ fn go_on(args: &RunArgs, writer: &mut Writer<'_>, out: &mut (dyn Write + Send)) 
 /// The longest prompt, in bytes.
 const MAX_PROMPT: u64 = 64 << 20;
 
-fn read_stdin() -> Result<String> {
+pub(super) fn read_stdin() -> Result<String> {
     let mut text = String::new();
     io::stdin().lock().take(MAX_PROMPT + 1).read_to_string(&mut text).context("cannot read the prompt from stdin")?;
     ensure!(text.len() as u64 <= MAX_PROMPT, "the prompt is longer than {MAX_PROMPT} bytes");
@@ -72,72 +72,14 @@ fn read_stdin() -> Result<String> {
     Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
 }
 
-/// A conversation.
-fn chat(args: &RunArgs, writer: &mut Writer<'_>, out: &mut (dyn Write + Send)) -> Result<Answer> {
-    let model = args.model.display();
-    let template = writer.session.lm().chat_template()?;
-    let template = template.with_context(|| {
-        format!("{model} has no chat template: it goes on from texts, so leave out --chat and give it a --prompt")
-    })?;
-    let template = template.with_date(today());
-    writer.end = template.end().and_then(|token| writer.tokenizer.token(token));
-    let mut messages: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
-    if let Some(prompt) = &args.prompt {
-        let said = if prompt == "-" { read_stdin()? } else { prompt.clone() };
-        let turn = say(writer, &template, &mut messages, said, out)?;
-        writer.print_figures(&turn)?;
-        return Ok(Answer::yes(String::new()));
-    }
-    let terminal = io::stdin().is_terminal();
-    let mut lines = io::stdin().lock().lines();
-    let mut last = None;
-    loop {
-        if terminal {
-            let _ = write!(io::stderr(), "> ");
-        }
-        let Some(line) = lines.next() else { break };
-        let line = line.context("cannot read stdin")?;
-        if !line.trim().is_empty() {
-            last = Some(say(writer, &template, &mut messages, line, out)?);
-        }
-    }
-    if let Some(turn) = last {
-        writer.print_figures(&turn)?;
-    }
-    Ok(Answer::yes(String::new()))
-}
-
-/// Says something and has it answered.
-fn say(
-    writer: &mut Writer<'_>,
-    template: &ChatTemplate,
-    messages: &mut Vec<Message>,
-    said: String,
-    out: &mut (dyn Write + Send),
-) -> Result<Turn> {
-    messages.push(Message::new("user", said));
-    let tokens = writer.tokenizer.encode(&template.render(messages, true)?, false)?;
-    let read = writer.read(&tokens)?;
-    let turn = writer.write(read, out)?;
-    out.write_all(b"\n")?;
-    out.flush()?;
-    messages.push(Message::new("assistant", turn.text.trim()));
-    Ok(turn)
-}
-
-fn today() -> Date {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    Date::from_days((seconds / 86_400) as u32)
-}
-
 /// A session and what it takes to let it write.
-struct Writer<'a> {
-    session: Session,
-    tokenizer: &'a Tokenizer,
+pub(super) struct Writer<'a> {
+    pub(super) session: Session,
+    pub(super) tokenizer: &'a Tokenizer,
     sampler: Sample,
     max_tokens: usize,
     /// A token that ends the text beside those that the model knows.
-    end: Option<u32>,
+    pub(super) end: Option<u32>,
     screen: Screen,
 }
 
@@ -174,8 +116,8 @@ fn too_long(error: Error) -> anyhow::Error {
 }
 
 /// What was written in one go.
-struct Turn {
-    text: String,
+pub(super) struct Turn {
+    pub(super) text: String,
     stopped: &'static str,
     prompt: Pace,
     generation: Pace,
@@ -183,7 +125,7 @@ struct Turn {
 
 /// Tokens, and the time they took.
 #[derive(Clone, Copy)]
-struct Pace {
+pub(super) struct Pace {
     tokens: usize,
     time: Duration,
 }
@@ -214,7 +156,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Has the session hold these tokens. What it has of them already is kept.
-    fn read(&mut self, tokens: &[u32]) -> Result<Pace> {
+    pub(super) fn read(&mut self, tokens: &[u32]) -> Result<Pace> {
         ensure!(!tokens.is_empty(), "the prompt is empty, and this model's texts have no token to begin with");
         let start = Instant::now();
         let known = self.session.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
@@ -225,7 +167,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Goes on after what was read, and writes the text as it comes.
-    fn write(&mut self, prompt: Pace, out: &mut (dyn Write + Send)) -> Result<Turn> {
+    pub(super) fn write(&mut self, prompt: Pace, out: &mut (dyn Write + Send)) -> Result<Turn> {
         let start = Instant::now();
         let (tokenizer, end) = (self.tokenizer, self.end);
         let mut stream = tokenizer.stream(self.session.tokens());
@@ -271,7 +213,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Tells a person how fast it was. The text alone goes to stdout.
-    fn print_figures(&self, turn: &Turn) -> Result<()> {
+    pub(super) fn print_figures(&self, turn: &Turn) -> Result<()> {
         let line = |pace: Pace| format!("{:>6} tokens  {:>7} tokens/s", pace.tokens, three_digits(pace.per_second()));
         let greedy = self.sampler.options().temperature == 0.0;
         let seed = if greedy { String::new() } else { format!(", seed {}", self.sampler.options().seed) };
