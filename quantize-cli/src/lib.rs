@@ -11,6 +11,7 @@ pub mod command;
 pub mod compare;
 pub mod convert;
 pub mod eval;
+mod interrupt;
 pub mod machine;
 pub mod measure;
 mod output;

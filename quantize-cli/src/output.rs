@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use qruntime::container::Header;
 
+use crate::interrupt;
 use crate::source::{Source, is_described};
 
 /// A temporary file or folder beside its destination; removed when dropped before [`commit`](Self::commit).
@@ -31,7 +32,7 @@ impl Temporary {
         let name = file_name(destination)?.display();
         for attempt in 0u64.. {
             let path = parent(destination).join(format!(".{name}.{}-{attempt}.{kind}", std::process::id()));
-            match create(&path) {
+            match interrupt::create(&path, &create) {
                 // Somebody else's, which stays as it is.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 created => {
@@ -62,13 +63,13 @@ impl Temporary {
             if replace && found.is_some() {
                 displaced = Some(Displaced::new(destination)?);
             }
-            if let Err(error) = fs::rename(&self.path, destination) {
+            if let Err(error) = interrupt::release(&self.path, || fs::rename(&self.path, destination)) {
                 displaced.map_or(Ok(()), |old| old.put_back(destination))?;
                 return Err(error).with_context(context);
             }
             self.placed = true;
         } else if replace || !link(&self.path, destination)? {
-            fs::rename(&self.path, destination).with_context(context)?;
+            interrupt::release(&self.path, || fs::rename(&self.path, destination)).with_context(context)?;
             self.placed = true;
         }
         synchronize(parent(destination))?;
@@ -79,7 +80,7 @@ impl Temporary {
 impl Temporary {
     /// Puts a file in the place of whatever file is there, which is not asked what it is.
     pub(crate) fn place(mut self, destination: &Path) -> Result<()> {
-        fs::rename(&self.path, destination)
+        interrupt::release(&self.path, || fs::rename(&self.path, destination))
             .with_context(|| format!("cannot put {} in its place", destination.display()))?;
         self.placed = true;
         Ok(())
@@ -91,6 +92,7 @@ impl Drop for Temporary {
         if !self.placed {
             // There may be nothing to remove, and nobody to tell.
             let _ = remove(&self.path);
+            interrupt::forget(&self.path);
         }
     }
 }
@@ -105,8 +107,9 @@ impl Displaced {
     fn new(destination: &Path) -> Result<Self> {
         let mut folder = Temporary::new(destination, "old", |path| fs::create_dir(path))?;
         let old = folder.path.join(file_name(destination)?);
-        fs::rename(destination, &old).with_context(|| format!("cannot put {} aside", destination.display()))?;
         // From here on it holds something that is not temporary.
+        interrupt::release(&folder.path, || fs::rename(destination, &old))
+            .with_context(|| format!("cannot put {} aside", destination.display()))?;
         folder.placed = true;
         Ok(Self { folder: std::mem::take(&mut folder.path), old })
     }

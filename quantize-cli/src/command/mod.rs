@@ -18,19 +18,19 @@ mod verify;
 
 use std::io::{ErrorKind, Write};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use qruntime::{CausalLm, Encoder, Model};
 
 use crate::args::{Args, Command};
 use crate::eval::network::Network;
+use crate::interrupt::{self, cancel_on_signal};
 use crate::report::Answer;
 
-/// Runs a command, prints its answer to stdout or its error to stderr, and returns the exit status.
+/// Runs a command, prints its answer to stdout or its error to stderr, and returns the exit status. Handles signals from then on.
 #[must_use]
 pub fn main(args: Args) -> u8 {
+    interrupt::handle_signals();
     let mut out = std::io::stdout();
     let printed = run(args, &mut out).and_then(|answer| {
         match out.write_all(answer.text.as_bytes()).and_then(|()| out.flush()) {
@@ -42,12 +42,12 @@ pub fn main(args: Args) -> u8 {
     match printed {
         Ok(true) => 0,
         Ok(false) => 1,
-        // The same, in the middle of a text.
-        Err(error) if error.chain().any(is_broken_pipe) => 0,
+        // Whoever reads has read enough, in the middle of a text.
+        Err(error) if interrupt::status().is_none() && error.chain().any(is_broken_pipe) => 0,
         Err(error) => {
             // With stderr gone there is nobody left to tell.
             let _ = writeln!(std::io::stderr(), "quantize: {error:#}");
-            2
+            interrupt::status().unwrap_or(2)
         }
     }
 }
@@ -119,13 +119,4 @@ fn open_encoder(path: &Path, huge_pages: bool) -> Result<Encoder> {
 fn pool(threads: Option<u16>) -> Result<rayon::ThreadPool> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.map_or(0, usize::from));
     pool.build().context("cannot start threads")
-}
-
-/// A flag that an interrupt sets, so that what is half written is removed before the program ends.
-fn cancel_on_signal() -> Arc<AtomicBool> {
-    let cancelled = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&cancelled);
-    // A second handler in the same process is refused; then the first one's program decides what an interrupt does.
-    let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
-    cancelled
 }

@@ -8,6 +8,8 @@ mod eval;
 mod hostile;
 mod network;
 mod output;
+#[cfg(unix)]
+mod signals;
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,13 +1,14 @@
 //! `run` and `embed`.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
 use super::{ok, quantize, refused, stderr, stdout};
 
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/storyteller-6m");
+pub(super) const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/storyteller-6m");
 /// A tiny random encoder.
 const ENCODER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../qruntime/tests/data/families/bert-mean");
 
@@ -115,18 +116,23 @@ fn a_conversation_has_the_form_of_its_template() {
     assert!(refused(&[&args[..], &["--prompt", "A cat"]].concat()).contains("empty"));
 }
 
-#[test]
-fn lines_become_vectors() {
-    let folder = tempfile::tempdir().unwrap();
-    let model = folder.path().join("encoder");
+/// A tiny encoder of three words, all of it made up.
+pub(super) fn tiny_encoder(folder: &Path) -> PathBuf {
+    let model = folder.join("encoder");
     std::fs::create_dir_all(model.join("1_Pooling")).unwrap();
     for file in ["config.json", "model.safetensors", "modules.json", "1_Pooling/config.json"] {
         std::fs::copy(format!("{ENCODER}/{file}"), model.join(file)).unwrap();
     }
-    // Its tokens are made up: three words.
     let tokenizer = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,"pre_tokenizer":{"type":"Whitespace"},
         "post_processor":null,"decoder":null,"model":{"type":"WordLevel","vocab":{"[UNK]":1,"cat":2,"dog":3,"mat":4},"unk_token":"[UNK]"}}"#;
     std::fs::write(model.join("tokenizer.json"), tokenizer).unwrap();
+    model
+}
+
+#[test]
+fn lines_become_vectors() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = tiny_encoder(folder.path());
     let model = model.to_str().unwrap();
     let text = "cat mat\ndog\ncat cat cat dog\n";
     let printed = piped(&["embed", model, "--batch", "2"], text);

@@ -1,0 +1,164 @@
+//! What a signal does to a program at work: it ends soon, says by its exit status why, and leaves nothing behind.
+
+use std::io::{Read, Write};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::network::{MODEL, tiny_encoder};
+use super::*;
+
+/// How long anything may take on a busy machine.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Starts the program, with its temporary files in `scratch`.
+fn start(args: &[&str], scratch: &Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quantize"));
+    command.args(args).env("TMPDIR", scratch);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// Waits until something is so; fails if the program ends before, or takes too long.
+fn wait_until(child: &mut Child, what: &str, mut so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(child.try_wait().unwrap().is_none(), "the program ended before {what}");
+        assert!(start.elapsed() < LONG, "no {what} after {LONG:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits for the program to end, and returns its exit status.
+fn status(mut child: Child) -> Option<i32> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        if start.elapsed() > LONG {
+            child.kill().unwrap();
+            panic!("still there {LONG:?} after the signal");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A checkpoint whose files are larger than anybody would wait for, though the disk holds none of it.
+fn endless(folder: &Path, tensor_bytes: u64, tokenizer_bytes: u64) -> PathBuf {
+    let source = folder.join("source");
+    fs::create_dir(&source).unwrap();
+    let header = format!(
+        r#"{{"model.embed_tokens.weight":{{"dtype":"F16","shape":[{},1024],"data_offsets":[0,{tensor_bytes}]}}}}"#,
+        tensor_bytes / 2048
+    );
+    let header = format!("{header:<256}");
+    let path = source.join("model.safetensors");
+    fs::write(&path, [&256u64.to_le_bytes(), header.as_bytes()].concat()).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(8 + 256 + tensor_bytes).unwrap();
+    fs::write(source.join("config.json"), "{}").unwrap();
+    fs::File::create(source.join("tokenizer.json")).unwrap().set_len(tokenizer_bytes).unwrap();
+    source
+}
+
+/// Sends every signal, and one twice, to the program while it has a temporary file or folder in `folder`.
+fn interrupt_each(folder: &Path, scratch: &Path, args: &[&str], mut meanwhile: impl FnMut(&mut Child)) {
+    let before = (listing(folder), listing(scratch));
+    let signals = [(vec![Signal::INT], 130), (vec![Signal::TERM], 143), (vec![Signal::HUP], 129)];
+    for (signals, code) in signals.into_iter().chain([(vec![Signal::INT; 2], 130)]) {
+        let mut child = start(args, scratch);
+        meanwhile(&mut child);
+        wait_until(&mut child, "a temporary file", || listing(folder).len() > before.0.len());
+        for &signal in &signals {
+            send(&child, signal);
+        }
+        assert_eq!(status(child), Some(code), "{signals:?} to {args:?}");
+        assert_eq!((listing(folder), listing(scratch)), before, "{signals:?} to {args:?}");
+    }
+}
+
+#[test]
+fn a_conversion() {
+    let folder = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let source = endless(folder.path(), 64 << 30, 2);
+    let out = folder.path().join("out");
+    let args = ["convert", text(&source), text(&out), "--to", "q4_0"];
+    interrupt_each(folder.path(), scratch.path(), &args, |_| ());
+}
+
+#[test]
+fn vectors_from_a_pipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let encoder = tiny_encoder(scratch.path());
+    let out = folder.path().join("vectors.npy");
+    interrupt_each(folder.path(), scratch.path(), &["embed", text(&encoder), "--output", text(&out)], |child| {
+        // The pipe stays open: the program waits for more, in a call that only its end interrupts.
+        child.stdin.as_mut().unwrap().write_all(b"cat\ndog\n").unwrap();
+    });
+}
+
+#[test]
+fn an_evaluation() {
+    let folder = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let heldout = format!("{MODEL}/heldout.txt");
+    let logits = folder.path().join("logits.npy");
+    let args = ["eval", MODEL, "--reference", MODEL, "--text", &heldout, "--save-logits", text(&logits)];
+    interrupt_each(folder.path(), scratch.path(), &args, |_| ());
+}
+
+#[test]
+fn a_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let heldout = format!("{MODEL}/heldout.txt");
+    let page = folder.path().join("page.html");
+    let args = ["report", MODEL, "--text", &heldout, "-o", text(&page)];
+    interrupt_each(folder.path(), scratch.path(), &args, |_| ());
+}
+
+#[test]
+fn a_command_without_a_flag() {
+    // It waits for more lines, in a call that only its end interrupts.
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        let scratch = tempfile::tempdir().unwrap();
+        let encoder = tiny_encoder(scratch.path());
+        let mut child = start(&["embed", text(&encoder)], scratch.path());
+        child.stdin.as_mut().unwrap().write_all(&b"cat\n".repeat(64)).unwrap();
+        // A line of output: from here on signals are handled.
+        let mut answer = [0];
+        child.stdout.as_mut().unwrap().read_exact(&mut answer).unwrap();
+        send(&child, signal);
+        assert_eq!(status(child), Some(code));
+    }
+}
+
+#[test]
+fn what_is_ignored_stays_ignored() {
+    let scratch = tempfile::tempdir().unwrap();
+    let encoder = tiny_encoder(scratch.path());
+    let mut child = Command::new("nohup")
+        .args([env!("CARGO_BIN_EXE_quantize"), "embed", text(&encoder)])
+        .env("TMPDIR", scratch.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&b"cat\n".repeat(64)).unwrap();
+    let mut answer = [0];
+    child.stdout.as_mut().unwrap().read_exact(&mut answer).unwrap();
+    send(&child, Signal::HUP);
+    stdin.write_all(b"dog\n").unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stdout(&output).lines().count(), 65);
+}
