@@ -18,7 +18,7 @@ use crate::plan::{DEFAULT_FORMAT, Rule};
 ///
 /// Exit status: 0 done; 1 the command ran and the answer is no (verify found damage or no checksums, compare found a mismatch or went over the limit, eval went over a limit, convert met a gate); 2 it could not run.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 110)]
+#[command(name = "quantize", version = crate::version::VERSION, max_term_width = 110)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -33,7 +33,7 @@ pub enum Command {
     Convert(ConvertArgs),
     /// List the tensors of a model: formats, shapes, bytes, bits per weight.
     Inspect(InspectArgs),
-    /// Check a model's structure and checksums.
+    /// Check the structure and the checksums of models.
     Verify(VerifyArgs),
     /// Measure a model's error against the checkpoint it was made from, worst tensor first.
     Compare(CompareArgs),
@@ -64,6 +64,14 @@ pub enum Command {
     /// beside those limits and beside f32. Contestants take turns and medians count, so that other work on the machine falls on all of them;
     /// weights come from memory, not from the last-level cache. Takes a minute, and some twelve times as much memory as that cache has.
     Bench(BenchArgs),
+    /// Print a script with which a shell completes commands and options.
+    ///
+    /// For example, for bash: quantize completions bash > ~/.local/share/bash-completion/completions/quantize
+    Completions(CompletionsArgs),
+    /// Print this program's manual page, or write the pages of all commands into a folder.
+    ///
+    /// For example: quantize man ~/.local/share/man/man1
+    Man(ManArgs),
 }
 
 fn format_parser() -> impl TypedValueParser<Value = Format> {
@@ -145,12 +153,15 @@ pub struct InspectArgs {
     pub json: bool,
 }
 
-/// Check a model.
+/// Check models.
+///
+/// Exit status 1 if any of several is damaged, has no checksums or cannot be read.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// A converted model: file or folder.
-    pub model: PathBuf,
-    /// Print JSON.
+    /// Converted models: files or folders.
+    #[arg(required = true, value_name = "MODEL")]
+    pub models: Vec<PathBuf>,
+    /// Print JSON: of one model its report, of several an object with all of them.
     #[arg(long)]
     pub json: bool,
 }
@@ -196,6 +207,9 @@ pub struct EvalArgs {
     /// A name that ends in .safetensors means the sharper of two forms, any other one that llama-perplexity --kl-divergence reads.
     #[arg(long, value_name = "FILE", requires = "reference")]
     pub save_logits: Option<PathBuf>,
+    /// Replace --save-logits if it exists; never the models or the text.
+    #[arg(long, requires = "save_logits")]
+    pub force: bool,
     /// For encoders: pairs of sentences with scores, as the STS benchmark has them; columns 5, 6 and 7 between tabs.
     #[arg(long, value_name = "FILE", requires = "reference")]
     pub sts: Option<PathBuf>,
@@ -251,9 +265,12 @@ pub struct ReportArgs {
     /// How the text is cut.
     #[command(flatten)]
     pub protocol: ProtocolArgs,
-    /// The page to write; what is there is replaced.
+    /// The page to write; an earlier report there is replaced.
     #[arg(long, short, value_name = "FILE", default_value = "report.html")]
     pub out: PathBuf,
+    /// Replace whatever file has the page's name; never the checkpoint or the text.
+    #[arg(long)]
+    pub force: bool,
     /// Number of threads [default: one per core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub threads: Option<u16>,
@@ -315,10 +332,30 @@ pub struct BenchArgs {
     /// Rows and columns of the matrices [default: 4096, with --quick 2048].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(32..=16384))]
     pub size: Option<u16>,
-    /// Draw speed against error into FILE, an SVG image.
-    #[arg(long, value_name = "FILE")]
+    /// Draw speed against error into FILE, an SVG image; an earlier one of this command is replaced.
+    #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
+    /// Replace whatever file has the picture's name; never the checkpoint.
+    #[arg(long, requires = "plot")]
+    pub force: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Complete commands in a shell.
+#[derive(Debug, clap::Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// Show or write manual pages.
+#[derive(Debug, clap::Args)]
+pub struct ManArgs {
+    /// Where to write quantize.1, quantize-convert.1 and so on; made if it is not there [default: print the
+    /// program's own page].
+    #[arg(value_name = "DIR")]
+    pub folder: Option<PathBuf>,
 }

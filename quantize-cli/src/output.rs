@@ -171,7 +171,7 @@ pub(crate) fn check_apart(source: &Source, destination: &Path) -> Result<()> {
 }
 
 /// Where a path is, and what it leads to if it is a link; the latter only if it exists.
-fn places(path: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn places(path: &Path) -> Result<Vec<PathBuf>> {
     let real = path.canonicalize().ok();
     // A path such as `..` has no name of its own, and is no link.
     let Some(name) = path.file_name() else {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::svg::{FONT, Rect, escape, line, number, place, step, text};
+use crate::version::VERSION;
 
 /// A picture of panels side by side.
 #[derive(Clone, Debug)]
@@ -88,7 +89,7 @@ pub fn draw(plot: &Plot) -> String {
     let height = TOP + PLOT_HEIGHT + BOTTOM;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\">\n\
-         <title>{title}</title>\n<style>{STYLE}</style>\n\
+         <title>{title}</title>\n<metadata>quantize bench {VERSION}</metadata>\n<style>{STYLE}</style>\n\
          <rect width=\"{width}\" height=\"{height}\" class=\"paper\"/>\n",
         title = escape(&plot.title),
     );

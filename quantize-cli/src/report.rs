@@ -1,5 +1,7 @@
 //! Answers for people and for programs: one struct, printed as a table or as JSON.
 
+use std::path::Path;
+
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
@@ -62,6 +64,14 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if quote(c) { c.to_string() } else { c.escape_debug().to_string() }).collect()
 }
 
+/// A path as messages show it: as it is or, if that could be misread, in quotes and escaped.
+#[must_use]
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '\'' | ',' | ';');
+    if !text.is_empty() && text.chars().all(plain) && printable(&text) == text { text } else { format!("{text:?}") }
+}
+
 /// Bytes with a unit: powers of 1000, three digits.
 #[must_use]
 pub fn bytes(n: u64) -> String {
@@ -109,4 +119,23 @@ pub fn percent(fraction: f64) -> String {
 pub fn shape(shape: &[usize]) -> String {
     let dimensions: Vec<String> = shape.iter().map(ToString::to_string).collect();
     if dimensions.is_empty() { "scalar".into() } else { dimensions.join(" x ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_quoted_where_they_could_be_misread() {
+        for (path, shown) in [
+            ("models/a-b_c.safetensors", "models/a-b_c.safetensors"),
+            ("naïve/模型", "naïve/模型"),
+            ("my model", "\"my model\""),
+            ("", "\"\""),
+            ("a\u{1b}[31mb", "\"a\\u{1b}[31mb\""),
+            ("a\nb", "\"a\\nb\""),
+        ] {
+            assert_eq!(quoted(Path::new(path)), shown);
+        }
+    }
 }

@@ -108,6 +108,9 @@ pub struct EmbedArgs {
     /// Write the vectors into a .npy file, rows of 32-bit numbers, instead of printing each as JSON.
     #[arg(long, value_name = "FILE.npy")]
     pub output: Option<PathBuf>,
+    /// Replace --output if it exists; never the model or --input.
+    #[arg(long, requires = "output")]
+    pub force: bool,
     /// Lines that are read before their vectors are written.
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
     pub batch: u16,

@@ -1,23 +1,21 @@
 //! `quantize bench`: what this machine can do, how near each format comes to it, and at what error.
 
-use std::fs::{self, File};
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use kernels::{Format, Isa};
-use qruntime::container::{Storage, Writer};
-use qruntime::{Dtype, Pages};
+use qruntime::Pages;
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::args::BenchArgs;
 use crate::bench::{self, Limit, LimitSpeed, Options, Row, Speed};
 use crate::machine::Machine;
-use crate::output::Temporary;
+use crate::place::{self, Destination};
 use crate::plot;
 use crate::progress::Progress;
-use crate::report::{Answer, bytes, percent, table, three_digits};
+use crate::report::{Answer, bytes, percent, quoted, table, three_digits};
 use crate::source::Source;
 
 /// Of each race.
@@ -29,9 +27,6 @@ const BUSY: f64 = 0.08;
 
 const SIZE: usize = 4096;
 const QUICK_SIZE: usize = 2048;
-
-/// The name of the tensor that is mapped to be read.
-const MAPPED: &str = "bytes";
 
 #[derive(Serialize)]
 struct Report {
@@ -54,11 +49,9 @@ pub(super) fn run(args: &BenchArgs) -> Result<Answer> {
     let start = Instant::now();
     let machine = Machine::this();
     let options = options(args, &machine)?;
-    if let Some(path) = &args.plot {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        ensure!(folder.is_dir(), "cannot write {}: {} is no folder", path.display(), folder.display());
-        ensure!(!path.is_dir(), "cannot write {}: it is a folder", path.display());
-    }
+    let inputs: Vec<&Path> = args.model.iter().map(PathBuf::as_path).collect();
+    let plot = args.plot.as_deref().map(|path| Destination::new(path, &place::PICTURE, &inputs, args.force));
+    let plot = plot.transpose()?;
     let source = args.model.as_deref().map(Source::open).transpose()?;
     let progress = Progress::steps(options.steps());
     let pools = bench::pools(&options.threads)?;
@@ -91,8 +84,8 @@ pub(super) fn run(args: &BenchArgs) -> Result<Answer> {
         formats,
         seconds: start.elapsed().as_secs_f64(),
     };
-    if let Some(path) = &args.plot {
-        fs::write(path, draw(&report)).with_context(|| format!("cannot write {}", path.display()))?;
+    if let Some(plot) = &plot {
+        plot.write(draw(&report).as_bytes())?;
     }
     Answer::of(&report, args.json, true, to_text)
 }
@@ -116,23 +109,20 @@ fn options(args: &BenchArgs, machine: &Machine) -> Result<Options> {
     Ok(options)
 }
 
-/// Measures the limits, with a file of zeros in the folder for temporary files, which does not outlive that.
+/// Measures the limits, with a mapped file of zeros. It has no name, so that nothing is left however the program
+/// ends.
 fn limits(options: &Options, pools: &bench::Pools, machine: &Machine) -> Result<Vec<Limit>> {
-    let temporary = Temporary::file(&std::env::temp_dir().join("quantize-bench.safetensors"))?;
     let len = bench::cold_bytes(machine);
     let write = || {
-        let file = File::create(temporary.path())?;
-        let tensors = vec![(MAPPED.to_owned(), Storage::Plain(Dtype::U8), vec![len])];
-        let mut writer = Writer::new(file, tensors, Value::Null)?;
-        writer.write(&vec![0; len])?;
-        writer.finish()
+        let mut file = tempfile::tempfile()?;
+        file.write_all(&vec![0; len])?;
+        super::map_unnamed(&file)
     };
-    write().with_context(|| {
-        let (path, size) = (temporary.path().display(), bytes(len as u64));
-        format!("cannot write {size} to {path}; TMPDIR in the environment names another folder")
+    let mapped = write().with_context(|| {
+        let (folder, size) = (std::env::temp_dir(), bytes(len as u64));
+        format!("cannot write {size} into {}; TMPDIR in the environment names another folder", quoted(&folder))
     })?;
-    let model = super::open(temporary.path())?;
-    bench::limits(options, pools, model.plain(MAPPED)?.as_bytes())
+    bench::limits(options, pools, &mapped)
 }
 
 /// Column headings for numbers of threads.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,19 +11,15 @@ use qruntime::Encoder;
 
 use super::{cancel_on_signal, open_encoder, pool};
 use crate::args::EmbedArgs;
-use crate::output::Temporary;
-use crate::report::Answer;
+use crate::place::{self, Destination};
+use crate::report::{Answer, quoted};
 
 pub(super) fn run(args: &EmbedArgs, out: &mut (dyn Write + Send)) -> Result<Answer> {
     pool(args.machine.threads)?.install(|| embed(args, out))
 }
 
 fn embed(args: &EmbedArgs, out: &mut (dyn Write + Send)) -> Result<Answer> {
-    if let Some(path) = &args.output {
-        ensure!(!path.exists(), "{} exists already", path.display());
-        let npy = path.extension().is_some_and(|extension| extension == "npy");
-        ensure!(npy, "--output {}, expected a name that ends in .npy", path.display());
-    }
+    let destination = args.output.as_deref().map(|path| destination(args, path)).transpose()?;
     let encoder = open_encoder(&args.model, args.machine.huge_pages)?;
     let lines: Box<dyn BufRead> = match &args.input {
         Some(path) => {
@@ -32,7 +28,7 @@ fn embed(args: &EmbedArgs, out: &mut (dyn Write + Send)) -> Result<Answer> {
         None => Box::new(io::stdin().lock()),
     };
     let batch = usize::from(args.batch);
-    match &args.output {
+    match &destination {
         None => {
             each_batch(&encoder, lines, batch, &AtomicBool::new(false), |vectors| {
                 for vector in vectors.outer_iter() {
@@ -42,15 +38,24 @@ fn embed(args: &EmbedArgs, out: &mut (dyn Write + Send)) -> Result<Answer> {
             })?;
             Ok(Answer::yes(String::new()))
         }
-        Some(path) => {
+        Some(destination) => {
             let cancelled = cancel_on_signal();
             let embed = |write: &mut dyn FnMut(&Array2<f32>) -> Result<()>| {
                 each_batch(&encoder, lines, batch, &cancelled, write)
             };
-            let rows = write_npy(path, encoder.config().dimensions, embed)?;
-            Ok(Answer::yes(format!("wrote {}: {rows} vectors of {}\n", path.display(), encoder.config().dimensions)))
+            let columns = encoder.config().dimensions;
+            let rows = write_npy(destination, columns, embed)?;
+            Ok(Answer::yes(format!("wrote {}: {rows} vectors of {columns}\n", quoted(destination.path()))))
         }
     }
+}
+
+/// Checks where the vectors go.
+fn destination(args: &EmbedArgs, path: &Path) -> Result<Destination> {
+    let npy = path.extension().is_some_and(|extension| extension == "npy");
+    ensure!(npy, "--output {}, expected a name that ends in .npy", quoted(path));
+    let inputs: Vec<&Path> = [&args.model].into_iter().chain(&args.input).map(PathBuf::as_path).collect();
+    Destination::new(path, &place::VECTORS, &inputs, args.force)
 }
 
 /// The longest line, in bytes.
@@ -106,7 +111,7 @@ fn write_json(out: &mut (dyn Write + Send), vector: ArrayView1<'_, f32>) -> Resu
 
 /// Writes rows of numbers as NumPy keeps them (format version 1.0), whole or not at all. Returns how many they were.
 fn write_npy(
-    path: &Path,
+    destination: &Destination,
     columns: usize,
     rows: impl FnOnce(&mut dyn FnMut(&Array2<f32>) -> Result<()>) -> Result<()>,
 ) -> Result<usize> {
@@ -121,8 +126,8 @@ fn write_npy(
         header.push(b'\n');
         header
     };
-    let failed = || format!("cannot write {}", path.display());
-    let temporary = Temporary::file(path)?;
+    let failed = || format!("cannot write {}", quoted(destination.path()));
+    let temporary = destination.temporary()?;
     let mut file = BufWriter::new(File::create(temporary.path()).with_context(failed)?);
     file.write_all(&header(0)).with_context(failed)?;
     let mut count = 0;
@@ -136,6 +141,6 @@ fn write_npy(
     file.rewind().with_context(failed)?;
     file.write_all(&header(count)).with_context(failed)?;
     file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()).with_context(failed)?;
-    temporary.commit(path, false)?;
+    destination.commit(temporary)?;
     Ok(count)
 }

@@ -1,6 +1,6 @@
 //! `quantize eval`: how far are a model's answers from the original's?
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ use crate::eval::network::{Network, Size};
 use crate::eval::statistics::Summary;
 use crate::eval::text::{self, Described, Protocol};
 use crate::eval::windows::{Score, Windows};
-use crate::output::Temporary;
+use crate::output::{Temporary, synchronize};
+use crate::place::{self, Destination};
 use crate::progress::Progress;
 use crate::report::{Answer, bytes, digits, table, three_digits};
 use crate::source::Source;
@@ -169,6 +170,7 @@ fn language_model(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
     }
     let (Some(path), Some(text)) = (&args.reference, &args.text) else { bail!("--text is missing") };
     let Network::Lm(reference) = open_network(path)? else { bail!("{} is no language model", path.display()) };
+    let destination = args.save_logits.as_deref().map(|path| save_to(args, path)).transpose()?;
     let protocol = protocol(&args.protocol, lm);
     let windows = protocol.windows(&reference, &text::read(text)?)?;
     let rounded = if args.no_noise_floor { Err("not asked for".into()) } else { rounded(path, &cancelled)? };
@@ -179,8 +181,7 @@ fn language_model(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
         },
         Err(why) => Err(why.clone()),
     };
-    let save = args.save_logits.as_deref();
-    let mut save = save.map(|path| Save::create(path, &reference, &windows)).transpose()?;
+    let mut save = destination.map(|destination| Save::create(destination, &reference, &windows)).transpose()?;
     let models: Vec<&CausalLm> = std::iter::once(lm).chain(&rounded).collect();
     let progress = Progress::items(windows.fed() * (1 + models.len()), args.json);
     let writer = save.as_mut().map(|save| &mut save.writer);
@@ -199,25 +200,32 @@ fn language_model(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
     })
 }
 
+/// Checks where the logits go.
+fn save_to(args: &EvalArgs, path: &Path) -> Result<Destination> {
+    let inputs = [Some(&args.model), args.reference.as_ref(), args.text.as_ref()];
+    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+    Destination::new(path, &place::LOGITS, &inputs, args.force)
+}
+
 /// A file of logits that appears whole or not at all.
-struct Save<'a> {
-    path: &'a Path,
+struct Save {
+    destination: Destination,
     temporary: Temporary,
     writer: LogitsWriter,
 }
 
-impl<'a> Save<'a> {
-    fn create(path: &'a Path, reference: &CausalLm, windows: &Windows) -> Result<Self> {
-        ensure!(!path.exists(), "{} exists already", path.display());
-        let temporary = Temporary::file(path)?;
+impl Save {
+    fn create(destination: Destination, reference: &CausalLm, windows: &Windows) -> Result<Self> {
+        let temporary = destination.temporary()?;
         let vocabulary = reference.config().vocab_size;
-        let writer = LogitsWriter::create(temporary.path(), Form::of(path), vocabulary, windows)?;
-        Ok(Self { path, temporary, writer })
+        let writer = LogitsWriter::create(temporary.path(), Form::of(destination.path()), vocabulary, windows)?;
+        Ok(Self { destination, temporary, writer })
     }
 
     fn finish(self) -> Result<()> {
         self.writer.finish()?;
-        self.temporary.commit(self.path, false)
+        synchronize(self.temporary.path())?;
+        self.destination.commit(self.temporary)
     }
 }
 

@@ -4,6 +4,7 @@
 mod bench;
 mod chat;
 mod compare;
+mod completions;
 mod convert;
 mod demo;
 mod embed;
@@ -11,6 +12,7 @@ mod eval;
 mod gate;
 mod inspect;
 mod isa;
+mod man;
 mod report;
 mod run;
 mod trial;
@@ -25,7 +27,7 @@ use qruntime::{CausalLm, Encoder, Model};
 use crate::args::{Args, Command};
 use crate::eval::network::Network;
 use crate::interrupt::{self, cancel_on_signal};
-use crate::report::Answer;
+use crate::report::{Answer, printable};
 
 /// Runs a command, prints its answer to stdout or its error to stderr, and returns the exit status. Handles signals from then on.
 #[must_use]
@@ -46,10 +48,19 @@ pub fn main(args: Args) -> u8 {
         Err(error) if interrupt::status().is_none() && error.chain().any(is_broken_pipe) => 0,
         Err(error) => {
             // With stderr gone there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "quantize: {error:#}");
+            let _ = complain(&error);
             interrupt::status().unwrap_or(2)
         }
     }
+}
+
+/// Writes an error to stderr as clap writes those of the command line: coloured if that is a terminal which shows
+/// colours and `NO_COLOR` is not set. What a file's name or a file could do to the terminal is escaped.
+fn complain(error: &anyhow::Error) -> std::io::Result<()> {
+    let style = clap::builder::Styles::styled();
+    let style = style.get_error();
+    let message: Vec<String> = format!("{error:#}").lines().map(printable).collect();
+    writeln!(anstream::stderr(), "{style}error:{style:#} {}", message.join("\n"))
 }
 
 fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -73,6 +84,8 @@ pub fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<Answer> {
         Command::Isa(args) => isa::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     }
 }
 
@@ -89,6 +102,14 @@ fn open(path: &Path) -> Result<Model> {
 fn open_network(path: &Path) -> Result<Network> {
     // SAFETY: as for `open`.
     unsafe { Network::map(path) }.with_context(|| format!("cannot run {}", path.display()))
+}
+
+/// Maps a file that has no name, as `tempfile::tempfile` makes them.
+#[expect(unsafe_code, reason = "a memory map of a file that nobody else can reach")]
+fn map_unnamed(file: &std::fs::File) -> std::io::Result<memmap2::Mmap> {
+    // SAFETY: the file has no name by which another program could open and change it, and this one writes nothing
+    // to it from here on.
+    unsafe { memmap2::Mmap::map(file) }
 }
 
 /// Opens a language model.

@@ -1,6 +1,5 @@
 //! `quantize report`: a model in several formats, in one page.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,25 +15,20 @@ use crate::eval::causal::{Reference, evaluate};
 use crate::eval::network::Size;
 use crate::eval::text;
 use crate::machine::Machine;
-use crate::output::Temporary;
 use crate::page::{Entry, Page, html};
+use crate::place::{self, Destination};
 use crate::progress::Progress;
-use crate::report::{Answer, bytes, digits, percent, table, three_digits};
+use crate::report::{Answer, bytes, digits, percent, quoted, table, three_digits};
 use crate::source::Source;
 
 /// How long each of two speeds is measured, in turns, at least.
 const BUDGET: Duration = Duration::from_secs(4);
 
 pub(super) fn run(args: &ReportArgs) -> Result<Answer> {
-    let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    ensure!(folder.is_dir(), "cannot write {}: {} is no folder", args.out.display(), folder.display());
-    ensure!(!args.out.exists() || args.out.is_file(), "cannot write {}: it is no ordinary file", args.out.display());
-    ensure!(args.source.is_dir(), "{}: expected a folder with config.json and a tokenizer", args.source.display());
-    // What cannot be written is found out before the work, not after it.
-    let temporary = Temporary::file(&args.out)?;
+    let destination = Destination::new(&args.out, &place::PAGE, &[&args.source, &args.text], args.force)?;
+    ensure!(args.source.is_dir(), "{}: expected a folder with config.json and a tokenizer", quoted(&args.source));
     let page = pool(args.threads)?.install(|| measure(args))?;
-    fs::write(temporary.path(), html(&page)).with_context(|| format!("cannot write {}", args.out.display()))?;
-    temporary.place(&args.out)?;
+    destination.write(html(&page).as_bytes())?;
     Answer::of(&page, args.json, true, |page| to_text(page, &args.out))
 }
 
@@ -199,5 +193,5 @@ fn to_text(page: &Page, out: &Path) -> String {
         cells
     };
     let rows: Vec<Vec<String>> = std::iter::once(&page.original).chain(&page.formats).map(row).collect();
-    format!("{}\nwrote {}\n", table(&heading, &rows), out.display())
+    format!("{}\nwrote {}\n", table(&heading, &rows), quoted(out))
 }

@@ -1,11 +1,13 @@
-//! `quantize verify`: is a model whole?
+//! `quantize verify`: are models whole?
+
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use qruntime::Error;
 use serde::Serialize;
 
 use crate::args::VerifyArgs;
-use crate::report::{Answer, bytes};
+use crate::report::{Answer, bytes, printable, quoted};
 
 #[derive(Default, Serialize)]
 struct Report {
@@ -22,9 +24,52 @@ struct Report {
     unchecked: Vec<String>,
 }
 
+/// Several models.
+#[derive(Serialize)]
+struct Reports {
+    whole: bool,
+    models: Vec<Named>,
+}
+
+#[derive(Serialize)]
+struct Named {
+    path: String,
+    /// Why the model cannot be read.
+    error: Option<String>,
+    #[serde(flatten)]
+    report: Report,
+}
+
 pub(super) fn run(args: &VerifyArgs) -> Result<Answer> {
+    if let [model] = &args.models[..] {
+        let report = check(model)?;
+        return Answer::of(&report, args.json, report.whole, to_text);
+    }
+    let named = |model: &PathBuf| {
+        let (report, error) = match check(model) {
+            Ok(report) => (report, None),
+            Err(error) => (Report::default(), Some(format!("{error:#}"))),
+        };
+        Named { path: model.display().to_string(), error, report }
+    };
+    let models: Vec<Named> = args.models.iter().map(named).collect();
+    let reports = Reports { whole: models.iter().all(|model| model.report.whole), models };
+    Answer::of(&reports, args.json, reports.whole, |reports| {
+        let lines = reports.models.iter().flat_map(|model| {
+            let path = quoted(Path::new(&model.path));
+            let text = match &model.error {
+                Some(error) => format!("error: {}\n", printable(error)),
+                None => to_text(&model.report),
+            };
+            text.lines().map(|line| format!("{path}: {line}\n")).collect::<Vec<_>>()
+        });
+        lines.collect()
+    })
+}
+
+fn check(path: &Path) -> Result<Report> {
     let mut report = Report::default();
-    match super::open(&args.model).map_err(|error| error.downcast::<Error>()) {
+    match super::open(path).map_err(|error| error.downcast::<Error>()) {
         Ok(model) => {
             report.described = model.is_described();
             report.file_bytes = model.file_bytes();
@@ -43,7 +88,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<Answer> {
         Err(Err(error)) => return Err(error),
     }
     report.whole = report.described && report.damaged.is_empty() && report.unchecked.is_empty();
-    Answer::of(&report, args.json, report.whole, to_text)
+    Ok(report)
 }
 
 fn to_text(report: &Report) -> String {

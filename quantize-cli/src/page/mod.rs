@@ -10,6 +10,7 @@ use crate::eval::network::Size;
 use crate::eval::statistics::Summary;
 use crate::report::{bytes, digits, percent, three_digits};
 use crate::svg::escape;
+use crate::version::VERSION;
 
 use self::chart::{Scatter, Spot};
 
@@ -64,6 +65,7 @@ pub struct Entry {
 pub fn html(page: &Page) -> String {
     let mut html = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"generator\" content=\"quantize {VERSION}\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>{model} in {count} formats</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
          <h1>{model} in {count} formats</h1>\n<p>{}</p>\n",
@@ -328,6 +330,8 @@ mod tests {
         for outside in ["http:", "https:", "src=", "@import", "url(", "<script"] {
             assert!(!html.contains(outside), "{outside}");
         }
+        let mark = crate::place::PAGE.mark.unwrap();
+        assert!(html[..4096].contains(mark), "a later report recognizes it");
         assert!(html.contains("a &lt;model> &amp; &quot;more&quot;") && html.contains("model.layers.0.&lt;b>&amp;"));
         for name in ["q8_0", "q6_k", "q5_k", "q4_k", "iq4_xs", "q4_0", "bf16"] {
             // In four plots and a row of hills, each drawn twice.

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::{json, listing, ok, quantize, refused, stderr, stdout, text};
 
-const STORYTELLER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/storyteller-6m");
-const HELDOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/storyteller-6m/heldout.txt");
+pub(super) const STORYTELLER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/storyteller-6m");
+pub(super) const HELDOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/storyteller-6m/heldout.txt");
 const LLAMA_CPP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/llama_cpp.logits");
 
 /// Real models and texts that are not part of the repository; says so where they are missing.

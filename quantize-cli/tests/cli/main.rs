@@ -8,6 +8,8 @@ mod eval;
 mod hostile;
 mod network;
 mod output;
+mod place;
+mod program;
 #[cfg(unix)]
 mod signals;
 
@@ -340,6 +342,35 @@ fn damage_is_found_and_the_answer_is_no() {
     assert_eq!(answer.status.code(), Some(1));
     assert_eq!(stdout(&answer), "no checksums: not a model that quantize wrote\n");
     refused(&["inspect", text(&out)]);
+}
+
+#[test]
+fn several_models_are_verified_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = checkpoint(folder.path(), unchanged);
+    let [a, b] = ["a.safetensors", "b.safetensors"].map(|name| folder.path().join(name));
+    for out in [&a, &b] {
+        ok(&["convert", text(&source), text(out), "--to", "q4_0"]);
+    }
+    let printed = ok(&["verify", text(&a), text(&b)]);
+    assert!(printed.lines().all(|line| line.contains(".safetensors: whole: 6 tensors")), "{printed}");
+    assert_eq!(printed.lines().count(), 2);
+
+    let mut damaged = fs::read(&b).unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    fs::write(&b, damaged).unwrap();
+    let answer = quantize(&["verify", text(&b), "no-such-file", text(&a), "--json"]);
+    assert_eq!(answer.status.code(), Some(1));
+    let report: Value = serde_json::from_str(&stdout(&answer)).unwrap();
+    let models = report["models"].as_array().unwrap();
+    let whole: Vec<&Value> = models.iter().map(|model| &model["whole"]).collect();
+    assert_eq!((whole, &report["whole"]), (vec![&Value::from(false), &false.into(), &true.into()], &false.into()));
+    assert_eq!(models[2]["path"], text(&a));
+    assert!(models[1]["error"].as_str().unwrap().contains("no-such-file"), "{report}");
+    let answer = quantize(&["verify", "no-such-file", text(&a)]);
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(stdout(&answer).starts_with("no-such-file: error: "), "{}", stdout(&answer));
+    assert!(refused(&["verify"]).contains("MODEL"));
 }
 
 #[test]
