@@ -5,7 +5,7 @@ mod network;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
 use kernels::{Format, Isa, Rounding};
 
 pub use network::{EmbedArgs, MachineArgs, RunArgs, SamplingArgs};
@@ -91,6 +91,7 @@ fn rounding_parser() -> impl TypedValueParser<Value = Rounding> {
 
 /// Convert a checkpoint.
 #[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("protocol of a gate").args(["ctx", "score", "documents", "windows"]).multiple(true).requires("eval_text"))]
 pub struct ConvertArgs {
     /// A safetensors file, or a Hugging Face folder with one file or with shards and their index.
     pub source: PathBuf,
@@ -111,7 +112,7 @@ pub struct ConvertArgs {
     /// How codes and scales are chosen: `search` for the least squared error; `nearest`, faster, from the largest weights alone.
     #[arg(long, value_parser = rounding_parser(), default_value = Rounding::default().name())]
     pub rounding: Rounding,
-    /// Measure the model on this text before it takes its place, beside the source, and write the figures into it: see `quantize eval`.
+    /// Measure the model on this text before it takes its place, beside the source, and write the figures into it: see `quantize eval`. `-` reads it from stdin.
     #[arg(long, value_name = "FILE", help_heading = "Gate", conflicts_with = "dry_run")]
     pub eval_text: Option<PathBuf>,
     /// Leave no model (exit status 1) whose mean KL divergence from the source is above this, in nats per token.
@@ -135,7 +136,7 @@ pub struct ConvertArgs {
     /// Print the result as JSON.
     #[arg(long, help_heading = "Options")]
     pub json: bool,
-    /// Print no progress and no table, only the last line, and which limit was passed.
+    /// Print no progress and no table, only the last line, and which limit was exceeded.
     #[arg(long, short, help_heading = "Options")]
     pub quiet: bool,
     /// Number of threads [default: one per core]. The output does not depend on it.
@@ -185,18 +186,19 @@ pub struct CompareArgs {
 
 /// Measure a model's answers.
 ///
-/// Exit status 1 if a limit is passed.
+/// Exit status 1 if a limit is exceeded, or if the model or the reference computes NaN or infinity.
 #[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("against").args(["reference", "reference_logits"]).multiple(true))]
 pub struct EvalArgs {
     /// The converted model: a folder, or a safetensors file beside its config.json.
     pub model: PathBuf,
-    /// The checkpoint that it was made from, or any other model of the same vocabulary.
-    #[arg(long, value_name = "SOURCE", required_unless_present = "reference_logits")]
+    /// The checkpoint that it was made from, or any other model of the same vocabulary. Without one, a language model's perplexity is measured alone.
+    #[arg(long, value_name = "SOURCE")]
     pub reference: Option<PathBuf>,
     /// What the reference said, as --save-logits wrote it or llama-perplexity --kl-divergence-base; the file has the text, too.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["reference", "text", "documents", "score", "ctx", "windows"])]
     pub reference_logits: Option<PathBuf>,
-    /// The text; for an encoder, one sentence in each line.
+    /// The text, `-` for stdin; for an encoder, one sentence in each line.
     #[arg(long, value_name = "FILE", required_unless_present_any = ["reference_logits", "sts"])]
     pub text: Option<PathBuf>,
     /// How the text is cut.
@@ -217,13 +219,16 @@ pub struct EvalArgs {
     #[arg(long)]
     pub no_noise_floor: bool,
     /// Fail (exit status 1) if the mean KL divergence is above this, in nats per token.
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", requires = "against")]
     pub max_kld: Option<f64>,
     /// Fail (exit status 1) if the model's perplexity over the reference's is above this.
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", requires = "against")]
     pub max_ppl_ratio: Option<f64>,
-    /// Fail (exit status 1) if the mean cosine between an encoder's vectors and the reference's is below this.
+    /// Fail (exit status 1) if the model's perplexity is above this.
     #[arg(long, value_name = "X")]
+    pub max_ppl: Option<f64>,
+    /// Fail (exit status 1) if the mean cosine between an encoder's vectors and the reference's is below this.
+    #[arg(long, value_name = "X", requires = "against")]
     pub min_cosine: Option<f64>,
     /// Number of threads [default: one per core]. No figure but the speed depends on it.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
@@ -242,7 +247,7 @@ pub struct ProtocolArgs {
     /// What is counted of a window: its second `half`, as llama-perplexity does, or `all` of it [default: half; all with --documents].
     #[arg(long, value_name = "PART", value_parser = ["half", "all"])]
     pub score: Option<String>,
-    /// The text is documents separated by MARK: each is read from an empty context and cut to --ctx tokens.
+    /// The text is documents separated by MARK, which must occur in it: each is read from an empty context and cut to --ctx tokens.
     #[arg(long, value_name = "MARK", num_args = 0..=1, require_equals = true, default_missing_value = "<|endoftext|>")]
     pub documents: Option<String>,
     /// Use so many windows or documents, or lines for an encoder, from the beginning of the text on, and no more.
@@ -259,7 +264,7 @@ pub struct ReportArgs {
     #[arg(long, value_parser = format_parser(), value_delimiter = ',', value_name = "FORMAT,...",
         default_value = "q8_0,q6_k,q5_k,q4_k,iq4_xs,q4_0")]
     pub formats: Vec<Format>,
-    /// The text to predict.
+    /// The text to predict; `-` reads it from stdin.
     #[arg(long, value_name = "FILE")]
     pub text: PathBuf,
     /// How the text is cut.

@@ -95,9 +95,12 @@ pub fn three_digits(value: f64) -> String {
     }
 }
 
-/// A number of any size with so many significant digits; those below a ten-thousandth with an exponent.
+/// A number of any size with so many significant digits; those below a ten-thousandth with an exponent. NaN is `not a number`.
 #[must_use]
 pub fn digits(value: f64, digits: usize) -> String {
+    if value.is_nan() {
+        return "not a number".into();
+    }
     if !value.is_finite() || value == 0.0 {
         return value.to_string();
     }

@@ -18,7 +18,7 @@ use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::report::{Answer, bytes, percent, shape, three_digits};
 use crate::source::Source;
-use crate::table::{Column, Table};
+use crate::table::{Column, Table, paragraph, terminal_width};
 
 /// How many tensors a person is shown after a conversion.
 const WORST: usize = 10;
@@ -216,19 +216,24 @@ fn to_text(report: &Report, quiet: bool) -> String {
         let rows: Vec<Vec<String>> = tensors[..shown]
             .iter()
             .map(|t| {
-                let error = t.relative_rms.map_or_else(|| "-".into(), percent);
                 let name = t.name.escape_debug().to_string();
-                vec![name, shape(&t.shape), t.action.clone(), bytes(t.bytes as u64), error, t.why.clone()]
+                let mut cells = vec![name, shape(&t.shape), t.action.clone(), bytes(t.bytes as u64)];
+                if !report.dry_run {
+                    cells.push(t.relative_rms.map_or_else(|| "-".into(), percent));
+                }
+                cells.push(t.why.clone());
+                cells
             })
             .collect();
-        let columns = [
+        let mut columns = vec![
             Column::left("tensor").shortened(),
             Column::left("shape").optional(),
             Column::left("becomes"),
             Column::right("size"),
-            Column::right("error"),
-            Column::left("because").wrapped(),
         ];
+        // Of a plan nothing is measured.
+        columns.extend((!report.dry_run).then(|| Column::right("error")));
+        columns.push(Column::left("because").wrapped());
         text = Table::new(columns).with_rows(rows).to_string();
         if shown < tensors.len() {
             text.push_str(&format!("... and {} more (--json or `quantize inspect` for all)\n", tensors.len() - shown));
@@ -251,8 +256,9 @@ fn to_text(report: &Report, quiet: bool) -> String {
         report.bits_per_weight,
         percent(report.bytes as f64 / report.source_bytes.max(1) as f64),
     );
+    let line = |text: &str| paragraph("", text, terminal_width());
     if report.dry_run {
-        return text + &format!("would write {}: {size}\n", report.out);
+        return text + &line(&format!("would write {}: {size}", report.out));
     }
     let worst =
         report.tensors.iter().max_by(|a, b| a.relative_rms.unwrap_or(-1.0).total_cmp(&b.relative_rms.unwrap_or(-1.0)));
@@ -263,8 +269,8 @@ fn to_text(report: &Report, quiet: bool) -> String {
     if let Some(evaluation) = &report.evaluation {
         text.push_str(&if quiet { evaluation.complaints() } else { evaluation.to_text() });
         if !evaluation.is_within() {
-            return text + &format!("not written: {}\n", report.out);
+            return text + &line(&format!("not written: {}", report.out));
         }
     }
-    text + &format!("wrote {}: {size}{}, {time}\n", report.out, worst.unwrap_or_default())
+    text + &line(&format!("wrote {}: {size}{}, {time}", report.out, worst.unwrap_or_default()))
 }

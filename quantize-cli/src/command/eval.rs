@@ -11,19 +11,21 @@ use serde::Serialize;
 use super::{cancel_on_signal, open_network, pool};
 use crate::args::{EvalArgs, ProtocolArgs};
 use crate::eval::bf16;
-use crate::eval::causal::{Reference, evaluate};
-use crate::eval::encoder::{Cosines, Embedder, Labelled, cosines};
+use crate::eval::causal::{Predicted, Reference, evaluate, perplexity};
+use crate::eval::encoder::{Cosines, Embedder, Labelled, cosines, cut_texts};
+use crate::eval::gate::{few_predictions, few_texts};
 use crate::eval::limits::Limits;
 use crate::eval::logits_file::{Form, LogitsReader, LogitsWriter};
 use crate::eval::network::{Network, Size};
-use crate::eval::statistics::Summary;
+use crate::eval::statistics::{Perplexity, Summary};
 use crate::eval::text::{self, Described, Protocol};
 use crate::eval::windows::{Score, Windows};
 use crate::output::{Temporary, synchronize};
 use crate::place::{self, Destination};
 use crate::progress::Progress;
-use crate::report::{Answer, bytes, digits, table, three_digits};
+use crate::report::{Answer, bytes, digits, printable, table, three_digits};
 use crate::source::Source;
+use crate::table::{paragraph, terminal_width};
 
 /// Tokens of a window, unless told otherwise.
 const CTX: usize = 512;
@@ -31,6 +33,7 @@ const CTX: usize = 512;
 #[derive(Serialize)]
 struct Report {
     model_path: String,
+    /// Empty if the model is measured alone.
     reference_path: String,
     text: Option<String>,
     #[serde(flatten)]
@@ -40,8 +43,10 @@ struct Report {
     #[serde(flatten)]
     figures: Figures,
     limits: Limits,
-    /// The limits that were passed, in words.
+    /// The limits that were exceeded, in words; figures that are not numbers, too.
     exceeded: Vec<String>,
+    /// What speaks against trusting the figures.
+    warning: Option<String>,
     within: bool,
 }
 
@@ -60,8 +65,19 @@ enum Figures {
         tokens_per_second: f64,
         reference_tokens_per_second: Option<f64>,
     },
+    /// A language model without a reference.
+    Perplexity {
+        #[serde(flatten)]
+        protocol: Described,
+        model: Perplexity,
+        /// Predictions at which the model's logits are not numbers.
+        not_a_number: usize,
+        tokens_per_second: f64,
+    },
     Encoder {
         cosine: Option<Cosines>,
+        /// Lines that are longer than the encoder reads, which sees their beginning only.
+        texts_cut: usize,
         noise_floor: Option<Cosines>,
         no_noise_floor: Option<String>,
         sts: Option<Ranking>,
@@ -84,33 +100,32 @@ pub(super) fn run(args: &EvalArgs) -> Result<Answer> {
 
 fn measure(args: &EvalArgs) -> Result<Answer> {
     let network = open_network(&args.model)?;
-    let limits = Limits { max_kld: args.max_kld, max_ppl_ratio: args.max_ppl_ratio, min_cosine: args.min_cosine };
+    let (max_kld, max_ppl_ratio) = (args.max_kld, args.max_ppl_ratio);
+    let limits = Limits { max_kld, max_ppl_ratio, max_ppl: args.max_ppl, min_cosine: args.min_cosine };
     limits.check(&network)?;
-    let (figures, exceeded) = match &network {
-        Network::Lm(lm) => {
-            let figures = language_model(args, lm)?;
-            let Figures::LanguageModel { summary, .. } = &figures else { unreachable!("of a language model") };
-            let exceeded = limits.passed_by(summary);
-            (figures, exceeded)
+    check_protocol(&args.protocol, &network)?;
+    let figures = match &network {
+        Network::Lm(lm) if args.reference.is_none() && args.reference_logits.is_none() => alone(args, lm)?,
+        Network::Lm(lm) => language_model(args, lm)?,
+        Network::Encoder(encoder) => sentence_encoder(args, encoder)?,
+    };
+    let (exceeded, warning) = match &figures {
+        Figures::LanguageModel { summary, .. } => (limits.exceeded_by(summary), few_predictions(summary.predictions)),
+        Figures::Perplexity { protocol, model, not_a_number, .. } => {
+            let exceeded = limits.exceeded_by_perplexity(*model, *not_a_number, protocol.predictions);
+            (exceeded, few_predictions(protocol.predictions))
         }
-        Network::Encoder(encoder) => {
-            let figures = sentence_encoder(args, encoder)?;
-            let Figures::Encoder { cosine, .. } = &figures else { unreachable!("of an encoder") };
-            let exceeded = match cosine {
-                Some(cosine) => limits.passed_by_cosine(cosine.mean),
-                None => {
-                    ensure!(limits.min_cosine.is_none(), "--min-cosine needs --text");
-                    vec![]
-                }
-            };
-            (figures, exceeded)
+        Figures::Encoder { cosine: Some(cosine), .. } => (limits.exceeded_by_cosine(cosine), few_texts(cosine.texts)),
+        Figures::Encoder { cosine: None, .. } => {
+            ensure!(limits.min_cosine.is_none(), "--min-cosine needs --text");
+            (vec![], None)
         }
     };
     let reference = args.reference.as_ref().or(args.reference_logits.as_ref());
     let report = Report {
         model_path: args.model.display().to_string(),
         reference_path: reference.map(|path| path.display().to_string()).unwrap_or_default(),
-        text: args.text.as_ref().map(|path| path.display().to_string()),
+        text: args.text.as_deref().map(text_path),
         size: Size::of(network.model()),
         instruction_set: network.model().isa().name(),
         threads: rayon::current_num_threads(),
@@ -118,8 +133,30 @@ fn measure(args: &EvalArgs) -> Result<Answer> {
         limits,
         within: exceeded.is_empty(),
         exceeded,
+        warning,
     };
     Answer::of(&report, args.json, report.within, to_text)
+}
+
+/// A text's path, as figures quote it.
+fn text_path(path: &Path) -> String {
+    if path == Path::new("-") { text::name(path) } else { path.display().to_string() }
+}
+
+/// Refuses a protocol that means nothing for this kind of network.
+pub(super) fn check_protocol(args: &ProtocolArgs, network: &Network) -> Result<()> {
+    let for_models = args.ctx.is_some() || args.score.is_some() || args.documents.is_some();
+    ensure!(
+        matches!(network, Network::Lm(_)) || !for_models,
+        "--ctx, --score and --documents are for language models; of a sentence encoder's text every line counts"
+    );
+    Ok(())
+}
+
+/// How many lines an encoder embeds, in words.
+pub(super) fn sentences(count: usize, cut: usize) -> String {
+    let cut = if cut == 0 { String::new() } else { format!(", {cut} of them cut to the length that the model reads") };
+    format!("{count} lines{cut}")
 }
 
 /// The protocol that was asked for, for a model of this context.
@@ -138,6 +175,23 @@ pub(super) fn protocol(args: &ProtocolArgs, lm: &CausalLm) -> Protocol {
     }
 }
 
+/// A language model's perplexity, without a reference.
+fn alone(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
+    let Some(path) = &args.text else { bail!("--text is missing") };
+    let protocol = protocol(&args.protocol, lm);
+    let windows = protocol.windows(lm, &text::read(path)?)?;
+    let cancelled = cancel_on_signal();
+    let progress = Progress::items(windows.fed(), args.json);
+    let Predicted { perplexity, not_a_number, time } = perplexity(lm, &windows, &progress, &cancelled)?;
+    progress.finish();
+    Ok(Figures::Perplexity {
+        protocol: protocol.describe(&windows),
+        model: perplexity,
+        not_a_number,
+        tokens_per_second: per_second(windows.fed(), time),
+    })
+}
+
 fn language_model(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
     ensure!(args.sts.is_none(), "--sts is for sentence encoders");
     let cancelled = cancel_on_signal();
@@ -154,13 +208,8 @@ fn language_model(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
         let mut outcome = evaluate(Reference::File(&mut reader), &[lm], &windows, None, &progress, &cancelled)?;
         progress.finish();
         let measured = outcome.models.remove(0);
-        let protocol = Described {
-            protocol: "the windows of the file of logits".into(),
-            windows: windows.iter().count(),
-            predictions: windows.predictions(),
-        };
         return Ok(Figures::LanguageModel {
-            protocol,
+            protocol: Described::of_file(&windows),
             summary: Box::new(measured.statistics.summary()),
             noise_floor: None,
             no_noise_floor: Some("the reference's weights are not here".into()),
@@ -255,9 +304,11 @@ fn per_second(count: usize, time: Duration) -> f64 {
 fn sentence_encoder(args: &EvalArgs, encoder: &Encoder) -> Result<Figures> {
     let Some(path) = &args.reference else { bail!("a sentence encoder needs --reference") };
     let Network::Encoder(reference) = open_network(path)? else { bail!("{} is no encoder", path.display()) };
+    let stdin = |path: &Option<PathBuf>| path.as_deref() == Some(Path::new("-"));
+    ensure!(!(stdin(&args.text) && stdin(&args.sts)), "--text and --sts cannot both be read from stdin");
     ensure!(args.save_logits.is_none(), "a sentence encoder has no logits to save");
-    let cancelled = cancel_on_signal();
     let text = args.text.as_deref().map(text::read).transpose()?;
+    let cancelled = cancel_on_signal();
     let limit = args.protocol.windows.map_or(usize::MAX, |n| n as usize);
     let lines = text.iter().flat_map(|text| text.lines()).map(str::trim).filter(|line| !line.is_empty());
     let lines: Vec<&str> = lines.take(limit).collect();
@@ -292,6 +343,7 @@ fn sentence_encoder(args: &EvalArgs, encoder: &Encoder) -> Result<Figures> {
     let embedded = lines.len() + sts.as_ref().map_or(0, |sts| 2 * sts.pairs);
     Ok(Figures::Encoder {
         cosine,
+        texts_cut: cut_texts(encoder, &lines)?,
         noise_floor,
         no_noise_floor: rounded.as_ref().err().cloned(),
         sts,
@@ -302,82 +354,93 @@ fn sentence_encoder(args: &EvalArgs, encoder: &Encoder) -> Result<Figures> {
 
 fn to_text(report: &Report) -> String {
     let size = &report.size;
-    let mut text = format!(
-        "model      {}, {}, {:.2} bits/weight in the layers, {:.2} in the file\n\
-         reference  {}\n",
-        report.model_path,
-        bytes(size.file_bytes),
-        size.layer_bits_per_weight,
-        size.bits_per_weight,
-        report.reference_path,
-    );
+    let width = terminal_width();
+    let mut text = String::new();
+    let mut fact =
+        |label: &str, fact: &str| text.push_str(&paragraph(&format!("{label:<11}"), &printable(fact), width));
+    let bits =
+        format!("{:.2} bits/weight in the layers, {:.2} in the file", size.layer_bits_per_weight, size.bits_per_weight);
+    fact("model", &format!("{}, {}, {bits}", report.model_path, bytes(size.file_bytes)));
+    if !report.reference_path.is_empty() {
+        fact("reference", &report.reference_path);
+    }
     let on = format!("{} on {} threads", report.instruction_set, report.threads);
+    let read = report.text.as_deref();
     match &report.figures {
-        Figures::LanguageModel {
-            protocol,
-            summary,
-            noise_floor,
-            no_noise_floor,
-            tokens_per_second,
-            reference_tokens_per_second,
-        } => {
+        Figures::LanguageModel { protocol, tokens_per_second, reference_tokens_per_second, .. } => {
             let reference = reference_tokens_per_second
                 .map_or_else(String::new, |speed| format!(", the reference {}", three_digits(speed)));
-            text.push_str(&format!(
-                "text       {}: {}\n\
-                \x20          {} windows, {} predictions\n\
-                 speed      {} tokens/s while evaluating{reference}; {on}\n\n",
-                report.text.as_deref().unwrap_or("that of the file"),
-                protocol.protocol,
-                protocol.windows,
-                protocol.predictions,
-                three_digits(*tokens_per_second),
-            ));
+            fact("text", &format!("{}: {}", read.unwrap_or("that of the file"), protocol.protocol));
+            fact("", &protocol.counts());
+            fact("speed", &format!("{} tokens/s while evaluating{reference}; {on}", three_digits(*tokens_per_second)));
+        }
+        Figures::Perplexity { protocol, tokens_per_second, .. } => {
+            fact("text", &format!("{}: {}", read.unwrap_or("none"), protocol.protocol));
+            fact("", &protocol.counts());
+            fact("speed", &format!("{} tokens/s while evaluating; {on}", three_digits(*tokens_per_second)));
+        }
+        Figures::Encoder { cosine, texts_cut, sentences_per_second, reference_sentences_per_second, .. } => {
+            let lines = cosine.as_ref().map(|cosine| format!(": {}", sentences(cosine.texts, *texts_cut)));
+            fact("text", &format!("{}{}", read.unwrap_or("none"), lines.unwrap_or_default()));
+            let speeds = [sentences_per_second, reference_sentences_per_second].map(|speed| three_digits(*speed));
+            fact("speed", &format!("{} sentences/s, the reference {}; {on}", speeds[0], speeds[1]));
+        }
+    }
+    text.push('\n');
+    match &report.figures {
+        Figures::LanguageModel { summary, noise_floor, .. } => {
             text.push_str(&summary_table(summary, noise_floor.as_deref()));
-            if let Some(why) = no_noise_floor {
-                text.push_str(&format!("\nno noise floor: {why}\n"));
-            }
         }
-        Figures::Encoder {
-            cosine,
-            noise_floor,
-            no_noise_floor,
-            sts,
-            sentences_per_second,
-            reference_sentences_per_second,
-        } => {
-            text.push_str(&format!(
-                "text       {}\n\
-                 speed      {} sentences/s, the reference {}; {on}\n\n",
-                report.text.as_deref().unwrap_or("none"),
-                three_digits(*sentences_per_second),
-                three_digits(*reference_sentences_per_second),
-            ));
+        Figures::Perplexity { model, .. } => {
+            let figure = with_error(model.value, model.error);
+            text.push_str(&format!("perplexity  {figure}\nmean NLL    {}\n", digits(model.nll, 5)));
+        }
+        Figures::Encoder { cosine, noise_floor, sts, .. } => {
             text.push_str(&cosine_table(cosine.as_ref(), noise_floor.as_ref(), sts.as_ref()));
-            if let (Some(why), Some(_)) = (no_noise_floor, cosine) {
-                text.push_str(&format!("\nno noise floor: {why}\n"));
-            }
         }
+    }
+    let no_noise_floor = match &report.figures {
+        Figures::LanguageModel { no_noise_floor, .. } => no_noise_floor.as_deref(),
+        Figures::Encoder { no_noise_floor, cosine: Some(_), .. } => no_noise_floor.as_deref(),
+        Figures::Perplexity { .. } => Some("there is no reference; --reference SOURCE compares with the original"),
+        Figures::Encoder { .. } => None,
+    };
+    if let Some(why) = no_noise_floor {
+        text.push('\n');
+        text.push_str(&paragraph("", &format!("no noise floor: {why}"), width));
+    }
+    if let Some(warning) = &report.warning {
+        text.push('\n');
+        text.push_str(&paragraph("", &format!("warning: {warning}"), width));
     }
     for limit in &report.exceeded {
-        text.push_str(&format!("\nover the limit: {limit}"));
-    }
-    if !report.exceeded.is_empty() {
         text.push('\n');
+        text.push_str(&paragraph("", &format!("over the limit: {limit}"), width));
     }
     text
+}
+
+/// A figure and its standard error.
+fn with_error(value: f64, error: f64) -> String {
+    if value.is_nan() { digits(value, 5) } else { format!("{} ± {}", digits(value, 5), digits(error, 2)) }
 }
 
 fn summary_table(summary: &Summary, noise_floor: Option<&Summary>) -> String {
     let both = |f: &dyn Fn(&Summary) -> String| -> Vec<String> {
         std::iter::once(summary).chain(noise_floor).map(f).collect()
     };
-    let with_error = |value: f64, error: f64| format!("{} ± {}", digits(value, 5), digits(error, 2));
-    let percents = |value: f64, error: f64| format!("{:.3} ± {:.3} %", 100.0 * value, 100.0 * error);
+    let percents = |value: f64, error: f64| match value.is_nan() {
+        true => digits(value, 3),
+        false => format!("{:.3} ± {:.3} %", 100.0 * value, 100.0 * error),
+    };
+    let ratio = |s: &Summary| match s.ratio.is_nan() {
+        true => digits(s.ratio, 5),
+        false => format!("{:.5} ± {:.5}", s.ratio, s.ratio_error),
+    };
     let rows = [
         ("perplexity", both(&|s| with_error(s.model.value, s.model.error))),
         ("  of the reference", both(&|s| with_error(s.reference.value, s.reference.error))),
-        ("  ratio", both(&|s| format!("{:.5} ± {:.5}", s.ratio, s.ratio_error))),
+        ("  ratio", both(&ratio)),
         ("KL divergence, mean", both(&|s| with_error(s.kld.mean, s.kld.error))),
         ("  median", both(&|s| digits(s.kld.median, 4))),
         ("  90 %", both(&|s| digits(s.kld.p90, 4))),
@@ -403,7 +466,10 @@ fn cosine_table(cosine: Option<&Cosines>, noise_floor: Option<&Cosines>, sts: Op
     let mut rows = vec![];
     if let Some(cosine) = cosine {
         let both = |name: &str, f: &dyn Fn(&Cosines) -> f64| {
-            let figures = std::iter::once(cosine).chain(noise_floor).map(|cosines| format!("{:.6}", f(cosines)));
+            let figures = std::iter::once(cosine).chain(noise_floor).map(|cosines| match f(cosines) {
+                cosine if cosine.is_nan() => digits(cosine, 6),
+                cosine => format!("{cosine:.6}"),
+            });
             std::iter::once(name.to_owned()).chain(figures).collect::<Vec<String>>()
         };
         rows.push(both("cosine to the reference, mean", &|c| c.mean));
@@ -413,9 +479,11 @@ fn cosine_table(cosine: Option<&Cosines>, noise_floor: Option<&Cosines>, sts: Op
     let mut text = if rows.is_empty() { String::new() } else { table(&heading, &rows) };
     if let Some(Ranking { pairs, correlation, reference_correlation }) = sts {
         let difference = correlation - reference_correlation;
-        text.push_str(&format!(
-            "rank correlation with people's scores of {pairs} pairs: {correlation:.4}, the reference {reference_correlation:.4} ({difference:+.4})\n"
-        ));
+        let ranks = format!(
+            "rank correlation with people's scores of {pairs} pairs: {correlation:.4}, the reference \
+             {reference_correlation:.4} ({difference:+.4})"
+        );
+        text.push_str(&paragraph("", &ranks, terminal_width()));
     }
     text
 }

@@ -11,7 +11,7 @@ use qruntime::container::replace_recipe;
 use serde::Serialize;
 use serde_json::json;
 
-use super::eval::protocol;
+use super::eval::{check_protocol, protocol, sentences};
 use super::open_network;
 use crate::args::ConvertArgs;
 use crate::convert::recipe;
@@ -22,9 +22,9 @@ use crate::eval::network::Network;
 use crate::eval::text;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::report::{digits, percent};
+use crate::report::{digits, percent, printable};
 use crate::source::Source;
-use crate::table::{Column, Table};
+use crate::table::{Column, Table, paragraph, terminal_width};
 
 /// Bytes of the recipe that are kept for the figures.
 pub(super) const ROOM: usize = 4096;
@@ -51,8 +51,10 @@ pub(super) struct Evaluation {
     #[serde(flatten)]
     figures: Figures,
     limits: Limits,
-    /// The limits that were passed, in words.
+    /// The limits that were exceeded, in words.
     exceeded: Vec<String>,
+    /// What speaks against trusting the figures.
+    warning: Option<String>,
     /// If any: the tensors that hurt most, measured on the beginning of the text.
     worst_tensors: Vec<Blamed>,
     /// What measuring took.
@@ -65,9 +67,11 @@ impl<'a> Question<'a> {
         let Some(path) = &args.eval_text else { return Ok(None) };
         let folders = args.source.is_dir() && args.out.extension().is_none_or(|extension| extension != "safetensors");
         ensure!(folders, "--eval-text needs folders, with config.json and a tokenizer beside the weights");
-        let limits = Limits { max_kld: args.max_kld, max_ppl_ratio: args.max_ppl_ratio, min_cosine: args.min_cosine };
+        let (max_kld, max_ppl_ratio, min_cosine) = (args.max_kld, args.max_ppl_ratio, args.min_cosine);
+        let limits = Limits { max_kld, max_ppl_ratio, max_ppl: None, min_cosine };
         let original = open_network(&args.source)?;
         limits.check(&original)?;
+        check_protocol(&args.protocol, &original)?;
         let question = Self { args, original, limits, path, text: text::read(path)? };
         // What is wrong with the text is said before the work, not after it.
         question.gate()?;
@@ -95,7 +99,8 @@ impl<'a> Question<'a> {
         let figures = gate.measure(&open_network(folder)?, &progress, cancelled)?;
         progress.finish();
         let exceeded = figures.beyond(&self.limits);
-        let text = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = text::name(self.path);
+        let warning = figures.warning();
         let worst_tensors = if exceeded.is_empty() {
             let path = folder.join("model.safetensors");
             let mut evaluation = json!({"text": text});
@@ -109,6 +114,9 @@ impl<'a> Question<'a> {
             });
             written.with_context(|| format!("cannot write the figures into {}", path.display()))?;
             vec![]
+        } else if figures.damage().is_nan() {
+            // Nobody's share of what is not a number can be told.
+            vec![]
         } else {
             let brief = gate.shortened(BRIEF);
             let candidates = candidates(plan, distortions);
@@ -118,7 +126,7 @@ impl<'a> Question<'a> {
             found
         };
         let seconds = start.elapsed().as_secs_f64();
-        Ok(Evaluation { text, figures, limits: self.limits, exceeded, worst_tensors, seconds })
+        Ok(Evaluation { text, figures, limits: self.limits, exceeded, warning, worst_tensors, seconds })
     }
 }
 
@@ -134,31 +142,37 @@ fn candidates(plan: &Plan, distortions: &[Option<Distortion>]) -> Vec<(String, f
 }
 
 impl Evaluation {
-    /// Whether no limit is passed.
+    /// Whether no limit is exceeded.
     pub(super) fn is_within(&self) -> bool {
         self.exceeded.is_empty()
     }
 
-    /// The limits that were passed, a line for each.
+    /// The limits that were exceeded and what else is to be known of the figures, a line for each.
     pub(super) fn complaints(&self) -> String {
-        self.exceeded.iter().map(|limit| format!("too bad: {limit}\n")).collect()
+        let exceeded = self.exceeded.iter().map(|limit| format!("over the limit: {limit}\n"));
+        exceeded.chain(self.warning.iter().map(|warning| format!("warning: {warning}\n"))).collect()
     }
 
     pub(super) fn to_text(&self) -> String {
         let mut text = match &self.figures {
             Figures::LanguageModel { protocol, summary } => format!(
-                "measured on {}, {} predictions: KL divergence {} ± {}, perplexity ratio {:.5} ± {:.5}, same likeliest token {}\n",
-                self.text,
-                protocol.predictions,
+                "{}{}measured: KL divergence {} ± {}, perplexity ratio {} ± {},\n\
+                 \x20         same likeliest token {}\n",
+                paragraph("text:     ", &format!("{}: {}", printable(&self.text), protocol.protocol), terminal_width()),
+                paragraph("          ", &protocol.counts(), terminal_width()),
                 digits(summary.kld.mean, 4),
                 digits(summary.kld.error, 2),
-                summary.ratio,
-                summary.ratio_error,
+                digits(summary.ratio, 6),
+                digits(summary.ratio_error, 2),
                 percent(summary.same_top),
             ),
-            Figures::Encoder { cosine } => format!(
-                "measured on {}, {} sentences: cosine {:.6}, worst 1 % {:.6}, least {:.6}\n",
-                self.text, cosine.texts, cosine.mean, cosine.worst_percent, cosine.min,
+            Figures::Encoder { cosine, texts_cut } => format!(
+                "text:     {}: {}\nmeasured: cosine {}, worst 1 % {}, least {}\n",
+                printable(&self.text),
+                sentences(cosine.texts, *texts_cut),
+                digits(cosine.mean, 6),
+                digits(cosine.worst_percent, 6),
+                digits(cosine.min, 6),
             ),
         };
         text.push_str(&self.complaints());
@@ -168,10 +182,9 @@ impl Evaluation {
                 vec![blamed.tensor.escape_debug().to_string(), percent(blamed.relative_rms), share]
             };
             let rows: Vec<Vec<String>> = self.worst_tensors.iter().map(row).collect();
-            let columns =
-                [Column::left("tensor").shortened(), Column::right("weight error"), Column::right("of the damage")];
+            let columns = [Column::left("tensor").shortened(), Column::right("weight error"), Column::right("share")];
             text.push_str(&format!(
-                "\nwhat keeping a tensor as it is would mend, measured on the beginning of the text:\n{}\n",
+                "\ndivergence recovered by leaving one tensor unquantized, measured on the beginning\nof the text:\n{}\n",
                 Table::new(columns).with_rows(rows)
             ));
         }

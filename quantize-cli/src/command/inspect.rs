@@ -61,7 +61,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<Answer> {
     Answer::of(&report, args.json, true, to_text)
 }
 
-/// In a line, what the recipe says was measured; each figure only if it is there.
+/// What the recipe says was measured, and on what; each part only if it is there.
 fn evaluation(evaluation: &Value) -> String {
     let number = |pointer: &str| evaluation.pointer(pointer).and_then(Value::as_f64);
     let figure = |name: &str, pointer: &str| Some(format!("{name} {}", digits(number(pointer)?, 4)));
@@ -74,8 +74,24 @@ fn evaluation(evaluation: &Value) -> String {
         figure("worst 1 %", "/cosine/worst_percent"),
     ];
     let figures: Vec<String> = figures.into_iter().flatten().collect();
-    let on = evaluation.get("text").and_then(Value::as_str).unwrap_or("a text");
-    if figures.is_empty() { evaluation.to_string() } else { format!("{}, on {on}", figures.join(", ")) }
+    if figures.is_empty() {
+        return evaluation.to_string();
+    }
+    let words = |name: &str| evaluation.get(name).and_then(Value::as_str);
+    let count = |pointer: &str| evaluation.pointer(pointer).and_then(Value::as_u64);
+    let on = words("text").unwrap_or("a text");
+    let protocol = words("protocol").map(|protocol| format!(": {protocol}"));
+    let used = count("/text_tokens_used").zip(count("/text_tokens"));
+    let counts = [
+        count("/windows").map(|n| format!("{n} windows")),
+        count("/predictions").map(|n| format!("{n} predictions")),
+        used.map(|(used, all)| format!("{used} of {all} tokens of the text used")),
+        count("/documents_cut").filter(|&n| n > 0).map(|n| format!("{n} documents cut")),
+        count("/cosine/texts").map(|n| format!("{n} texts")),
+        count("/texts_cut").filter(|&n| n > 0).map(|n| format!("{n} texts cut")),
+    ];
+    let counts: Vec<String> = counts.into_iter().flatten().collect();
+    format!("{}; on {on}{}; {}", figures.join(", "), protocol.unwrap_or_default(), counts.join(", "))
 }
 
 fn to_text(report: &Report) -> String {

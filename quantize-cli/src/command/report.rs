@@ -80,7 +80,7 @@ fn measure(args: &ReportArgs) -> Result<Page> {
     let machine = Machine::this();
     let memory = machine.memory_bytes.map(|size| format!(", {} of memory", bytes(size))).unwrap_or_default();
     let threads = rayon::current_num_threads();
-    let text_name = args.text.file_name().unwrap_or_default().to_string_lossy();
+    let text_name = text::name(&args.text);
     let config = original.config();
     let facts = [
         (
@@ -94,7 +94,7 @@ fn measure(args: &ReportArgs) -> Result<Page> {
                 config.vocab_size
             ),
         ),
-        ("Text", format!("{text_name}: {} windows, {} predictions", described.windows, described.predictions)),
+        ("Text", format!("{text_name}: {}", described.counts())),
         ("Protocol", described.protocol),
         (
             "Noise floor",

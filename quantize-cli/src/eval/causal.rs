@@ -8,7 +8,7 @@ use qruntime::{CausalLm, Session, SessionOptions};
 use rayon::prelude::*;
 
 use super::logits_file::{LogitsReader, LogitsWriter};
-use super::statistics::{Answer, Prediction, Statistics};
+use super::statistics::{Answer, Moments, Perplexity, Prediction, Statistics, nll};
 use super::windows::Windows;
 use crate::progress::Progress;
 
@@ -73,9 +73,7 @@ pub fn evaluate(
         let found = lm.config().vocab_size;
         ensure!(found == vocabulary, "a vocabulary of {found} tokens, but the reference has one of {vocabulary}");
     }
-    if let Some(token) = windows.highest().filter(|&token| token as usize >= vocabulary) {
-        bail!("the text has the token {token}, but the vocabulary only {vocabulary}");
-    }
+    check_tokens(windows, vocabulary)?;
     let block = (LOGITS / vocabulary.max(1)).clamp(1, BLOCK);
     let (mut expected, mut found) = (vec![], vec![]);
     let mut reference_time = Duration::ZERO;
@@ -127,6 +125,59 @@ pub fn evaluate(
     }
     let computed = matches!(reference, Reference::Model(_));
     Ok(Outcome { models: measured, reference: computed.then_some(reference_time) })
+}
+
+/// How well a model predicts windows, without a reference.
+#[derive(Debug)]
+pub struct Predicted {
+    /// Its perplexity; NaN if any logits are.
+    pub perplexity: Perplexity,
+    /// Predictions at which the model's logits are not numbers.
+    pub not_a_number: usize,
+    /// The time that the model took.
+    pub time: Duration,
+}
+
+/// Feeds windows to a model alone and adds up how likely it thought the tokens that came.
+///
+/// `progress` counts the tokens fed; when `cancelled` becomes true, it ends with an error.
+///
+/// # Errors
+/// If a window is longer than the model's context or has a token that is none of its own.
+pub fn perplexity(lm: &CausalLm, windows: &Windows, progress: &Progress, cancelled: &AtomicBool) -> Result<Predicted> {
+    let vocabulary = lm.config().vocab_size;
+    check_tokens(windows, vocabulary)?;
+    let block = (LOGITS / vocabulary.max(1)).clamp(1, BLOCK);
+    let (mut sum, mut not_a_number, mut time) = (Moments::default(), 0, Duration::ZERO);
+    let mut logits = vec![];
+    for window in windows.iter() {
+        let mut student = Contestant::new(lm);
+        let fed = &window.tokens[..window.tokens.len() - 1];
+        let (before, predicting) = fed.split_at(window.first);
+        student.feed(before)?;
+        progress.advance(before.len() as u64, "");
+        for (i, tokens) in predicting.chunks(block).enumerate() {
+            if cancelled.load(Ordering::Relaxed) {
+                bail!("interrupted");
+            }
+            student.answer(tokens, vocabulary, &mut logits)?;
+            let came = &window.tokens[window.first + i * block + 1..][..tokens.len()];
+            let rows = logits.par_chunks(vocabulary).zip(came);
+            let found: Vec<f64> = rows.map(|(logits, &token)| nll(logits, token)).collect();
+            not_a_number += found.iter().filter(|nll| nll.is_nan()).count();
+            found.iter().for_each(|&nll| sum.add(nll));
+            progress.advance(tokens.len() as u64, &format!("perplexity so far {:.3}", libm::exp(sum.mean())));
+        }
+        time += student.time;
+    }
+    Ok(Predicted { perplexity: Perplexity::of(&sum), not_a_number, time })
+}
+
+fn check_tokens(windows: &Windows, vocabulary: usize) -> Result<()> {
+    if let Some(token) = windows.highest().filter(|&token| token as usize >= vocabulary) {
+        bail!("the text has the token {token}, but the vocabulary only {vocabulary}");
+    }
+    Ok(())
 }
 
 /// Counts tokens, and tells the mean divergence so far of the first model.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use ndarray::{Array2, ArrayView1};
-use qruntime::Encoder;
+use qruntime::{Encoder, Tokenizer};
 use serde::Serialize;
 
 use super::statistics::percentile;
@@ -20,6 +20,8 @@ const BATCH: usize = 32;
 pub struct Cosines {
     /// How many texts.
     pub texts: usize,
+    /// Texts whose cosine is not a number. If there is one, neither are the figures.
+    pub not_a_number: usize,
     /// Mean cosine between a text's two vectors.
     pub mean: f64,
     /// 1 % of the texts have less.
@@ -34,8 +36,14 @@ impl Cosines {
     pub fn of(cosines: &[f64]) -> Self {
         let mut sorted: Vec<f32> = cosines.iter().map(|&c| c as f32).collect();
         sorted.sort_unstable_by(f32::total_cmp);
+        let not_a_number = cosines.iter().filter(|cosine| cosine.is_nan()).count();
+        if not_a_number > 0 {
+            let (texts, nan) = (cosines.len(), f64::NAN);
+            return Self { texts, not_a_number, mean: nan, worst_percent: nan, min: nan };
+        }
         Self {
             texts: cosines.len(),
+            not_a_number,
             mean: cosines.iter().sum::<f64>() / cosines.len() as f64,
             worst_percent: percentile(&sorted, 0.01),
             min: cosines.iter().copied().min_by(f64::total_cmp).unwrap_or(f64::NAN),
@@ -77,6 +85,20 @@ impl<'a> Embedder<'a> {
         self.time += start.elapsed();
         Ok(vectors)
     }
+}
+
+/// How many texts are longer than an encoder reads: it sees their beginning only.
+///
+/// # Errors
+/// If the encoder has no tokenizer, or a text cannot be encoded.
+pub fn cut_texts(encoder: &Encoder, texts: &[&str]) -> Result<usize> {
+    let whole = Tokenizer::open(encoder.folder())?;
+    let most = encoder.config().max_tokens;
+    let mut cut = 0;
+    for text in texts {
+        cut += usize::from(whole.encode(text, true)?.len() > most);
+    }
+    Ok(cut)
 }
 
 /// Embeds texts with a reference and with models, some at a time, and returns for each model the cosines between its vectors and the reference's.
@@ -220,6 +242,9 @@ mod tests {
         assert!(cosine(right.view(), array![0.0, 0.0].view()).is_nan());
         let found = Cosines::of(&[0.5, 1.0, 0.75]);
         assert_eq!((found.texts, found.mean, found.min), (3, 0.75, 0.5));
+        let found = Cosines::of(&[0.5, f64::NAN, 0.75]);
+        assert!(found.not_a_number == 1 && found.mean.is_nan() && found.worst_percent.is_nan() && found.min.is_nan());
+        let found = Cosines::of(&[0.5, 1.0, 0.75]);
         // 0.02 of the way from the first to the second.
         assert!((found.worst_percent - 0.505).abs() < 1e-6);
     }

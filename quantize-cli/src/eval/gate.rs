@@ -7,7 +7,7 @@ use qruntime::{CausalLm, Encoder};
 use serde::Serialize;
 
 use super::causal::{Reference, evaluate};
-use super::encoder::{Cosines, Embedder, cosines};
+use super::encoder::{Cosines, Embedder, cosines, cut_texts};
 use super::limits::Limits;
 use super::network::Network;
 use super::statistics::Summary;
@@ -32,7 +32,28 @@ pub enum Figures {
     Encoder {
         /// The figures.
         cosine: Cosines,
+        /// Texts that are longer than the encoder reads.
+        texts_cut: usize,
     },
+}
+
+/// With fewer predictions than this a mean divergence is known to 4 % or less well, and a gate passes by luck.
+const FEW_PREDICTIONS: usize = 1000;
+
+/// The same for an encoder's texts.
+const FEW_TEXTS: usize = 100;
+
+/// A warning if an encoder's figures rest on few texts.
+#[must_use]
+pub fn few_texts(count: usize) -> Option<String> {
+    (count < FEW_TEXTS).then(|| format!("the figures rest on {count} texts; {FEW_TEXTS} or more tell more"))
+}
+
+/// A warning if a language model's figures rest on few predictions.
+#[must_use]
+pub fn few_predictions(count: usize) -> Option<String> {
+    (count < FEW_PREDICTIONS)
+        .then(|| format!("the figures rest on {count} predictions; {FEW_PREDICTIONS} or more tell more"))
 }
 
 impl Figures {
@@ -41,16 +62,25 @@ impl Figures {
     pub fn damage(&self) -> f64 {
         match self {
             Self::LanguageModel { summary, .. } => summary.kld.mean,
-            Self::Encoder { cosine } => 1.0 - cosine.mean,
+            Self::Encoder { cosine, .. } => 1.0 - cosine.mean,
         }
     }
 
-    /// The limits that are passed, in words.
+    /// The limits that are exceeded, in words.
     #[must_use]
     pub fn beyond(&self, limits: &Limits) -> Vec<String> {
         match self {
-            Self::LanguageModel { summary, .. } => limits.passed_by(summary),
-            Self::Encoder { cosine } => limits.passed_by_cosine(cosine.mean),
+            Self::LanguageModel { summary, .. } => limits.exceeded_by(summary),
+            Self::Encoder { cosine, .. } => limits.exceeded_by_cosine(cosine),
+        }
+    }
+
+    /// A warning if the figures rest on little.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        match self {
+            Self::LanguageModel { protocol, .. } => few_predictions(protocol.predictions),
+            Self::Encoder { cosine, .. } => few_texts(cosine.texts),
         }
     }
 }
@@ -139,7 +169,7 @@ impl<'a> Gate<'a> {
             (Self::Encoder(original, lines), Network::Encoder(encoder)) => {
                 let mut models = [Embedder::new(encoder)];
                 let found = cosines(&mut Embedder::new(original), &mut models, lines, progress, cancelled)?;
-                Ok(Figures::Encoder { cosine: Cosines::of(&found[0]) })
+                Ok(Figures::Encoder { cosine: Cosines::of(&found[0]), texts_cut: cut_texts(original, lines)? })
             }
             _ => bail!("a model of another kind than the original"),
         }

@@ -25,8 +25,19 @@ pub struct Prediction {
     pub kld: f64,
     /// The probability of the token that came, by the model less by the reference.
     pub change: f64,
-    /// Whether both think the same token the likeliest.
+    /// Whether both think the same token the likeliest. Not if a figure of either is not a number.
     pub same_top: bool,
+}
+
+/// The negative log-likelihood of a token, from a row of logits: the same bits as [`Prediction::nll`].
+///
+/// # Panics
+/// If `token` is not below the length of the row.
+#[must_use]
+pub fn nll(logits: &[f32], token: u32) -> f64 {
+    let highest = highest(logits).0;
+    let sum = sums(logits, highest, logits, highest).model;
+    libm::log(sum) - (f64::from(logits[token as usize]) - f64::from(highest))
 }
 
 impl Prediction {
@@ -60,13 +71,16 @@ impl Prediction {
         };
         let (highest, model_top) = highest(model);
         let nll = libm::log(model_sum) - (f64::from(model[token]) - f64::from(highest));
-        Self {
-            nll,
-            reference_nll,
-            kld,
-            change: libm::exp(-nll) - libm::exp(-reference_nll),
-            same_top: top == model_top,
-        }
+        let change = libm::exp(-nll) - libm::exp(-reference_nll);
+        let mut prediction = Self { nll, reference_nll, kld, change, same_top: false };
+        prediction.same_top = top == model_top && prediction.is_number();
+        prediction
+    }
+
+    /// Whether its figures are numbers: not where logits of the model or the reference are NaN or positive infinity.
+    #[must_use]
+    pub fn is_number(&self) -> bool {
+        !(self.nll.is_nan() || self.reference_nll.is_nan() || self.kld.is_nan())
     }
 }
 
@@ -151,6 +165,7 @@ pub struct Statistics {
     change: Moments,
     squared_change: Moments,
     same_top: usize,
+    not_a_number: usize,
     /// Of every prediction the divergence.
     divergences: Vec<f32>,
 }
@@ -166,6 +181,7 @@ impl Statistics {
         self.change.add(change);
         self.squared_change.add(change * change);
         self.same_top += usize::from(same_top);
+        self.not_a_number += usize::from(!prediction.is_number());
         self.divergences.push(kld as f32);
     }
 
@@ -190,17 +206,19 @@ impl Statistics {
     /// The figures. They are NaN where there are no predictions, or any number was not finite.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        let perplexity = |nll: &Moments| {
-            let value = libm::exp(nll.mean());
-            Perplexity { nll: nll.mean(), value, error: value * nll.error() }
-        };
+        let perplexity = Perplexity::of;
         let mut sorted = self.divergences.clone();
         sorted.sort_unstable_by(f32::total_cmp);
+        if self.not_a_number > 0 {
+            // Percentiles of the rest would look as if nothing had happened.
+            sorted.clear();
+        }
         let ratio = libm::exp(self.difference.mean());
         let same_top = self.same_top as f64 / self.count() as f64;
         let rms_change = self.squared_change.mean().sqrt();
         Summary {
             predictions: self.count(),
+            not_a_number: self.not_a_number,
             reference: perplexity(&self.reference_nll),
             model: perplexity(&self.nll),
             ratio,
@@ -229,7 +247,7 @@ impl Statistics {
 
 /// Mean and standard error of numbers that come one by one (Welford).
 #[derive(Clone, Copy, Debug, Default)]
-struct Moments {
+pub(super) struct Moments {
     count: usize,
     mean: f64,
     /// Sum of the squared distances from the mean.
@@ -237,14 +255,14 @@ struct Moments {
 }
 
 impl Moments {
-    fn add(&mut self, x: f64) {
+    pub(super) fn add(&mut self, x: f64) {
         self.count += 1;
         let distance = x - self.mean;
         self.mean += distance / self.count as f64;
         self.squares += distance * (x - self.mean);
     }
 
-    fn mean(&self) -> f64 {
+    pub(super) fn mean(&self) -> f64 {
         if self.count == 0 { f64::NAN } else { self.mean }
     }
 
@@ -270,6 +288,9 @@ pub fn percentile(sorted: &[f32], fraction: f64) -> f64 {
 pub struct Summary {
     /// How many tokens were predicted.
     pub predictions: usize,
+    /// At how many of them logits of the model or of the reference are not numbers. If there is one, all figures but
+    /// the share of the same likeliest tokens are NaN.
+    pub not_a_number: usize,
     /// By the reference.
     pub reference: Perplexity,
     /// By the model.
@@ -308,6 +329,14 @@ pub struct Perplexity {
     pub value: f64,
     /// The perplexity's standard error.
     pub error: f64,
+}
+
+impl Perplexity {
+    /// The perplexity of predictions with these negative log-likelihoods.
+    pub(super) fn of(nll: &Moments) -> Self {
+        let value = libm::exp(nll.mean());
+        Self { nll: nll.mean(), value, error: value * nll.error() }
+    }
 }
 
 /// How the divergence is distributed over the tokens.
@@ -393,6 +422,7 @@ mod tests {
             let found = Prediction::compare(Answer::Logits(&reference), &model, token as u32);
             close(found.kld, kld, 1e-12);
             close(found.nll, -q[token], 1e-12);
+            assert_eq!(found.nll, nll(&model, token as u32));
             close(found.reference_nll, -p[token], 1e-12);
             close(found.change, libm::exp(q[token]) - libm::exp(p[token]), 1e-13);
             let top = |row: &[f64]| (0..len).max_by(|&a, &b| row[a].total_cmp(&row[b]));
@@ -414,10 +444,17 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY] {
             let found = Prediction::compare(Answer::Logits(&[1.0, 2.0]), &[bad, 1.0], 1);
             assert!(found.kld.is_nan() && found.nll.is_nan(), "{found:?}");
+            // Neither knows anything, so that they agree on nothing.
+            let both = Prediction::compare(Answer::Logits(&[bad, 1.0]), &[bad, 1.0], 1);
+            assert!(!both.is_number() && !both.same_top);
+            let rounded = Prediction::compare(Answer::Rounded(&[f32::NAN, 1.0]), &[1.0, 2.0], 0);
+            assert!(!rounded.is_number() && !rounded.same_top);
             let mut statistics = Statistics::default();
             statistics.add(&found);
-            statistics.add(&Prediction::compare(Answer::Logits(&[1.0, 2.0]), &[1.0, 2.0], 1));
-            assert!(statistics.summary().kld.mean.is_nan());
+            (0..3).for_each(|_| statistics.add(&Prediction::compare(Answer::Logits(&[1.0, 2.0]), &[1.0, 2.0], 1)));
+            let summary = statistics.summary();
+            assert!(summary.kld.mean.is_nan() && summary.kld.median.is_nan() && summary.kld.max.is_nan());
+            assert_eq!((summary.not_a_number, summary.same_top), (1, 0.75));
         }
     }
 

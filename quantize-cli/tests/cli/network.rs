@@ -10,10 +10,10 @@ use super::{ok, quantize, refused, stderr, stdout};
 
 pub(super) const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/storyteller-6m");
 /// A tiny random encoder.
-const ENCODER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../qruntime/tests/data/families/bert-mean");
+pub(super) const ENCODER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../qruntime/tests/data/families/bert-mean");
 
 /// Runs the program with this on its stdin.
-fn piped(args: &[&str], input: &str) -> Output {
+pub(super) fn piped(args: &[&str], input: &str) -> Output {
     let mut program = Command::new(env!("CARGO_BIN_EXE_quantize"));
     let program = program.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = program.spawn().unwrap();
