@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::bytes::open;
 use crate::container::MAX_HEADER;
 use crate::error::{Error, FileError, FileErrorKind};
+use crate::json;
 
 const INDEX: &str = "model.safetensors.index.json";
 const MODEL: &str = "model.safetensors";
@@ -178,7 +179,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
 pub(crate) fn read_json_within<T: DeserializeOwned>(path: &Path, most: usize) -> Result<T, Error> {
     let text = read_text(path, most)?;
     let bad = |error| FileError::new(FileErrorKind::Shards, format!("not the JSON that is expected here: {error}"));
-    Ok(serde_json::from_slice(&text).map_err(|error| bad(error).in_file(path))?)
+    Ok(json::parse(&text).map_err(|error| bad(error).in_file(path))?)
 }
 
 /// Reads a file that says something of a model. It may have so many bytes, and is no pipe or device.

@@ -19,6 +19,9 @@ pub(crate) const WIDTHS: RangeInclusive<usize> = 1..=1 << 18;
 /// Layers that a network may have: each needs tensors, but a list of them is made before these are looked for.
 pub(crate) const LAYERS: usize = 4096;
 
+/// Names in a list of [`Config::some_of`]: each may make a row of results longer.
+const MAX_NAMES: usize = 16;
+
 /// Bytes of a file that says what a network is: a hundred times those of the longest.
 pub(crate) const MAX_CONFIG: usize = 4 << 20;
 
@@ -138,6 +141,23 @@ impl Config {
         config
     }
 
+    /// The same, with the fields of `other` where that has some.
+    pub(crate) fn overlaid(&self, other: &Self) -> Self {
+        let mut config = self.clone();
+        config.fields.extend(other.fields.clone());
+        config
+    }
+
+    /// Whether there are no fields.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// The names of its fields.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.fields.keys().map(String::as_str)
+    }
+
     /// What a name means by a table, if the field is there.
     pub(crate) fn one_of<T: Copy>(&self, field: &str, table: &[(&str, T)]) -> Result<Option<T>, Error> {
         let names: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
@@ -145,6 +165,18 @@ impl Config {
             let text = value.as_str()?;
             table.iter().find(|(name, _)| *name == text).map(|(_, meaning)| *meaning)
         })
+    }
+
+    /// A name that means something by a table, or a list of such; at least one.
+    pub(crate) fn some_of<T: Copy>(&self, field: &str, table: &[(&str, T)]) -> Result<Vec<T>, Error> {
+        let names: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
+        let expected = format!("{}, or a list of such", names.join(", "));
+        let meaning = |value: &Value| table.iter().find(|(name, _)| value == name).map(|(_, meaning)| *meaning);
+        let found = self.optional(field, &expected, |value| match value {
+            Value::Array(list) => (1..=MAX_NAMES).contains(&list.len()).then(|| list.iter().map(meaning).collect())?,
+            value => meaning(value).map(|meaning| vec![meaning]),
+        });
+        found?.ok_or_else(|| self.missing(field, expected))
     }
 
     /// So many names, each of which means something by a table; if the field is there.
@@ -186,6 +218,21 @@ impl Config {
                 },
             );
         Ok(sizes?.unwrap_or_default())
+    }
+
+    /// Tokens: a whole number or a list of some, not more than there may be layers. Those outside of the range are
+    /// left out: `-1` stands for "none" in some files.
+    pub(crate) fn tokens(&self, field: &str, range: RangeInclusive<usize>) -> Result<Vec<usize>, Error> {
+        let token = |value: &Value| match value.as_i64() {
+            Some(token) => Some(usize::try_from(token).ok().filter(|token| range.contains(token))),
+            None => value.as_u64().map(|_| None),
+        };
+        let expected = format!("a whole number, or a list of at most {LAYERS} such");
+        let tokens = self.optional(field, expected, |value| match value {
+            Value::Array(list) => list.iter().map(token).collect::<Option<Vec<_>>>().filter(|_| list.len() <= LAYERS),
+            value => token(value).map(|token| vec![token]),
+        });
+        Ok(tokens?.into_iter().flatten().flatten().collect())
     }
 
     /// An object within this one.

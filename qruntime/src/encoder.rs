@@ -1,5 +1,6 @@
 //! Encoders: networks that make a vector of a text, to be compared with those of others.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,9 +8,8 @@ use std::sync::Arc;
 use kernels::{Isa, normalize_l2};
 use ndarray::Array2;
 
-use crate::checkpoint::{is_plain_name, read_json_within};
-use crate::config::{Config, MAX_CONFIG, SIZES};
-use crate::error::{Error, FileError, FileErrorKind};
+use crate::config::Config;
+use crate::error::Error;
 use crate::family;
 use crate::folder::Folder;
 use crate::model::Model;
@@ -19,6 +19,7 @@ use crate::nn::weights::{Weights, folder};
 use crate::nn::{NUMBERS, Spare};
 use crate::owned::OwnedEncoder;
 use crate::parallel;
+use crate::sentence::Sentence;
 
 /// A sentence encoder: a folder as sentence-transformers lays it out, its matrices packed by `quantize convert` or plain.
 ///
@@ -45,16 +46,28 @@ pub struct EncoderConfig {
     pub vocab_size: usize,
     /// The longest sequence that the network can take, in tokens.
     pub context: usize,
-    /// The length that sequences are to be cut to, in tokens (`sentence_bert_config.json`); not more than `context`.
+    /// The length that sequences are to be cut to, in tokens: what `sentence_bert_config.json` says, or else
+    /// `tokenizer_config.json`; not more than `context`.
     pub max_tokens: usize,
     /// Layers.
     pub layers: usize,
-    /// Numbers of a vector.
+    /// Elements of a token's vector.
+    pub hidden: usize,
+    /// Elements of a text's vector: `hidden` for each way of pooling.
     pub dimensions: usize,
-    /// How a text's vector is made of its tokens'.
-    pub pooling: Pooling,
+    /// How a text's vector is made of its tokens'. Where there are several ways, their vectors are put one after the
+    /// other; there is at least one.
+    pub pooling: Vec<Pooling>,
+    /// Whether the tokens of a prompt count in pooling, as those of the text do.
+    pub include_prompt: bool,
     /// Whether vectors are scaled to length 1.
     pub normalize: bool,
+    /// Whether texts become lower case before they become tokens, whatever the tokenizer does.
+    pub lower_case: bool,
+    /// Prompts by name: texts that are put before a text that is to be embedded.
+    pub prompts: BTreeMap<String, String>,
+    /// The name of the prompt that is used unless another one is asked for.
+    pub default_prompt: Option<String>,
 }
 
 /// How a text's vector is made of its tokens'.
@@ -65,18 +78,26 @@ pub enum Pooling {
     Mean,
     /// That of the first token.
     Cls,
+    /// The largest number of each element.
+    Max,
+    /// Their sum, divided by the square root of how many they are.
+    MeanSqrtLen,
+    /// Their mean weighted by position: 1 for the first token, 2 for the second.
+    WeightedMean,
+    /// That of the last token.
+    LastToken,
 }
 
 /// Tokens that go through the network together, unless a single text has more.
 const BLOCK: usize = 512;
 
 impl Encoder {
-    /// Opens a folder with `config.json`, `modules.json` and what that names beside its safetensors files, reading the weights into memory. Without
-    /// `modules.json`, vectors are means and are not normalized.
+    /// Opens a folder with `config.json`, `modules.json` and what that names beside its safetensors files, reading the
+    /// weights into memory. Without `modules.json`, vectors are means and are not normalized.
     ///
     /// # Errors
-    /// If the files cannot be read, are damaged, are of a family that is not known, or the tensors are not those that `config.json` speaks of; if `modules.json` asks for
-    /// what is not known.
+    /// If the files cannot be read, are damaged, are of a family that is not known, or the tensors are not those that
+    /// `config.json` speaks of; if `modules.json` or a file beside it asks for what is not known.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         Self::new(path, || Model::read(path))
@@ -147,6 +168,15 @@ impl Encoder {
     /// # Errors
     /// If a sequence has no tokens or more than [`context`](EncoderConfig::context), or a token is not in the vocabulary.
     pub fn embed_ids(&self, sequences: &[impl AsRef<[u32]>]) -> Result<Array2<f32>, Error> {
+        self.embed_ids_after(sequences, 0)
+    }
+
+    /// The same, but the first `skipped` tokens of each sequence do not count in pooling.
+    pub(crate) fn embed_ids_after(
+        &self,
+        sequences: &[impl AsRef<[u32]>],
+        skipped: usize,
+    ) -> Result<Array2<f32>, Error> {
         let EncoderConfig { vocab_size: vocabulary, context, dimensions, .. } = *self.config();
         let sequences: Vec<&[u32]> = sequences.iter().map(AsRef::as_ref).collect();
         for tokens in &sequences {
@@ -161,13 +191,21 @@ impl Encoder {
         }
         let mut vectors = Array2::zeros((sequences.len(), dimensions));
         let to = vectors.as_slice_mut().expect("an array of its own");
-        parallel::enter(|| parallel::keep_awake(|| self.0.states.lend(|state| self.compute(&sequences, to, state))))?;
+        parallel::enter(|| {
+            parallel::keep_awake(|| self.0.states.lend(|state| self.compute(&sequences, skipped, to, state)))
+        })?;
         Ok(vectors)
     }
 
-    fn compute(&self, mut sequences: &[&[u32]], mut to: &mut [f32], state: &mut EncoderState) -> Result<(), Error> {
+    fn compute(
+        &self,
+        mut sequences: &[&[u32]],
+        skipped: usize,
+        mut to: &mut [f32],
+        state: &mut EncoderState,
+    ) -> Result<(), Error> {
         let network = self.0.network.borrow_dependent();
-        let dimensions = self.config().dimensions;
+        let EncoderConfig { hidden, dimensions, .. } = *self.config();
         // Fewer where rows are wide, or where many short texts begin tiny heads.
         let most_rows = BLOCK.min(NUMBERS / self.0.spec.row_numbers());
         let most = (NUMBERS / self.0.spec.attention.panel_bytes()).max(1);
@@ -182,110 +220,86 @@ impl Encoder {
             let mut x = state.x.as_slice();
             let (vectors, rest) = to.split_at_mut(some.len() * dimensions);
             for (tokens, vector) in some.iter().zip(vectors.chunks_mut(dimensions)) {
-                let (rows, others) = x.split_at(tokens.len() * dimensions);
+                let (rows, others) = x.split_at(tokens.len() * hidden);
                 x = others;
-                self.pool(rows, vector);
+                self.pool(rows, skipped, vector);
             }
             (sequences, to) = (others, rest);
         }
         Ok(())
     }
 
-    /// The vector of a text from those of its tokens.
-    fn pool(&self, rows: &[f32], vector: &mut [f32]) {
-        let mut rows = rows.chunks(vector.len());
-        let count = rows.len() as f32;
-        vector.copy_from_slice(rows.next().expect("a text has tokens"));
-        if self.config().pooling == Pooling::Mean {
-            for row in rows {
-                vector.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-            }
-            vector.iter_mut().for_each(|sum| *sum /= count);
+    /// Makes the vector of a text from those of its tokens, of which the first `skipped` do not count. More must be there.
+    fn pool(&self, rows: &[f32], skipped: usize, vector: &mut [f32]) {
+        let EncoderConfig { hidden, pooling, normalize, .. } = self.config();
+        let all = rows.chunks(*hidden).enumerate().skip(skipped);
+        for (pooling, vector) in pooling.iter().zip(vector.chunks_mut(*hidden)) {
+            pooling.apply(all.clone(), vector);
         }
-        if self.config().normalize {
+        if *normalize {
             normalize_l2(self.model().isa(), vector);
         }
     }
 }
 
+impl Pooling {
+    /// Makes one vector of those of tokens, with their positions; there is at least one.
+    fn apply<'a>(self, rows: impl ExactSizeIterator<Item = (usize, &'a [f32])> + Clone, vector: &mut [f32]) {
+        let count = rows.len() as f32;
+        let weights: f32 = rows.clone().map(|(position, _)| weight(position)).sum();
+        let rest = rows.len().saturating_sub(1);
+        let mut rows = rows.skip(if self == Self::LastToken { rest } else { 0 });
+        let Some((position, first)) = rows.next() else { return };
+        vector.copy_from_slice(first);
+        match self {
+            Self::Cls | Self::LastToken => {}
+            Self::Max => {
+                for (_, row) in rows {
+                    vector.iter_mut().zip(row).for_each(|(most, x)| *most = most.max(*x));
+                }
+            }
+            Self::Mean | Self::MeanSqrtLen => {
+                for (_, row) in rows {
+                    vector.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+                }
+                let divisor = if self == Self::Mean { count } else { count.sqrt() };
+                vector.iter_mut().for_each(|sum| *sum /= divisor);
+            }
+            Self::WeightedMean => {
+                vector.iter_mut().for_each(|sum| *sum *= weight(position));
+                for (position, row) in rows {
+                    vector.iter_mut().zip(row).for_each(|(sum, x)| *sum += weight(position) * x);
+                }
+                vector.iter_mut().for_each(|sum| *sum /= weights);
+            }
+        }
+    }
+}
+
+/// The weight of a position in [`Pooling::WeightedMean`].
+fn weight(position: usize) -> f32 {
+    (position + 1) as f32
+}
+
 impl EncoderConfig {
     fn new(family: &str, spec: &EncoderSpec, folder: &Path) -> Result<Self, Error> {
-        let sentence = folder.join("sentence_bert_config.json");
-        let max_tokens = match sentence.exists() {
-            true => Config::read(&sentence)?.size_if("max_seq_length", SIZES)?,
-            false => None,
-        };
-        let modules = folder.join("modules.json");
-        let (pooling, normalize) = match modules.exists() {
-            true => read_modules(&modules, folder)?,
-            false => (Pooling::Mean, false),
-        };
+        let sentence = Sentence::read(folder)?;
         Ok(Self {
             family: family.into(),
             vocab_size: spec.vocabulary,
             context: spec.positions,
-            max_tokens: max_tokens.unwrap_or(spec.positions).min(spec.positions),
+            max_tokens: sentence.max_tokens.unwrap_or(spec.positions).min(spec.positions),
             layers: spec.layers,
-            dimensions: spec.hidden,
-            pooling,
-            normalize,
+            hidden: spec.hidden,
+            dimensions: spec.hidden * sentence.pooling.len(),
+            pooling: sentence.pooling,
+            include_prompt: sentence.include_prompt,
+            normalize: sentence.normalize,
+            lower_case: sentence.lower_case,
+            prompts: sentence.prompts,
+            default_prompt: sentence.default_prompt,
         })
     }
-}
-
-/// What follows the network: pooling, and perhaps normalization.
-fn read_modules(path: &Path, folder: &Path) -> Result<(Pooling, bool), Error> {
-    #[derive(serde::Deserialize)]
-    struct Module {
-        path: String,
-        r#type: String,
-    }
-
-    let refuse = |message: String| Error::from(FileError::new(FileErrorKind::Network, message).in_file(path));
-    let modules: Vec<Module> = read_json_within(path, MAX_CONFIG).map_err(Config::as_network)?;
-    let (mut pooling, mut normalize) = (Pooling::Mean, false);
-    for (i, module) in modules.iter().enumerate() {
-        match (i, module.r#type.rsplit('.').next().unwrap_or_default()) {
-            (0, "Transformer") => {}
-            (1, "Pooling") => {
-                // It must not lead out of the folder.
-                if !is_plain_name(&module.path) {
-                    return Err(refuse(format!("\"path\": {:?}, expected the name of a folder", module.path)));
-                }
-                pooling = read_pooling(&Config::read(&folder.join(&module.path).join("config.json"))?)?;
-            }
-            (2.., "Normalize") => normalize = true,
-            _ => {
-                let message = format!("module {i}: {:?}, expected Transformer, Pooling, Normalize", module.r#type);
-                return Err(refuse(message));
-            }
-        }
-    }
-    Ok((pooling, normalize))
-}
-
-fn read_pooling(config: &Config) -> Result<Pooling, Error> {
-    const MODES: [(&str, Option<Pooling>); 6] = [
-        ("pooling_mode_cls_token", Some(Pooling::Cls)),
-        ("pooling_mode_mean_tokens", Some(Pooling::Mean)),
-        ("pooling_mode_max_tokens", None),
-        ("pooling_mode_mean_sqrt_len_tokens", None),
-        ("pooling_mode_weightedmean_tokens", None),
-        ("pooling_mode_lasttoken", None),
-    ];
-    if let Some(pooling) = config.one_of("pooling_mode", &[("mean", Pooling::Mean), ("cls", Pooling::Cls)])? {
-        return Ok(pooling);
-    }
-    let mut chosen = None;
-    for (field, mode) in MODES {
-        if config.flag_if(field)?.unwrap_or(false) {
-            if mode.is_none() || chosen.is_some() {
-                return Err(config.refuse(field, true, "one of the mean and that of the first token alone"));
-            }
-            chosen = mode;
-        }
-    }
-    chosen.ok_or_else(|| config.refuse("pooling_mode_mean_tokens", "false, as all others", "one to be true"))
 }
 
 impl fmt::Debug for Encoder {

@@ -54,6 +54,13 @@ pub enum Error {
     },
     /// A sequence without a token: there is nothing to compute from.
     NoTokens,
+    /// A sentence encoder has no prompt of this name.
+    NoSuchPrompt {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
     /// A session was handed to a model that it does not belong to.
     OtherModel,
     /// An option is out of its range.
@@ -94,6 +101,13 @@ impl fmt::Display for Error {
                 Ok(())
             }
             Self::NoTokens => f.write_str("sequence of 0 tokens, expected at least 1"),
+            Self::NoSuchPrompt { name, known } => {
+                write!(f, "the encoder has no prompt \"{}\"", name.escape_debug())?;
+                match known.as_slice() {
+                    [] => f.write_str(", nor any other"),
+                    known => write!(f, ", expected one of {known:?}"),
+                }
+            }
             Self::OtherModel => f.write_str("a session of another model"),
             Self::Option { name, found, expected } => write!(f, "{name} {found}, expected {expected}"),
         }

@@ -55,6 +55,7 @@ mod error;
 mod experts;
 mod family;
 mod folder;
+mod json;
 mod linear;
 mod lm;
 mod model;
@@ -62,6 +63,7 @@ mod nn;
 mod owned;
 mod parallel;
 mod sample;
+mod sentence;
 mod session;
 mod tensor;
 #[cfg(feature = "text")]
@@ -82,7 +84,7 @@ pub use sample::{Greedy, Sample, SampleOptions, Sampler};
 pub use session::{Generate, Session, SessionOptions};
 pub use tensor::{PackedTensor, PlainTensor};
 #[cfg(feature = "text")]
-pub use text::{ChatTemplate, Date, DecodeStream, Message, Tokenizer};
+pub use text::{ChatTemplate, Date, DecodeStream, Embeddings, Message, Prompt, Tokenizer};
 pub use weight::Weight;
 
 /// The examples of the README, compiled with the tests.

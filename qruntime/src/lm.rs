@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kernels::Isa;
 use ndarray::Array2;
 
-use crate::config::{Config, SIZES};
+use crate::config::Config;
 use crate::error::Error;
 use crate::family;
 use crate::folder::Folder;
@@ -150,6 +150,12 @@ impl CausalLm {
         &self.0.config
     }
 
+    /// What is doubtful about the model's files, in sentences for whoever runs it; mostly nothing. The model runs as
+    /// `transformers` runs it, which warns of the same.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.0.network.borrow_dependent().warning().into_iter()
+    }
+
     /// Its tensors.
     #[must_use]
     pub fn model(&self) -> &Model {
@@ -269,17 +275,17 @@ impl LmConfig {
     fn new(family: &str, spec: &DecoderSpec, file: &Config, folder: &Path) -> Result<Self, Error> {
         let tokens = |field: &str| {
             let generation = folder.join("generation_config.json");
-            let range = 0..=*SIZES.end();
+            let range = 0..=spec.vocabulary - 1;
             if generation.exists() {
                 let file = Config::read(&generation)?;
                 if file.has(field) {
-                    return file.sizes(field, range);
+                    return file.tokens(field, range);
                 }
             }
-            file.sizes(field, range)
+            file.tokens(field, range)
         };
         let tokens = |field: &str| {
-            let tokens = tokens(field)?.into_iter().filter(|&token| token < spec.vocabulary);
+            let tokens = tokens(field)?.into_iter();
             Ok::<_, Error>(tokens.map(|token| token as u32).collect::<Vec<u32>>())
         };
         let attention = &spec.layers[0].attention;

@@ -1,6 +1,7 @@
 //! BERT (Devlin et al., 2018), and what was made after it with the same layers: MiniLM, BGE, E5.
 
 use kernels::Activation;
+use serde_json::json;
 
 use super::{ACTIVATIONS, head_dim};
 use crate::config::{Config, LAYERS, SIZES, WIDTHS};
@@ -9,10 +10,15 @@ use crate::nn::spec::{AttentionSpec, DenseSpec, EncoderSpec, Mask};
 
 /// BERT.
 pub(super) fn bert(config: &Config) -> Result<EncoderSpec, Error> {
+    let config = &config.with_defaults(json!({"max_position_embeddings": 512, "type_vocab_size": 2}));
     let hidden = config.size("hidden_size", WIDTHS)?;
     let heads = config.size("num_attention_heads", WIDTHS)?;
     let head_dim = head_dim(config, hidden, heads)?;
     config.one_of("position_embedding_type", &[("absolute", ())])?;
+    let causal = config.flag_if("is_decoder")?.unwrap_or(false);
+    if config.flag_if("add_cross_attention")? == Some(true) {
+        return Err(config.refuse("add_cross_attention", true, "false: there is no other sequence to attend to"));
+    }
     Ok(EncoderSpec {
         vocabulary: config.size("vocab_size", SIZES)?,
         hidden,
@@ -26,7 +32,7 @@ pub(super) fn bert(config: &Config) -> Result<EncoderSpec, Error> {
             head_dim,
             scale: 1.0 / (head_dim as f32).sqrt(),
             softcap: None,
-            mask: Mask::Full,
+            mask: if causal { Mask::Causal } else { Mask::Full },
             rope: None,
             head_norm: None,
             inputs: &["self.query", "self.key", "self.value"],

@@ -3,7 +3,7 @@
 use kernels::Activation;
 use serde_json::json;
 
-use super::{ACTIVATIONS, common, rope, windows};
+use super::{ACTIVATIONS, attention_bias, common_with, rope, windows};
 use crate::config::{Config, SIZES};
 use crate::error::Error;
 use crate::nn::spec::{DecoderSpec, Mask, MlpSpec, NormNames};
@@ -16,19 +16,18 @@ fn with_defaults(config: &Config) -> Config {
     }))
 }
 
-/// What both have in common.
-fn gemma(config: &Config) -> Result<DecoderSpec, Error> {
-    let mut spec = common(config)?;
+/// What both have in common, but for rotations where there is no `rotated` part.
+fn gemma(config: &Config, rotated: Option<rope::Part>) -> Result<DecoderSpec, Error> {
+    let mut spec = common_with(config, rotated)?;
+    attention_bias(config, &mut spec)?;
     spec.norm.plus_one = true;
     spec.embedding_scale = (spec.hidden as f32).sqrt();
     spec.logits_softcap = softcap(config, "final_logit_softcapping")?;
     let scalar = config.number("query_pre_attn_scalar", 1e-3..=1e6)?;
     let scale = (1.0 / scalar.sqrt()) as f32;
-    let attention_softcap = softcap(config, "attn_logit_softcapping")?;
     let activation = config.one_of("hidden_activation", ACTIVATIONS)?;
     for layer in &mut spec.layers {
         layer.attention.scale = scale;
-        layer.attention.softcap = attention_softcap;
         layer.norms = NormNames {
             before_attention: "input_layernorm",
             after_attention: Some("post_attention_layernorm"),
@@ -42,15 +41,27 @@ fn gemma(config: &Config) -> Result<DecoderSpec, Error> {
     Ok(spec)
 }
 
+/// Refuses a network whose tokens see those after them.
+fn causal(config: &Config) -> Result<(), Error> {
+    match config.flag_if("use_bidirectional_attention")? {
+        Some(true) => Err(config.refuse("use_bidirectional_attention", true, "false, as with language models")),
+        _ => Ok(()),
+    }
+}
+
 fn softcap(config: &Config, field: &str) -> Result<Option<f32>, Error> {
     Ok(config.number_if(field, 1e-3..=1e6)?.map(|cap| cap as f32))
 }
 
 /// Gemma 2: every other layer sees a window.
 pub(super) fn gemma2(config: &Config) -> Result<DecoderSpec, Error> {
-    let config =
-        with_defaults(config).with_defaults(json!({"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}));
-    let mut spec = gemma(&config)?;
+    let config = with_defaults(config).with_defaults(json!({
+        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "max_position_embeddings": 8192,
+    }));
+    causal(&config)?;
+    let mut spec = gemma(&config, Some(rope::Part::Whole))?;
+    let cap = softcap(&config, "attn_logit_softcapping")?;
+    spec.layers.iter_mut().for_each(|layer| layer.attention.softcap = cap);
     let window = config.size_if("sliding_window", SIZES)?;
     windows(&config, &mut spec, window, |i| i % 2 == 0)?;
     Ok(spec)
@@ -60,11 +71,11 @@ pub(super) fn gemma2(config: &Config) -> Result<DecoderSpec, Error> {
 pub(super) fn gemma3(config: &Config) -> Result<DecoderSpec, Error> {
     let config = with_defaults(config).with_defaults(json!({
         "sliding_window_pattern": 6, "rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0,
+        "max_position_embeddings": 131_072,
     }));
-    let mut spec = gemma(&config)?;
-    if config.flag_if("use_bidirectional_attention")? == Some(true) {
-        return Err(config.refuse("use_bidirectional_attention", true, "false, as with language models"));
-    }
+    causal(&config)?;
+    // `attn_logit_softcapping` may be there: transformers keeps the field and never applies it.
+    let mut spec = gemma(&config, None)?;
     let pattern = config.size("sliding_window_pattern", SIZES)?;
     // Layers that could see a window are rotated as such even if it is not there.
     let window = config.size_if("sliding_window", SIZES)?.unwrap_or(*SIZES.end());
@@ -86,6 +97,10 @@ pub(super) fn gemma3(config: &Config) -> Result<DecoderSpec, Error> {
 /// Gemma 3 as a part of a model that sees pictures, too: its text is what runs here.
 pub(super) fn gemma3_within(config: &Config) -> Result<DecoderSpec, Error> {
     // Such files leave out what is as in the first model of the family.
-    let first = json!({"vocab_size": 262_208, "num_attention_heads": 8, "max_position_embeddings": 131_072});
-    gemma3(&config.section("text_config")?.with_defaults(first))
+    let first = json!({"vocab_size": 262_208, "num_attention_heads": 8});
+    let mut spec = gemma3(&config.section("text_config")?.with_defaults(first))?;
+    // transformers applies no cap within the larger model, and looks for the flag outside of the part.
+    spec.logits_softcap = None;
+    spec.tied = config.flag_if("tie_word_embeddings")?.unwrap_or(true);
+    Ok(spec)
 }

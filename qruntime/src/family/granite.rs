@@ -2,8 +2,10 @@
 
 use std::ops::RangeInclusive;
 
-use super::common;
+use serde_json::json;
+
 use super::mixtral::{EXPERTS, FUSED, mixture};
+use super::{attention_bias, common, mlp_bias};
 use crate::config::Config;
 use crate::error::Error;
 use crate::nn::spec::{DecoderSpec, ExpertNames, MixtureNames, MixtureSpec, MlpSpec};
@@ -13,7 +15,15 @@ const SCALES: RangeInclusive<f64> = 1e-6..=1e6;
 
 /// Granite without experts.
 pub(super) fn granite(config: &Config) -> Result<DecoderSpec, Error> {
-    let mut spec = common(config)?;
+    let mut spec = scaled(config)?;
+    mlp_bias(config, &mut spec)?;
+    Ok(spec)
+}
+
+/// Reads what both have in common.
+fn scaled(config: &Config) -> Result<DecoderSpec, Error> {
+    let mut spec = common(&config.with_defaults(json!({"max_position_embeddings": 2048})))?;
+    attention_bias(config, &mut spec)?;
     let scale = |field: &str| Ok::<_, Error>(config.number_if(field, SCALES)?.unwrap_or(1.0) as f32);
     spec.embedding_scale = scale("embedding_multiplier")?;
     spec.logits_divisor = scale("logits_scaling")?;
@@ -27,7 +37,8 @@ pub(super) fn granite(config: &Config) -> Result<DecoderSpec, Error> {
 
 /// Granite with experts.
 pub(super) fn granite_moe(config: &Config) -> Result<DecoderSpec, Error> {
-    let mut spec = granite(config)?;
+    let mut spec = scaled(config)?;
+    let config = config.with_defaults(json!({"num_local_experts": 8, "num_experts_per_tok": 2}));
     let experts = config.size("num_local_experts", 1..=EXPERTS)?;
     let chosen = config.size("num_experts_per_tok", 1..=experts)?;
     for layer in &mut spec.layers {

@@ -2,19 +2,25 @@
 
 use serde_json::json;
 
-use super::{common, window};
+use super::{attention_bias, common, mlp_bias, window};
 use crate::config::Config;
 use crate::error::Error;
 use crate::nn::spec::DecoderSpec;
 
 /// Llama 1 to 3, and what was made after them.
 pub(super) fn llama(config: &Config) -> Result<DecoderSpec, Error> {
-    common(config)
+    let config = config.with_defaults(json!({"max_position_embeddings": 2048}));
+    let mut spec = common(&config)?;
+    attention_bias(&config, &mut spec)?;
+    mlp_bias(&config, &mut spec)?;
+    Ok(spec)
 }
 
 /// Mistral.
 pub(super) fn mistral(config: &Config) -> Result<DecoderSpec, Error> {
-    let config = config.with_defaults(json!({"num_key_value_heads": 8, "sliding_window": 4096}));
+    let config = config.with_defaults(json!({
+        "num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131_072,
+    }));
     let mut spec = common(&config)?;
     window(&config, &mut spec)?;
     Ok(spec)

@@ -12,11 +12,15 @@ pub(super) const EXPERTS: usize = 4096;
 
 /// Mixtral.
 pub(super) fn mixtral(config: &Config) -> Result<DecoderSpec, Error> {
-    let config =
-        config.with_defaults(json!({"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0}));
+    let config = config.with_defaults(json!({
+        "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1_000_000.0, "max_position_embeddings": 131_072,
+        "num_experts_per_tok": 2,
+    }));
     let mut spec = common(&config)?;
     window(&config, &mut spec)?;
-    let experts = config.size("num_local_experts", 1..=EXPERTS)?;
+    // The other name is that of Qwen; with neither there are 8.
+    let field = if config.has("num_experts") { "num_experts" } else { "num_local_experts" };
+    let experts = config.with_defaults(json!({field: 8})).size(field, 1..=EXPERTS)?;
     let chosen = config.size("num_experts_per_tok", 1..=experts)?;
     for layer in &mut spec.layers {
         if let MlpSpec::Dense(dense) = layer.mlp {

@@ -87,6 +87,10 @@ const ACTIVATIONS: &[(&str, Activation)] = &[
     ("gelu", Activation::Gelu),
     ("gelu_pytorch_tanh", Activation::GeluTanh),
     ("gelu_new", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu_accurate", Activation::GeluTanh),
+    ("gelu_python_tanh", Activation::GeluTanh),
+    ("gelu_python", Activation::Gelu),
     ("relu", Activation::Relu),
 ];
 
@@ -108,6 +112,11 @@ const FIRST_KV: usize = 2 << 30;
 /// What nearly all decoders have in common, as Llama has it: families change what is different with them, and say what it means if fields are left out
 /// ([`Config::with_defaults`]).
 fn common(config: &Config) -> Result<DecoderSpec, Error> {
+    common_with(config, Some(rope::Part::Whole))
+}
+
+/// The same for a family that rotates another part of each head, or, without one, reads its rotations itself.
+fn common_with(config: &Config, rotated: Option<rope::Part>) -> Result<DecoderSpec, Error> {
     let hidden = config.size("hidden_size", WIDTHS)?;
     let heads = config.size("num_attention_heads", WIDTHS)?;
     let kv_heads = config.size_if("num_key_value_heads", WIDTHS)?.unwrap_or(heads);
@@ -128,7 +137,6 @@ fn common(config: &Config) -> Result<DecoderSpec, Error> {
     }
     let context = config.size("max_position_embeddings", SIZES)?;
     let eps = config.number_if("rms_norm_eps", 0.0..=1.0)?.unwrap_or(1e-6) as f32;
-    let bias = config.flag_if("attention_bias")?.unwrap_or(false);
     let layer = LayerSpec {
         attention: AttentionSpec {
             heads,
@@ -140,9 +148,9 @@ fn common(config: &Config) -> Result<DecoderSpec, Error> {
             rope: Some(0),
             head_norm: None,
             inputs: QKV,
-            inputs_bias: bias,
+            inputs_bias: false,
             output: "o_proj",
-            output_bias: bias,
+            output_bias: false,
         },
         mlp: MlpSpec::Dense(DenseSpec {
             scope: "mlp",
@@ -151,7 +159,7 @@ fn common(config: &Config) -> Result<DecoderSpec, Error> {
             gated: true,
             inputs: GATE_UP,
             output: "down_proj",
-            bias: config.flag_if("mlp_bias")?.unwrap_or(false),
+            bias: false,
         }),
         norms: PRE_NORMS,
         residual_scale: 1.0,
@@ -166,8 +174,28 @@ fn common(config: &Config) -> Result<DecoderSpec, Error> {
         embedding_scale: 1.0,
         logits_divisor: 1.0,
         logits_softcap: None,
-        ropes: vec![rope::read(config, head_dim, context)?],
+        ropes: rotated.map(|part| rope::read(config, head_dim, context, part)).transpose()?.into_iter().collect(),
     })
+}
+
+/// The matrices of attention have biases if `attention_bias` says so.
+fn attention_bias(config: &Config, spec: &mut DecoderSpec) -> Result<(), Error> {
+    let bias = config.flag_if("attention_bias")?.unwrap_or(false);
+    for layer in &mut spec.layers {
+        (layer.attention.inputs_bias, layer.attention.output_bias) = (bias, bias);
+    }
+    Ok(())
+}
+
+/// The matrices of the MLPs have biases if `mlp_bias` says so.
+fn mlp_bias(config: &Config, spec: &mut DecoderSpec) -> Result<(), Error> {
+    let bias = config.flag_if("mlp_bias")?.unwrap_or(false);
+    for layer in &mut spec.layers {
+        if let MlpSpec::Dense(dense) = &mut layer.mlp {
+            dense.bias = bias;
+        }
+    }
+    Ok(())
 }
 
 /// Numbers of a head, where heads share what goes from layer to layer.

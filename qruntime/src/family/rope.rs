@@ -32,15 +32,32 @@ const FACTORS: RangeInclusive<f64> = 1e-6..=1e6;
 /// The base of frequencies.
 pub(super) const THETAS: RangeInclusive<f64> = 1.0..=1e15;
 
-/// The rotation of heads of `head_dim` numbers, for sequences of up to `context`.
-pub(super) fn read(config: &Config, head_dim: usize, context: usize) -> Result<RopeSpec, Error> {
-    match config.section_if("rope_parameters")? {
-        Some(section) => scaled(config, Some(section), head_dim, context, None),
-        None => scaled(config, config.section_if("rope_scaling")?, head_dim, context, None),
-    }
+/// Which part of a head is rotated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// All of it: `partial_rotary_factor` has no meaning for the family.
+    Whole,
+    /// What `partial_rotary_factor` says.
+    AsConfigured,
 }
 
-/// The rotation of one kind of layer, where these have rotations of their own within `rope_parameters`. `theta` is the base where that does not say.
+/// Reads the rotation of heads of `head_dim` elements, for sequences of up to `context` tokens.
+pub(super) fn read(config: &Config, head_dim: usize, context: usize, part: Part) -> Result<RopeSpec, Error> {
+    // Where both are there, transformers takes `rope_scaling` alone: model cards tell people to add it.
+    let section = match config.section_if("rope_scaling")?.filter(|section| !section.is_empty()) {
+        Some(section) => Some(section),
+        None => config.section_if("rope_parameters")?,
+    };
+    if let Some(section) = &section
+        && let Some(kind) = ["full_attention", "sliding_attention"].into_iter().find(|kind| section.has(kind))
+    {
+        return Err(section.refuse(kind, "an object", "no rotations by kind of layer in this family"));
+    }
+    scaled(config, section, head_dim, context, part, None)
+}
+
+/// Reads the rotation of one kind of layer, for families where each kind has its own within `rope_parameters`. `theta` is the
+/// base where that does not say; `rope_scaling` changes what is there if `scaling` is true.
 pub(super) fn read_for(
     config: &Config,
     layers: &str,
@@ -50,11 +67,12 @@ pub(super) fn read_for(
     scaling: bool,
 ) -> Result<RopeSpec, Error> {
     let within = config.section_if("rope_parameters")?.map(|all| all.section_if(layers)).transpose()?.flatten();
-    let section = match within {
-        None if scaling => config.section_if("rope_scaling")?,
-        within => within,
+    let over = if scaling { config.section_if("rope_scaling")? } else { None };
+    let section = match (within, over) {
+        (Some(within), Some(over)) => Some(within.overlaid(&over)),
+        (within, over) => within.or(over),
     };
-    scaled(config, section, head_dim, context, Some(theta))
+    scaled(config, section, head_dim, context, Part::Whole, Some(theta))
 }
 
 /// Kind and numbers are in `section`, and those about the whole network in `config`.
@@ -63,6 +81,7 @@ fn scaled(
     section: Option<Config>,
     head_dim: usize,
     context: usize,
+    part: Part,
     theta: Option<f64>,
 ) -> Result<RopeSpec, Error> {
     let in_section = |field: &str, range: RangeInclusive<f64>| match &section {
@@ -74,9 +93,29 @@ fn scaled(
         (Some(theta), _) | (None, Some(theta)) => theta,
         (None, None) => config.number_if("rope_theta", THETAS)?.unwrap_or(10_000.0),
     };
+    let kind = match &section {
+        Some(section) => match section.one_of("rope_type", KINDS)? {
+            Some(kind) => kind,
+            None => section.one_of("type", KINDS)?.unwrap_or(Kind::Default),
+        },
+        None => Kind::Default,
+    };
     let partial = match in_section("partial_rotary_factor", 0.0..=1.0)? {
         Some(partial) => partial,
         None => config.number_if("partial_rotary_factor", 0.0..=1.0)?.unwrap_or(1.0),
+    };
+    let partial = match (part, kind) {
+        (Part::AsConfigured, _) => partial,
+        (Part::Whole, Kind::Default) => 1.0,
+        (Part::Whole, _) if partial == 1.0 => 1.0,
+        // Frequencies of a part, for heads that are rotated as a whole: transformers fails.
+        (Part::Whole, _) => {
+            return Err(config.refuse(
+                "partial_rotary_factor",
+                partial,
+                "1 in this family, whose heads are rotated whole",
+            ));
+        }
     };
     let dim = (head_dim as f64 * partial) as usize;
     if dim < 2 || dim % 2 == 1 {
@@ -88,10 +127,6 @@ fn scaled(
     let frequencies = base.iter().map(plain).collect();
     let default = RopeSpec { frequencies, long: None, original: context, scale: 1.0, reach: context };
     let Some(section) = section else { return Ok(default) };
-    let kind = match section.one_of("rope_type", KINDS)? {
-        Some(kind) => kind,
-        None => section.one_of("type", KINDS)?.unwrap_or(Kind::Default),
-    };
     let factor = || section.number("factor", FACTORS);
     let original = || original(config, &section);
     let frequencies = match kind {
@@ -123,10 +158,10 @@ fn scaled(
         }
         Kind::LongRope => {
             let original = original()?;
-            let factor = match (original, section.has("factor")) {
-                (Some(original), _) => context as f64 / original as f64,
-                (None, true) => factor()?,
-                (None, false) => 1.0,
+            let factor = match (section.has("factor"), original) {
+                (true, _) => factor()?,
+                (false, Some(original)) => context as f64 / original as f64,
+                (false, None) => 1.0,
             };
             return longrope(&section, default, &base, original.unwrap_or(context), factor);
         }

@@ -27,6 +27,7 @@ pub(crate) struct Decoder<'a> {
     head: Linear<'a>,
     logits_divisor: f32,
     logits_softcap: Option<f32>,
+    warning: Option<String>,
 }
 
 struct Layer<'a> {
@@ -62,15 +63,8 @@ pub(crate) struct DecoderState {
 impl<'a> Decoder<'a> {
     /// Finds the tensors in `weights`.
     pub(crate) fn new(spec: &DecoderSpec, weights: &Weights<'a>) -> Result<Self, Error> {
-        let DecoderSpec { vocabulary, hidden, norm, .. } = *spec;
-        let body = weights.at_first(&PREFIXES, "embed_tokens.weight")?;
-        let embedding = body.linear("embed_tokens", vocabulary, hidden, false)?;
-        let head = match spec.tied {
-            true => embedding.clone(),
-            false => {
-                weights.at_first(&HEAD_PREFIXES, "lm_head.weight")?.linear("lm_head", vocabulary, hidden, false)?
-            }
-        };
+        let DecoderSpec { hidden, norm, .. } = *spec;
+        let Ends { body, embedding, head, warning } = Ends::new(spec, weights)?;
         let layer = |(i, layer): (usize, &LayerSpec)| Layer::new(layer, &body.at(&format!("layers.{i}")), spec);
         let isa = weights.isa();
         Ok(Self {
@@ -83,7 +77,13 @@ impl<'a> Decoder<'a> {
             head,
             logits_divisor: spec.logits_divisor,
             logits_softcap: spec.logits_softcap,
+            warning,
         })
+    }
+
+    /// What in the files is not as it should be, though the network runs.
+    pub(crate) fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
     }
 
     /// An empty cache for one sequence.
@@ -161,6 +161,50 @@ impl<'a> Decoder<'a> {
 
 /// Logits that are divided and bent together.
 const PART: usize = 2048;
+
+/// What is before and after the layers, as far as the files decide it.
+struct Ends<'a> {
+    /// Where the tensors of the layers are.
+    body: Weights<'a>,
+    embedding: Linear<'a>,
+    head: Linear<'a>,
+    warning: Option<String>,
+}
+
+impl<'a> Ends<'a> {
+    /// Finds the tensors. Of two tied ones a file may have either. If it has both, they count, not the flag.
+    fn new(spec: &DecoderSpec, weights: &Weights<'a>) -> Result<Self, Error> {
+        const EMBEDDING: &str = "embed_tokens.weight";
+        const HEAD: &str = "lm_head.weight";
+        let matrix = |of: &Weights<'a>, name: &str| of.linear(name, spec.vocabulary, spec.hidden, false);
+        let tied =
+            |body: Weights<'a>, both: Linear<'a>| Self { body, embedding: both.clone(), head: both, warning: None };
+        let head_at = weights.at_first(&HEAD_PREFIXES, HEAD);
+        let body = match (weights.at_first(&PREFIXES, EMBEDDING), &head_at) {
+            (Err(_), Ok(head_at)) if spec.tied => {
+                return Ok(tied(weights.at_first(&PREFIXES, "norm.weight")?, matrix(head_at, "lm_head")?));
+            }
+            (body, _) => body?,
+        };
+        let embedding = matrix(&body, "embed_tokens")?;
+        let head_at = match head_at {
+            Err(_) if spec.tied => return Ok(tied(body, embedding)),
+            head_at => head_at?,
+        };
+        let head = matrix(&head_at, "lm_head")?;
+        if spec.tied && body.is_same(EMBEDDING, &head_at, HEAD) {
+            return Ok(tied(body, embedding));
+        }
+        let warning = spec.tied.then(|| {
+            let (head, embedding) = (head_at.quoted(HEAD), body.quoted(EMBEDDING));
+            format!(
+                "config.json says that the output head is the embedding (\"tie_word_embeddings\": true), but {head} and \
+                 {embedding} differ: {head} is used"
+            )
+        });
+        Ok(Self { body, embedding, head, warning })
+    }
+}
 
 /// What the names of the layers' tensors may begin with: of a language model, of one within a larger one, of one without an output head.
 const PREFIXES: [&str; 4] = ["model.", "language_model.model.", "model.language_model.", ""];

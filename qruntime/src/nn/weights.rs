@@ -54,6 +54,16 @@ impl<'a> Weights<'a> {
         self.model.tensor(&self.name(name)).is_some()
     }
 
+    /// Whether a tensor is the same as another, byte for byte.
+    pub(crate) fn is_same(&self, name: &str, other: &Self, other_name: &str) -> bool {
+        self.model.is_same(&self.name(name), &other.name(other_name))
+    }
+
+    /// The full name of a tensor, for messages.
+    pub(crate) fn quoted(&self, name: &str) -> String {
+        format!("\"{}\"", self.name(name).escape_debug())
+    }
+
     fn name(&self, name: &str) -> String {
         format!("{}{name}", self.scope)
     }

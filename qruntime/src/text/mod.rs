@@ -1,17 +1,17 @@
 //! Text: tokens from it and back, and what networks make of it.
 
 mod chat;
+mod sentence;
 mod tokenizer;
 
 use std::sync::OnceLock;
 
-use ndarray::Array2;
 use serde_json::Value;
 
 pub use chat::{ChatTemplate, Date, Message};
+pub use sentence::{Embeddings, Prompt};
 pub use tokenizer::{DecodeStream, Tokenizer};
 
-use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::lm::CausalLm;
 
@@ -30,37 +30,6 @@ impl CausalLm {
     /// As [`ChatTemplate::open`].
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>, Error> {
         ChatTemplate::open(self.folder())
-    }
-}
-
-impl Encoder {
-    /// The tokenizer in the encoder's folder, which cuts texts to [`max_tokens`](crate::EncoderConfig::max_tokens). It is opened when it is first
-    /// asked for.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::open`].
-    pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
-        once(&self.0.folder.tokenizer, || Tokenizer::open(self.folder())?.with_limit(self.config().max_tokens))
-    }
-
-    /// The vectors of texts: a row for each. Long texts are cut.
-    ///
-    /// ```no_run
-    /// use qruntime::Encoder;
-    ///
-    /// let encoder = Encoder::open("all-MiniLM-L6-v2")?;
-    /// let vectors = encoder.embed(&["A cat sits on a mat.", "A kitten rests on a rug.", "Rates rise."])?;
-    /// let likeness = vectors.dot(&vectors.t()); // cosines, where vectors are normalized
-    /// assert!(likeness[[0, 1]] > likeness[[0, 2]]);
-    /// # Ok::<(), qruntime::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`tokenizer`](Self::tokenizer), and if a text cannot be encoded.
-    pub fn embed(&self, texts: &[impl AsRef<str>]) -> Result<Array2<f32>, Error> {
-        let tokenizer = self.tokenizer()?;
-        let tokens = texts.iter().map(|text| tokenizer.encode(text.as_ref(), true));
-        self.embed_ids(&tokens.collect::<Result<Vec<_>, _>>()?)
     }
 }
 

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tokenizers::{PostProcessor, Tokenizer as Pipeline, TruncationParams};
+use tokenizers::{PostProcessor, Tokenizer as Pipeline, TruncationDirection, TruncationParams};
 
 use super::{MAX_TEXT, special};
 use crate::checkpoint::{read_json_within, read_text};
@@ -26,9 +26,13 @@ impl Tokenizer {
     /// # Errors
     /// If there is no `tokenizer.json` or it cannot be understood.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
-        let folder = folder.as_ref();
+        Self::open_changed(folder.as_ref(), |_| false)
+    }
+
+    /// The same, with the file changed before anything is made of it, if `change` says that it has changed something.
+    pub(super) fn open_changed(folder: &Path, change: impl FnOnce(&mut Value) -> bool) -> Result<Self, Error> {
         let path = folder.join("tokenizer.json");
-        let bytes = read_text(&path, MAX_HEADER)?;
+        let bytes = changed(read_text(&path, MAX_HEADER)?, change);
         let pipeline = guarded(&path, "not a tokenizer", || {
             let mut pipeline = Pipeline::from_bytes(bytes)?;
             pipeline.with_padding(None);
@@ -47,8 +51,14 @@ impl Tokenizer {
     ///
     /// # Errors
     /// If that leaves no room for the tokens that are added.
-    pub fn with_limit(mut self, tokens: usize) -> Result<Self, Error> {
-        let params = TruncationParams { max_length: tokens, ..TruncationParams::default() };
+    pub fn with_limit(self, tokens: usize) -> Result<Self, Error> {
+        self.with_limit_at(tokens, false)
+    }
+
+    /// The same; texts lose their beginnings if `left` is true, or else their ends.
+    pub(super) fn with_limit_at(mut self, tokens: usize, left: bool) -> Result<Self, Error> {
+        let direction = if left { TruncationDirection::Left } else { TruncationDirection::Right };
+        let params = TruncationParams { max_length: tokens, direction, ..TruncationParams::default() };
         let Self { pipeline, path, .. } = &mut self;
         guarded(path, &format!("texts of {tokens} tokens"), || {
             // The crate subtracts one from the other.
@@ -78,6 +88,17 @@ impl Tokenizer {
             }
         }
         Ok(tokens)
+    }
+
+    /// The tokens of a text with those that are added to it, and whether it was cut to the limit.
+    pub(super) fn encode_cut(&self, text: &str) -> Result<(Vec<u32>, bool), Error> {
+        let encoding = guarded(&self.path, "cannot encode a text", || self.pipeline.encode_fast(text, true))?;
+        Ok((encoding.get_ids().to_vec(), !encoding.get_overflowing().is_empty()))
+    }
+
+    /// Whether a token is one that [`decode`](Self::decode) leaves out.
+    pub(super) fn is_special(&self, token: u32) -> bool {
+        !self.is_text(token)
     }
 
     /// The token that is put before every text, if one is.
@@ -128,6 +149,12 @@ impl fmt::Debug for Tokenizer {
 fn first_token(config: &Value, pipeline: &Pipeline) -> Option<(u32, bool)> {
     let wanted = config.get("add_bos_token")?.as_bool()?;
     Some((pipeline.token_to_id(special(config, "bos_token")?)?, wanted))
+}
+
+/// The text of a file after a change. What is not JSON stays as it is, to be refused as such.
+fn changed(text: Vec<u8>, change: impl FnOnce(&mut Value) -> bool) -> Vec<u8> {
+    let mut file = serde_json::from_slice(&text).unwrap_or_default();
+    if change(&mut file) { file.to_string().into_bytes() } else { text }
 }
 
 /// What the crate `tokenizers` gives. Some files make it panic where others give an error; a file must not end the program that opens it.

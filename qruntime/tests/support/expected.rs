@@ -68,7 +68,16 @@ impl Expected {
 
 /// A file or folder of `../shared/data`, which is not part of the project, or `None`, and says so, where it is absent.
 pub fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(name);
+    beside_the_project("data", name)
+}
+
+/// The same of `../shared/cases`: inputs that once broke the product, with what should come of them.
+pub fn cases(name: &str) -> Option<PathBuf> {
+    beside_the_project("cases", name)
+}
+
+fn beside_the_project(folder: &str, name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(folder).join(name);
     if path.exists() {
         return Some(path);
     }

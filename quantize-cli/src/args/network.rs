@@ -111,7 +111,13 @@ pub struct EmbedArgs {
     /// Replace --output if it exists; never the model or --input.
     #[arg(long, requires = "output")]
     pub force: bool,
-    /// Lines that are read before their vectors are written.
+    /// Put the model's prompt of this name before every line [default: the prompt that the model names, if any].
+    #[arg(long, value_name = "NAME", conflicts_with = "prompt")]
+    pub prompt_name: Option<String>,
+    /// Put this text before every line; an empty one for no prompt.
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// Lines that are computed together, at most. Vectors are written when no more lines are waiting.
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
     pub batch: u16,
     /// How the model gets into memory.

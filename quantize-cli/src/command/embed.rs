@@ -3,13 +3,17 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use ndarray::{Array2, ArrayView1};
-use qruntime::Encoder;
+use qruntime::{Encoder, Prompt};
 
-use super::{cancel_on_signal, open_encoder, pool};
+use super::{cancel_on_signal, open_encoder, pool, warn};
 use crate::args::EmbedArgs;
 use crate::place::{self, Destination};
 use crate::report::{Answer, quoted};
@@ -21,16 +25,26 @@ pub(super) fn run(args: &EmbedArgs, out: &mut (dyn Write + Send)) -> Result<Answ
 fn embed(args: &EmbedArgs, out: &mut (dyn Write + Send)) -> Result<Answer> {
     let destination = args.output.as_deref().map(|path| destination(args, path)).transpose()?;
     let encoder = open_encoder(&args.model, args.machine.huge_pages)?;
-    let lines: Box<dyn BufRead> = match &args.input {
-        Some(path) => {
-            Box::new(BufReader::new(File::open(path).with_context(|| format!("cannot read {}", path.display()))?))
-        }
-        None => Box::new(io::stdin().lock()),
+    let prompt = match (&args.prompt, &args.prompt_name) {
+        (Some(text), _) => Prompt::Text(text),
+        (None, Some(name)) => Prompt::Named(name),
+        (None, None) => Prompt::Default,
     };
-    let batch = usize::from(args.batch);
+    // A prompt that is not there is reported before anything is read.
+    encoder.embed_with(&[""; 0], prompt)?;
+    let input: Box<dyn Read + Send> = match &args.input {
+        Some(path) => Box::new(File::open(path).with_context(|| format!("cannot read {}", quoted(path)))?),
+        None => Box::new(io::stdin()),
+    };
+    let cancelled = match args.output {
+        Some(_) => cancel_on_signal(),
+        // There is nothing to be removed.
+        None => Arc::default(),
+    };
+    let lines = Lines { waiting: read_lines(input, args.batch), batch: args.batch.into(), cancelled };
     match &destination {
         None => {
-            each_batch(&encoder, lines, batch, &AtomicBool::new(false), |vectors| {
+            embed_lines(&encoder, prompt, lines, &mut |vectors| {
                 for vector in vectors.outer_iter() {
                     write_json(out, vector)?;
                 }
@@ -39,12 +53,8 @@ fn embed(args: &EmbedArgs, out: &mut (dyn Write + Send)) -> Result<Answer> {
             Ok(Answer::yes(String::new()))
         }
         Some(destination) => {
-            let cancelled = cancel_on_signal();
-            let embed = |write: &mut dyn FnMut(&Array2<f32>) -> Result<()>| {
-                each_batch(&encoder, lines, batch, &cancelled, write)
-            };
             let columns = encoder.config().dimensions;
-            let rows = write_npy(destination, columns, embed)?;
+            let rows = write_npy(destination, columns, |write| embed_lines(&encoder, prompt, lines, write))?;
             Ok(Answer::yes(format!("wrote {}: {rows} vectors of {columns}\n", quoted(destination.path()))))
         }
     }
@@ -73,33 +83,80 @@ fn next_line(lines: &mut impl BufRead) -> Result<Option<String>> {
     Ok(Some(line))
 }
 
-/// Embeds lines, some at a time, until `cancelled` becomes true.
-fn each_batch(
-    encoder: &Encoder,
-    mut lines: impl BufRead,
+/// Reads lines in a thread of its own: whoever asks for them learns whether more are waiting, and is not held up by a
+/// pipe. About as many are kept as are asked for together.
+fn read_lines(input: Box<dyn Read + Send>, batch: u16) -> Receiver<Result<String>> {
+    let (sender, receiver) = sync_channel(batch.into());
+    thread::spawn(move || {
+        let mut input = BufReader::new(input);
+        for number in 1u64.. {
+            let line = next_line(&mut input).with_context(|| format!("cannot read line {number}")).transpose();
+            let Some(line) = line else { return };
+            let is_last = line.is_err();
+            // Nobody listens any more if something else has failed.
+            if sender.send(line).is_err() || is_last {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Lines as they come.
+struct Lines {
+    waiting: Receiver<Result<String>>,
+    /// How many are taken together, at most.
     batch: usize,
-    cancelled: &AtomicBool,
-    mut each: impl FnMut(&Array2<f32>) -> Result<()>,
-) -> Result<()> {
-    let mut texts = Vec::with_capacity(batch);
-    let mut number = 0;
-    loop {
-        if cancelled.load(Ordering::Relaxed) {
-            bail!("interrupted");
+    /// Whether to stop.
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Lines {
+    /// Waits for a line, and takes those that are waiting behind it. None are left if it is empty.
+    fn next_batch(&self) -> Result<Vec<String>> {
+        const PATIENCE: Duration = Duration::from_millis(50);
+        let mut lines = Vec::new();
+        loop {
+            if self.cancelled.load(Ordering::Relaxed) {
+                bail!("interrupted");
+            }
+            match self.waiting.recv_timeout(PATIENCE) {
+                Ok(line) => break lines.push(line?),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(lines),
+            }
         }
-        texts.clear();
-        while texts.len() < batch {
-            number += 1;
-            let Some(line) = next_line(&mut lines).with_context(|| format!("cannot read line {number}"))? else {
-                break;
-            };
-            texts.push(line);
+        while lines.len() < self.batch
+            && let Ok(line) = self.waiting.try_recv()
+        {
+            lines.push(line?);
         }
-        if texts.is_empty() {
-            return Ok(());
-        }
-        each(&encoder.embed(&texts)?)?;
+        Ok(lines)
     }
+}
+
+/// Embeds lines, as many at a time as are there, and says at the end how many did not fit the model.
+fn embed_lines(
+    encoder: &Encoder,
+    prompt: Prompt<'_>,
+    lines: Lines,
+    each: &mut dyn FnMut(&Array2<f32>) -> Result<()>,
+) -> Result<()> {
+    let (mut count, mut cut) = (0u64, 0u64);
+    loop {
+        let texts = lines.next_batch()?;
+        if texts.is_empty() {
+            break;
+        }
+        let embeddings = encoder.embed_with(&texts, prompt)?;
+        each(&embeddings.vectors)?;
+        count += texts.len() as u64;
+        cut += embeddings.cut.iter().filter(|cut| **cut).count() as u64;
+    }
+    if cut > 0 {
+        warn(&format!("{cut} of {count} lines were cut to {} tokens, the model's length", encoder.config().max_tokens));
+    }
+    Ok(())
 }
 
 /// A vector as a line of JSON.

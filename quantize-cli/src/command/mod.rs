@@ -101,7 +101,11 @@ fn open(path: &Path) -> Result<Model> {
 #[expect(unsafe_code, reason = "a memory map, the one of this program")]
 fn open_network(path: &Path) -> Result<Network> {
     // SAFETY: as for `open`.
-    unsafe { Network::map(path) }.with_context(|| format!("cannot run {}", path.display()))
+    let network = unsafe { Network::map(path) }.with_context(|| format!("cannot run {}", path.display()))?;
+    if let Network::Lm(lm) = &network {
+        lm.warnings().for_each(warn);
+    }
+    Ok(network)
 }
 
 /// Maps a file that has no name, as `tempfile::tempfile` makes them.
@@ -121,7 +125,9 @@ fn open_lm(path: &Path, huge_pages: bool) -> Result<CausalLm> {
     if lm.is_err() && matches!(open_network(path), Ok(Network::Encoder(_))) {
         bail!("{} is a sentence encoder: see quantize embed", path.display());
     }
-    lm.with_context(|| format!("cannot run {}", path.display()))
+    let lm = lm.with_context(|| format!("cannot run {}", path.display()))?;
+    lm.warnings().for_each(warn);
+    Ok(lm)
 }
 
 /// Opens a sentence encoder.
@@ -134,6 +140,12 @@ fn open_encoder(path: &Path, huge_pages: bool) -> Result<Encoder> {
         bail!("{} is a language model: see quantize run", path.display());
     }
     encoder.with_context(|| format!("cannot run {}", path.display()))
+}
+
+/// Tells whoever is at stderr of something doubtful that does not stop the program.
+fn warn(message: &str) {
+    // With stderr gone there is nobody left to tell.
+    let _ = writeln!(std::io::stderr(), "warning: {message}");
 }
 
 /// A pool of so many threads, or of one for every core.
