@@ -1,6 +1,6 @@
 //! `run` and `embed`.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -153,4 +153,115 @@ fn lines_become_vectors() {
     assert_eq!(numbers, vectors.concat());
     assert!(refused(&args).contains("exists already"));
     assert!(refused(&["embed", model, "--output", "vectors.json"]).contains(".npy"));
+}
+
+/// A sentence encoder with a tokenizer.
+const SENTENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../qruntime/tests/data/sentence");
+
+/// Who writes a line waits for its vector before the next one.
+#[test]
+fn vectors_come_as_lines_come() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_quantize"));
+    let program = program.args(["embed", SENTENCE]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = program.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    for line in ["a cat", "the dog", ""] {
+        writeln!(input, "{line}").unwrap();
+        let mut vector = String::new();
+        output.read_line(&mut vector).unwrap();
+        assert_eq!(serde_json::from_str::<Vec<f32>>(&vector).unwrap().len(), 16, "{line}");
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+#[cfg(unix)]
+fn texts_come_from_a_pipe_by_name() {
+    let text = "a cat\nthe dog\n".repeat(300);
+    let expected = stdout(&piped(&["embed", SENTENCE], &text));
+    assert_eq!(expected.lines().count(), 600);
+    let output = piped(&["embed", SENTENCE, "--input", "/dev/stdin", "--batch", "7"], &text);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stdout(&output), expected);
+    let wrong = piped(&["embed", SENTENCE], "a cat\n\u{e9}\n");
+    assert_eq!(wrong.status.code(), Some(0), "{}", stderr(&wrong));
+}
+
+/// An encoder with prompts, whose texts have at most 5 tokens.
+fn prompted() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
+    let files = [
+        "config.json",
+        "model.safetensors",
+        "modules.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "1_Pooling/config.json",
+    ];
+    for file in files {
+        std::fs::copy(format!("{SENTENCE}/{file}"), folder.path().join(file)).unwrap();
+    }
+    let prompts = r#"{"prompts": {"query": "the ", "passage": "a "}, "default_prompt_name": "query"}"#;
+    std::fs::write(folder.path().join("config_sentence_transformers.json"), prompts).unwrap();
+    std::fs::write(folder.path().join("sentence_bert_config.json"), r#"{"max_seq_length": 5}"#).unwrap();
+    folder
+}
+
+#[test]
+fn lines_get_a_prompt() {
+    let folder = prompted();
+    let model = folder.path().to_str().unwrap();
+    let embed = |args: &[&str], text: &str| {
+        let output = piped(&[&["embed", model], args].concat(), text);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let plain = |text: &str| embed(&["--prompt", ""], text);
+    assert_eq!(embed(&[], "cat\n"), plain("the cat\n"));
+    assert_eq!(embed(&["--prompt-name", "passage"], "cat\n"), plain("a cat\n"));
+    assert_eq!(embed(&["--prompt", "on "], "cat\n"), plain("on cat\n"));
+    assert_ne!(plain("a cat\n"), plain("the cat\n"));
+    let complaint = refused(&["embed", model, "--prompt-name", "Query"]);
+    assert!(
+        complaint.contains("no prompt \"Query\", expected one of [\"document\", \"passage\", \"query\"]"),
+        "{complaint}"
+    );
+    assert!(refused(&["embed", model, "--prompt-name", "query", "--prompt", "a"]).contains("cannot be used with"));
+}
+
+#[test]
+fn lines_that_were_cut_are_counted() {
+    let folder = prompted();
+    let model = folder.path().to_str().unwrap();
+    let output = piped(&["embed", model, "--prompt", ""], "a cat\na cat sat on\na cat sat on a mat\n");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(stderr(&output), "warning: 2 of 3 lines were cut to 5 tokens, the model's length\n");
+    assert_eq!(stderr(&piped(&["embed", model, "--prompt", ""], "a cat\n")), "");
+}
+
+/// What is doubtful about a model's files is said once, and does not stop the program.
+#[test]
+fn a_head_beside_a_tied_embedding_is_worth_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::copy(format!("{MODEL}/{file}"), folder.path().join(file)).unwrap();
+    }
+    let bytes = std::fs::read(format!("{MODEL}/model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let embedding = file.tensor("model.embed_tokens.weight").unwrap();
+    let mut rows = embedding.data().to_vec();
+    rows.rotate_left(2 * embedding.shape()[1]);
+    let head = safetensors::tensor::TensorView::new(embedding.dtype(), embedding.shape().to_vec(), &rows).unwrap();
+    let tensors = file.tensors().into_iter().chain([("lm_head.weight".to_owned(), head)]);
+    std::fs::write(folder.path().join("model.safetensors"), safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let args = ["--prompt", "Once", "-n", "3", "--temperature", "0"];
+    let output = quantize(&[&["run", folder.path().to_str().unwrap()], &args[..]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let warnings: Vec<String> =
+        stderr(&output).lines().filter(|line| line.starts_with("warning: ")).map(str::to_owned).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("tie_word_embeddings"), "{warnings:?}");
+    assert_ne!(stdout(&output), ok(&[&["run", MODEL], &args[..]].concat()));
 }
