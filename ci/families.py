@@ -47,6 +47,8 @@ class Family:
     # Names and config.json as transformers 5 holds them: experts in one tensor, `rope_parameters`, `dtype`.
     new_names: bool = False
     new_config: bool = False
+    # The file has an output head, whatever config.json says.
+    own_head: bool = False
     # An encoder's pooling, and whether it normalizes.
     pooling: str | None = None
     normalize: bool = False
@@ -123,6 +125,11 @@ FAMILIES = {
     "llama-bias": Family(decoder(*LLAMA, hidden_size=24, head_dim=12, attention_bias=True, mlp_bias=True), torch.float32, new_config=True),
     "llama-rope-llama3": Family(decoder(*LLAMA, head_dim=24, rope_scaling=LLAMA3_ROPE), torch.bfloat16, (40,)),
     "llama-rope-linear": Family(decoder(*LLAMA, tie_word_embeddings=True, rope_scaling={"type": "linear", "factor": 4.0})),
+    # What people do to files by hand: a head that was trained on, and rotations for a longer context.
+    "llama-own-head": Family(decoder(*LLAMA, tie_word_embeddings=True), own_head=True),
+    "llama-rope-both": Family(decoder(*LLAMA, tie_word_embeddings=True, rope_theta=None, rope_scaling={
+        "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+        rope_parameters={"rope_type": "default", "rope_theta": 77.0})),
     "mistral": Family(decoder("MistralForCausalLM", "mistral", head_dim=24, sliding_window=10), torch.bfloat16),
     # A window that is there but not in use.
     "qwen2": Family(decoder("Qwen2ForCausalLM", "qwen2", tie_word_embeddings=True, use_sliding_window=False, sliding_window=6,
@@ -138,6 +145,9 @@ FAMILIES = {
                      torch.bfloat16),
     "gemma3-new-config": Family(gemma("Gemma3ForCausalLM", "gemma3_text", sliding_window_pattern=2, rope_theta=10000.0,
                                       rope_local_base_freq=100.0), new_config=True),
+    # One of the caps is never applied.
+    "gemma3-capped": Family(gemma("Gemma3ForCausalLM", "gemma3_text", sliding_window_pattern=2, rope_theta=10000.0,
+                                  rope_local_base_freq=100.0, attn_logit_softcapping=2.0, final_logit_softcapping=4.0)),
     "phi3": Family(decoder("Phi3ForCausalLM", "phi3", hidden_size=48, num_attention_heads=3, num_key_value_heads=1, sliding_window=10,
                            partial_rotary_factor=0.75, pad_token_id=0)),
     # Its frequencies depend on the length of the input: two inputs.
@@ -154,6 +164,8 @@ FAMILIES = {
                               torch.bfloat16, new_names=True, new_config=True),
     "qwen3-moe": Family(qwen_moe(*QWEN3_MOE, head_dim=12, norm_topk_prob=True, num_hidden_layers=3, mlp_only_layers=[1])),
     "qwen3-moe-fused": Family(qwen_moe(*QWEN3_MOE, head_dim=12, norm_topk_prob=False), torch.bfloat16, new_names=True, new_config=True),
+    # Heads share the hidden size, other than with Qwen 3.
+    "qwen3-moe-default-heads": Family(qwen_moe(*QWEN3_MOE)),
     "granite": Family(decoder("GraniteForCausalLM", "granite", **GRANITE)),
     "granitemoe": Family(decoder("GraniteMoeForCausalLM", "granitemoe", **(GRANITE | {
         "hidden_size": 32, "intermediate_size": 20, "num_local_experts": 6, "num_experts_per_tok": 3}))),
@@ -161,6 +173,7 @@ FAMILIES = {
         "hidden_size": 32, "intermediate_size": 20, "num_local_experts": 6, "num_experts_per_tok": 3})), torch.bfloat16, new_names=True,
         new_config=True),
     "bert-mean": Family(bert(), torch.float32, (24, 5, 40), pooling="mean", normalize=True),
+    "bert-causal": Family(bert(is_decoder=True), torch.float16, (24, 5), pooling="mean"),
     "bert-cls": Family(bert(hidden_size=40, type_vocab_size=1, intermediate_size=72), torch.float16, (24, 1, 40), pooling="cls"),
 }
 
@@ -186,6 +199,8 @@ def draw(name, shape, model_type, random):
 def write_model(name, family, folder, attempt):
     """Writes config.json and model.safetensors."""
     arguments = copy.deepcopy(family.config)  # It changes what it is given.
+    if family.own_head:
+        arguments["tie_word_embeddings"] = False
     config = AutoConfig.for_model(arguments.pop("model_type"), **arguments)
     kind = AutoModel if family.pooling else AutoModelForCausalLM
     model = kind.from_config(config)

@@ -8,7 +8,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use qruntime::{CausalLm, Encoder};
+use qruntime::CausalLm;
 use support::expected::cases;
 use support::npy;
 
@@ -88,9 +88,10 @@ fn what_transformers_loads_is_loaded() {
 }
 
 #[test]
+#[cfg(feature = "text")]
 fn vectors_are_those_of_sentence_transformers() {
     for (name, folder) in folders("enc-") {
-        let encoder = Encoder::open(&folder).unwrap();
+        let encoder = qruntime::Encoder::open(&folder).unwrap();
         let sentences = std::fs::read_to_string(folder.join("sentences.txt")).unwrap();
         let sentences: Vec<&str> = sentences.lines().collect();
         let ours = encoder.embed(&sentences).unwrap();

@@ -30,6 +30,12 @@ const COMPANIONS: &[&str] = &[
     "chat_template.json",
     MODULES,
     "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
     "config_sentence_transformers.json",
     "preprocessor_config.json",
     "README.md",
@@ -41,16 +47,7 @@ pub(super) fn config(folder: &Path) -> Result<Option<Value>, SourceError> {
     if !path.exists() {
         return Ok(None);
     }
-    read_json(&path).map(Some).map_err(|error| {
-        let text = error.to_string();
-        match text.strip_prefix(&format!("{path:?}: ")) {
-            Some(problem) if problem.contains("expected value at") || problem.contains("invalid number") => {
-                let problem = format!("{problem} (NaN and Infinity, which Python writes, are not JSON)");
-                SourceError::checkpoint(&path, None, problem)
-            }
-            _ => error.into(),
-        }
-    })
+    Ok(read_json(&path).map(Some)?)
 }
 
 /// Refuses weights that are already codes of another method, which would be taken for numbers. An error is what to say.
