@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::bytes::open;
+use crate::config::MAX_CONFIG;
 use crate::container::MAX_HEADER;
 use crate::error::{Error, FileError, FileErrorKind};
 use crate::json;
@@ -173,6 +174,14 @@ pub fn file_names(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<St
 /// If the file cannot be read or is not an ordinary one, is too long, or is not JSON of the form that `T` has.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     read_json_within(path, MAX_HEADER)
+}
+
+/// Reads a JSON file such as `config.json`, which may have up to 4 MiB.
+///
+/// # Errors
+/// Those of [`read_json`].
+pub fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    read_json_within(path, MAX_CONFIG)
 }
 
 /// The same for a file that may have so many bytes: what is made of it can be 40 times as large.

@@ -109,6 +109,10 @@ pub fn recipe(source: &Source, plan: &Plan, evaluation: Value) -> Value {
         "rules": plan.rules,
         "source": {"tensors": source.tensors().len(), "bytes": source.total_bytes()},
     });
+    if !plan.companions.is_empty() {
+        // With `--force` these files of the folder may be replaced, and no others.
+        recipe["companions"] = plan.companions.iter().map(|path| path.to_string_lossy()).collect();
+    }
     if evaluation != "" {
         recipe["evaluation"] = evaluation;
     }

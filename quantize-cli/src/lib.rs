@@ -8,6 +8,7 @@
 pub mod args;
 pub mod bench;
 pub mod command;
+mod companions;
 pub mod compare;
 pub mod convert;
 pub mod eval;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 use globset::{Glob, GlobMatcher};
 use kernels::{Format, Rounding};
@@ -98,6 +100,8 @@ pub struct Plan {
     pub rules: Vec<String>,
     /// Bytes that the file's recipe keeps free for figures that are measured with it. None at first.
     pub room: usize,
+    /// Files that are put beside the model, relative to its folder; the recipe lists them. None at first.
+    pub companions: Vec<PathBuf>,
 }
 
 impl Plan {
@@ -115,7 +119,14 @@ impl Plan {
         }
         let tensors = source.tensors().iter().enumerate();
         let tensors = tensors.map(|(i, tensor)| plan_tensor(i, tensor, to, rules)).collect::<Result<_>>()?;
-        Ok(Self { tensors, to, rounding, rules: rules.iter().map(|rule| rule.text.clone()).collect(), room: 0 })
+        Ok(Self {
+            tensors,
+            to,
+            rounding,
+            rules: rules.iter().map(|rule| rule.text.clone()).collect(),
+            room: 0,
+            companions: vec![],
+        })
     }
 
     /// Bytes of all tensors in the model.

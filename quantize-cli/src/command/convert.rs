@@ -1,6 +1,6 @@
 //! `quantize convert`: a checkpoint into a model.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use super::gate::{self, Evaluation, Question};
 use crate::args::ConvertArgs;
+use crate::companions::{self, CONFIG};
 use crate::convert::convert;
-use crate::output::{Temporary, check_apart, check_destination, synchronize};
+use crate::output::{MODEL, Temporary, check_apart, check_destination, check_space, sweep};
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::report::{Answer, bytes, percent, shape, three_digits};
@@ -66,6 +67,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
     let (distortions, evaluation) = if args.dry_run {
         (vec![None; plan.tensors.len()], None)
     } else {
+        plan.companions = if is_folder(&args.out) { source.companions().to_vec() } else { vec![] };
         plan.room = if args.eval_text.is_some() { gate::ROOM } else { 0 };
         super::pool(args.threads)?.install(|| write(args, &source, &plan, isa))?
     };
@@ -85,29 +87,34 @@ fn write(
 ) -> Result<(Vec<Option<Distortion>>, Option<Evaluation>)> {
     let gate = Question::new(args)?;
     check_apart(source, &args.out)?;
+    super::note(&sweep(&args.out)?);
     check_destination(&args.out, args.force)?;
     let cancelled = super::cancel_on_signal();
     let progress = Progress::new(source.total_bytes(), args.quiet);
 
-    let folder = args.out.extension().is_none_or(|extension| extension != "safetensors");
+    let folder = is_folder(&args.out);
     let temporary = if folder { Temporary::folder(&args.out)? } else { Temporary::file(&args.out)? };
     let to = temporary.path();
     let distortions = if folder {
         convert_into(source, plan, isa, to, &progress, &cancelled)
     } else {
-        convert_to(source, plan, isa, to, &progress, &cancelled)
+        check_space(to.parent().unwrap_or(to), plan.bytes())
+            .and_then(|()| convert_to(source, plan, isa, to, &progress, &cancelled))
     };
     let distortions = distortions.with_context(|| format!("no {} was made", args.out.display()))?;
     progress.finish();
     let ask = |gate: &Question<'_>| gate.ask(source, plan, temporary.path(), &distortions, &cancelled);
     let evaluation = gate.as_ref().map(ask).transpose()?;
     if evaluation.as_ref().is_none_or(Evaluation::is_within) {
-        if folder {
-            synchronize(temporary.path())?;
-        }
+        source.check_unchanged().with_context(|| format!("no {} was made", args.out.display()))?;
         temporary.commit(&args.out, args.force)?;
     }
     Ok((distortions, evaluation))
+}
+
+/// Whether a path without the ending of a file is meant: the model becomes a folder.
+fn is_folder(out: &Path) -> bool {
+    out.extension().is_none_or(|extension| extension != "safetensors")
 }
 
 /// Converts into a folder that is there, with the files that belong to the model.
@@ -119,8 +126,10 @@ pub(super) fn convert_into(
     progress: &Progress,
     cancelled: &AtomicBool,
 ) -> Result<Vec<Option<Distortion>>> {
-    copy_companions(source, plan, folder)?;
-    convert_to(source, plan, isa, &folder.join("model.safetensors"), progress, cancelled)
+    check_space(folder, plan.bytes() + companions::bytes(source.companions(), source.path()))?;
+    let changed = |companion: &Path| described(source.config().filter(|_| companion == Path::new(CONFIG))?, plan);
+    companions::copy(source.companions(), source.path(), folder, changed, cancelled)?;
+    convert_to(source, plan, isa, &folder.join(MODEL), progress, cancelled)
 }
 
 /// Converts to a file, which is then on the disk.
@@ -138,27 +147,11 @@ fn convert_to(
     Ok(distortions)
 }
 
-/// Copies tokenizer and configuration files; `config.json` says in the copy how the weights are stored.
-fn copy_companions(source: &Source, plan: &Plan, out: &Path) -> Result<()> {
-    for companion in source.companions() {
-        let (from, to) = (source.path().join(companion), out.join(companion));
-        let context = || format!("cannot copy {} to {}", from.display(), to.display());
-        if let Some(parent) = to.parent() {
-            fs::create_dir_all(parent).with_context(context)?;
-        }
-        match source.config() {
-            Some(Value::Object(config)) if companion == Path::new("config.json") => {
-                let mut config = config.clone();
-                config.insert("quantization_config".into(), quantization_config(plan));
-                let text = serde_json::to_string_pretty(&config)? + "\n";
-                fs::write(&to, text).with_context(context)?;
-            }
-            _ => drop(fs::copy(&from, &to).with_context(context)?),
-        }
-        synchronize(&to)?;
-        to.parent().map_or(Ok(()), synchronize)?;
-    }
-    Ok(())
+/// `config.json` with how the weights are stored.
+fn described(config: &Value, plan: &Plan) -> Option<String> {
+    let mut config = config.as_object()?.clone();
+    config.insert("quantization_config".into(), quantization_config(plan));
+    Some(serde_json::to_string_pretty(&config).ok()? + "\n")
 }
 
 fn quantization_config(plan: &Plan) -> Value {

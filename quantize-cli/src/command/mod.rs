@@ -89,6 +89,14 @@ pub fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<Answer> {
     }
 }
 
+/// Tells a person what happened besides what was asked for.
+fn note(sentences: &[String]) {
+    for sentence in sentences {
+        // With stderr gone there is nobody left to tell.
+        let _ = writeln!(std::io::stderr(), "quantize: {sentence}");
+    }
+}
+
 /// Maps a model: a file of any size is listed or checked without reading it into memory.
 #[expect(unsafe_code, reason = "a memory map, the one of this program")]
 fn open(path: &Path) -> Result<Model> {

@@ -1,6 +1,6 @@
 //! A checkpoint with its weights rounded to bfloat16: what rounding of the kind that everybody accepts does to a network's answers. Less than that is noise.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Seek, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +11,8 @@ use qruntime::Dtype;
 use qruntime::container::{Storage, Writer};
 use serde_json::Value;
 
+use crate::companions;
+use crate::output::check_space;
 use crate::source::{Source, SourceTensor};
 
 /// Bytes that are copied at a time, or numbers that are rounded.
@@ -28,7 +30,13 @@ pub fn rounds(source: &Source) -> bool {
 /// If the source cannot be read, or the folder not be written to; if `cancelled` became true.
 pub fn write_rounded(source: &Source, folder: &Path, cancelled: &AtomicBool) -> Result<()> {
     let context = || format!("cannot write into {}", folder.display());
-    copy_companions(source, source.path(), folder)?;
+    let tensors =
+        source.tensors().iter().map(|tensor| if tensor.is_float() { 2 * tensor.elements() } else { tensor.bytes() });
+    check_space(
+        folder,
+        tensors.map(|bytes| bytes as u64).sum::<u64>() + companions::bytes(source.companions(), source.path()),
+    )?;
+    companions::copy(source.companions(), source.path(), folder, |_| None, cancelled)?;
     let stored = |tensor: &SourceTensor| if tensor.is_float() { Dtype::BF16 } else { tensor.dtype() };
     let tensors = source
         .tensors()
@@ -69,17 +77,6 @@ pub(super) fn write_tensor<W: Write + Seek>(
         source.read_f32(tensor, start..start + numbers.len(), numbers)?;
         let rounded: Vec<u8> = numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
         writer.write(&rounded)?;
-    }
-    Ok(())
-}
-
-/// Copies the files that belong to a source besides its tensors, from its own folder or that of a model made from it.
-pub(super) fn copy_companions(source: &Source, from: &Path, to: &Path) -> Result<()> {
-    for companion in source.companions() {
-        let to = to.join(companion);
-        let context = || format!("cannot write {}", to.display());
-        to.parent().map_or(Ok(()), fs::create_dir_all).with_context(context)?;
-        fs::copy(from.join(companion), &to).with_context(context)?;
     }
     Ok(())
 }

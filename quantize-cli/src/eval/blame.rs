@@ -11,9 +11,10 @@ use qruntime::{Dtype, Model};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::bf16::{copy_companions, write_tensor};
+use super::bf16::write_tensor;
 use super::gate::Gate;
 use super::network::Network;
+use crate::companions;
 use crate::output::Temporary;
 use crate::progress::Progress;
 use crate::source::Source;
@@ -50,7 +51,7 @@ pub fn blame(
     let mut found = vec![];
     for (tensor, relative_rms) in candidates {
         let temporary = Temporary::folder(folder)?;
-        copy_companions(source, folder, temporary.path())?;
+        companions::copy(source.companions(), folder, temporary.path(), |_| None, cancelled)?;
         write_with(source, model.model(), tensor, &temporary.path().join("model.safetensors"))?;
         let left = gate.measure(&open(temporary.path())?, progress, cancelled)?.damage();
         let share = 1.0 - left / damage;

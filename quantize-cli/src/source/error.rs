@@ -33,7 +33,7 @@ enum Cause {
 }
 
 impl SourceError {
-    pub(super) fn checkpoint(path: &Path, tensor: Option<&str>, problem: impl Into<String>) -> Self {
+    pub(crate) fn checkpoint(path: &Path, tensor: Option<&str>, problem: impl Into<String>) -> Self {
         Self::refused(SourceErrorKind::Checkpoint, path, tensor, problem.into())
     }
 

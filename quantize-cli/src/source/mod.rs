@@ -26,6 +26,7 @@ mod float;
 mod folder;
 mod scale;
 mod shard;
+mod stamp;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -39,6 +40,8 @@ use serde_json::Value;
 use self::float::Float;
 use self::scale::Scales;
 use self::shard::Shard;
+use self::stamp::Stamp;
+use crate::companions;
 
 pub use self::error::{SourceError, SourceErrorKind};
 pub(crate) use self::shard::is_described;
@@ -56,6 +59,8 @@ pub struct Source {
     total_bytes: u64,
     config: Option<Value>,
     companions: Vec<PathBuf>,
+    /// The companions as they were at first.
+    stamps: Vec<Stamp>,
     dropped: Vec<String>,
 }
 
@@ -96,14 +101,25 @@ impl Source {
 
         let is_folder = path.is_dir();
         let config = if is_folder { folder::config(path)? } else { None };
-        let companions = if is_folder { folder::companions(path)? } else { Vec::new() };
-        let refuse = |problem| SourceError::checkpoint(&path.join(folder::CONFIG), None, problem);
+        let companions = if is_folder { companions::find(path)? } else { Vec::new() };
+        let refuse = |problem| SourceError::checkpoint(&path.join(companions::CONFIG), None, problem);
         folder::check_not_quantized(config.as_ref()).map_err(refuse)?;
         let block = scale::block_size(config.as_ref()).map_err(refuse)?;
+        let stamps = companions.iter().map(|companion| Stamp::at(&path.join(companion))).collect::<Result<_, _>>()?;
         let total_bytes = tensors.iter().map(|tensor| tensor.bytes() as u64).sum();
         let dropped = scale::absorb(&shards, &mut tensors, block)?;
         let positions = tensors.iter().enumerate().map(|(i, tensor)| (tensor.name().to_owned(), i)).collect();
-        Ok(Self { path: path.to_path_buf(), shards, tensors, positions, total_bytes, config, companions, dropped })
+        Ok(Self {
+            path: path.to_path_buf(),
+            shards,
+            tensors,
+            positions,
+            total_bytes,
+            config,
+            companions,
+            stamps,
+            dropped,
+        })
     }
 
     /// The file or folder that was opened.
@@ -141,6 +157,16 @@ impl Source {
         &self.companions
     }
 
+    /// Checks that no file of the source was written to, cut off or replaced since it was opened: that what was read
+    /// of it belongs together.
+    ///
+    /// # Errors
+    ///
+    /// If one was, or is gone.
+    pub fn check_unchanged(&self) -> Result<(), SourceError> {
+        self.shards.iter().map(|shard| &shard.stamp).chain(&self.stamps).try_for_each(Stamp::check)
+    }
+
     /// Names of tensors that are not among [`tensors`](Self::tensors) and not used: scales of the activations of
     /// 8-bit layers.
     pub fn dropped(&self) -> &[String] {
@@ -174,7 +200,7 @@ impl Source {
     pub fn read_bytes(&self, tensor: &SourceTensor, bytes: Range<usize>, out: &mut [u8]) -> Result<(), SourceError> {
         self.check_own(tensor)?;
         tensor.check_range(&self.shards, "bytes", &bytes, tensor.bytes(), out.len())?;
-        self.shards[tensor.file].read_at(out, tensor.offset() + bytes.start as u64)
+        self.shards[tensor.file].read_at(tensor.name(), out, tensor.offset() + bytes.start as u64)
     }
 
     /// Another source's tensor would be read from the wrong file.
@@ -249,7 +275,7 @@ impl SourceTensor {
         let mut scratch = vec![0; PIECE.min(out.len() * size)];
         for piece in out.chunks_mut(PIECE / size) {
             let bytes = &mut scratch[..piece.len() * size];
-            shard.read_at(bytes, self.offset() + (start * size) as u64)?;
+            shard.read_at(self.name(), bytes, self.offset() + (start * size) as u64)?;
             float.decode(bytes, piece);
             if let Some(scales) = &self.scales {
                 scales.apply(start, self.cols(), piece);

@@ -10,12 +10,15 @@ use qruntime::Error;
 use qruntime::container::{Entry, Header};
 
 use super::SourceError;
+use super::stamp::Stamp;
 
 /// An open file of tensors.
 #[derive(Debug)]
 pub(super) struct Shard {
     pub(super) path: PathBuf,
     file: File,
+    /// The file as it was opened.
+    pub(super) stamp: Stamp,
 }
 
 impl Shard {
@@ -29,12 +32,27 @@ impl Shard {
                 "already quantized by qruntime; convert the original checkpoint",
             ));
         }
-        Ok((Self { path, file }, header.entries))
+        let stamp = Stamp::of(&path, &file)?;
+        Ok((Self { path, file, stamp }, header.entries))
     }
 
-    /// Fills `buffer` with the file's bytes from `offset`.
-    pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
-        read_exact_at(&self.file, buffer, offset).map_err(|source| Error::Io { path: self.path.clone(), source }.into())
+    /// Fills `buffer` with the file's bytes from `offset`, where `tensor` has them.
+    pub(super) fn read_at(&self, tensor: &str, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
+        read_exact_at(&self.file, buffer, offset).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => self.cut_off(tensor, offset, buffer.len()),
+            _ => Error::Io { path: self.path.clone(), source }.into(),
+        })
+    }
+
+    /// The file was whole when it was opened.
+    fn cut_off(&self, tensor: &str, offset: u64, len: usize) -> SourceError {
+        let now = self.file.metadata().map_or_else(|_| "fewer".into(), |metadata| metadata.len().to_string());
+        let problem = format!(
+            "cut off while it was read: expected {len} bytes at offset {offset} of a file of {} bytes, which now has \
+             {now}",
+            self.stamp.len()
+        );
+        SourceError::checkpoint(&self.path, Some(tensor), problem)
     }
 }
 

@@ -101,11 +101,123 @@ fn force_replaces_only_what_the_program_wrote() {
 fn a_failure_leaves_nothing_but_what_was_there() {
     let folder = tempfile::tempdir().unwrap();
     let source = checkpoint(folder.path(), |_, numbers| numbers[0] = f16::NAN);
-    // Whatever another run left or writes at this moment.
-    fs::create_dir(folder.path().join(".out.1-0.partial")).unwrap();
+    // Files of other outputs, or of nobody.
+    let others = [".out.1-.partial", ".out.1-0.partial.txt", ".out2.1-0.partial", "out.1-0.partial"];
+    others.iter().for_each(|name| fs::create_dir(folder.path().join(name)).unwrap());
     let out = folder.path().join("out");
     refused(&["convert", text(&source), text(&out), "--to", "q4_0"]);
-    assert_eq!(listing(folder.path()), [".out.1-0.partial", "source"]);
+    assert_eq!(listing(folder.path()), [&others[..], &["source"]].concat());
+}
+
+/// Runs a conversion that succeeds, and returns what it said on stderr.
+fn said(args: &[&str]) -> String {
+    let output = quantize(args);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    stderr(&output)
+}
+
+#[test]
+fn force_keeps_what_others_put_into_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = checkpoint(folder.path(), unchanged);
+    fs::write(source.join("LICENSE.txt"), "as you like").unwrap();
+    fs::write(source.join("modules.json"), r#"[{"path": ""}, {"path": "1_Pooling"}]"#).unwrap();
+    fs::create_dir(source.join("1_Pooling")).unwrap();
+    fs::write(source.join("1_Pooling/config.json"), "{}").unwrap();
+    let out = folder.path().join("out");
+    let again = ["convert", text(&source), text(&out), "--to", "q4_0", "--force"];
+    ok(&again);
+    ok(&again);
+
+    let foreign = ["notes.txt", "README.md", "other.safetensors", "sub/deep.txt", "1_Pooling/mine.txt", "empty"];
+    for name in foreign {
+        let path = out.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if name == "empty" {
+            fs::create_dir(&path).unwrap();
+        } else {
+            fs::write(&path, "mine").unwrap();
+        }
+        let before = contents(&out);
+        let message = refused(&again);
+        assert!(message.contains(&format!("{:?}", name.split("/deep").next().unwrap())), "{name}: {message}");
+        assert!(message.contains("choose another output"), "{message}");
+        assert!(contents(&out) == before && path.exists(), "{name}");
+        if path.is_dir() {
+            fs::remove_dir(path).unwrap();
+        } else {
+            fs::remove_file(path).unwrap();
+        }
+        let _ = fs::remove_dir(out.join("sub"));
+    }
+    ok(&again);
+    assert_eq!(listing(folder.path()), ["out", "source"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_stays_and_what_it_leads_to_is_replaced() {
+    use std::os::unix::fs::symlink;
+
+    let folder = tempfile::tempdir().unwrap();
+    let source = checkpoint(folder.path(), unchanged);
+    let (target, link) = (folder.path().join("elsewhere/target"), folder.path().join("link"));
+    fs::create_dir(folder.path().join("elsewhere")).unwrap();
+    symlink("elsewhere/target", &link).unwrap();
+    let convert = |format| ["convert", text(&source), text(&link), "--to", format, "--force"].map(str::to_owned);
+    let convert = |format| convert(format).each_ref().map(|arg| arg.as_str().to_owned());
+    let message = refused(&convert("q4_0").each_ref().map(String::as_str));
+    assert!(message.contains("leads nowhere"), "{message}");
+    fs::create_dir(&target).unwrap();
+    for format in ["q4_0", "q8_0"] {
+        ok(&convert(format).each_ref().map(String::as_str));
+        assert!(link.is_symlink());
+        assert_eq!(json(&["inspect", text(&target), "--json"])["recipe"]["to"], format);
+    }
+    assert_eq!(listing(folder.path()), ["elsewhere", "link", "source"]);
+    assert_eq!(listing(&folder.path().join("elsewhere")), ["target"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn leftovers_are_mentioned_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = checkpoint(folder.path(), unchanged);
+    let out = folder.path().join("out");
+    let convert = ["convert", text(&source), text(&out), "--to", "q4_0", "--force"];
+    ok(&convert);
+    // Killed while it wrote, and between the two steps of replacing where folders cannot be exchanged.
+    let partial = folder.path().join(".out.1-0.partial");
+    fs::create_dir(&partial).unwrap();
+    fs::write(partial.join("model.safetensors"), "half").unwrap();
+    let old = folder.path().join(".out.1-7.old");
+    fs::create_dir(&old).unwrap();
+    fs::rename(&out, old.join("out")).unwrap();
+    let message = said(&convert);
+    assert!(message.contains(&format!("removed {}", partial.display())), "{message}");
+    assert!(message.contains(&format!("put {} back", out.display())), "{message}");
+    assert_eq!(listing(folder.path()), ["out", "source"]);
+    // One that is being written has a lock.
+    let partial = folder.path().join(".out.1-0.partial");
+    fs::create_dir(&partial).unwrap();
+    let lock = fs::File::open(&partial).unwrap();
+    lock.lock().unwrap();
+    assert_eq!(said(&convert), "");
+    assert_eq!(listing(folder.path()), [".out.1-0.partial", "out", "source"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_is_noticed_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    // More than any disk of a machine that runs tests has free.
+    let source = super::signals::endless(folder.path(), 15 << 40, 2);
+    for out in ["out", "out.safetensors"] {
+        let out = folder.path().join(out);
+        let message = refused(&["convert", text(&source), text(&out), "--to", "q8_0"]);
+        assert!(message.contains(" TB of free disk space, and ") && message.contains(" are free"), "{message}");
+        assert_eq!(listing(folder.path()), ["source"]);
+    }
 }
 
 #[test]

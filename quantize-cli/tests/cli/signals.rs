@@ -49,11 +49,11 @@ fn status(mut child: Child) -> Option<i32> {
 }
 
 /// A checkpoint whose files are larger than anybody would wait for, though the disk holds none of it.
-fn endless(folder: &Path, tensor_bytes: u64, tokenizer_bytes: u64) -> PathBuf {
+pub(super) fn endless(folder: &Path, tensor_bytes: u64, tokenizer_bytes: u64) -> PathBuf {
     let source = folder.join("source");
     fs::create_dir(&source).unwrap();
     let header = format!(
-        r#"{{"model.embed_tokens.weight":{{"dtype":"F16","shape":[{},1024],"data_offsets":[0,{tensor_bytes}]}}}}"#,
+        r#"{{"model.layers.0.mlp.up_proj.weight":{{"dtype":"F16","shape":[{},1024],"data_offsets":[0,{tensor_bytes}]}}}}"#,
         tensor_bytes / 2048
     );
     let header = format!("{header:<256}");
@@ -85,10 +85,112 @@ fn interrupt_each(folder: &Path, scratch: &Path, args: &[&str], mut meanwhile: i
 fn a_conversion() {
     let folder = tempfile::tempdir().unwrap();
     let scratch = tempfile::tempdir().unwrap();
-    let source = endless(folder.path(), 64 << 30, 2);
+    let source = endless(folder.path(), 16 << 30, 2);
     let out = folder.path().join("out");
     let args = ["convert", text(&source), text(&out), "--to", "q4_0"];
     interrupt_each(folder.path(), scratch.path(), &args, |_| ());
+}
+
+#[test]
+fn the_copying_of_companions() {
+    let folder = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let source = endless(folder.path(), 2048, 16 << 30);
+    let out = folder.path().join("out");
+    let args = ["convert", text(&source), text(&out), "--to", "q4_0"];
+    interrupt_each(folder.path(), scratch.path(), &args, |_| ());
+}
+
+#[test]
+fn what_a_killed_conversion_left_goes_with_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let large = endless(folder.path(), 16 << 30, 2);
+    fs::rename(&large, folder.path().join("large")).unwrap();
+    let large = folder.path().join("large");
+    let small = checkpoint(folder.path(), unchanged);
+    let out = folder.path().join("out");
+    let left = || listing(folder.path()).into_iter().find(|name| name.ends_with(".partial"));
+    let mut child = start(&["convert", text(&large), text(&out), "--to", "q4_0"], scratch.path());
+    wait_until(&mut child, "a temporary folder", || left().is_some());
+
+    // One that is at work is left alone.
+    let convert = ["convert", text(&small), text(&out), "--to", "q4_0", "--force"];
+    let output = quantize(&convert);
+    assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
+    let name = left().expect("the folder of the first conversion");
+
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(left().is_some(), "a killed program cleans nothing up");
+    let output = quantize(&convert);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains(&format!("{name}, which an interrupted run had left")), "{}", stderr(&output));
+    assert_eq!(listing(folder.path()), ["large", "out", "source"]);
+}
+
+#[test]
+fn a_source_that_changes_while_it_is_converted() {
+    type Change = (&'static str, fn(&Path), &'static str);
+    let resize = |path: &Path, len| fs::File::options().write(true).open(path).unwrap().set_len(len).unwrap();
+    let changes: [Change; 4] = [
+        ("longer", |source| fs::write(source.join("tokenizer.json"), "{  }").unwrap(), "had 2 bytes and now has 4"),
+        ("as long", |source| fs::write(source.join("tokenizer.json"), "[]").unwrap(), "was written to while"),
+        (
+            "another",
+            |source| {
+                fs::write(source.join("new"), "{}").unwrap();
+                fs::rename(source.join("new"), source.join("config.json")).unwrap();
+            },
+            "was replaced by another file",
+        ),
+        (
+            "written to",
+            |source| {
+                use std::os::unix::fs::FileExt;
+                let file = fs::File::options().write(true).open(source.join("model.safetensors")).unwrap();
+                file.write_all_at(&[1], 300).unwrap();
+            },
+            "model.safetensors\": was written to while",
+        ),
+    ];
+    for (what, change, expected) in changes {
+        let folder = tempfile::tempdir().unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let source = endless(folder.path(), 256 << 20, 2);
+        let out = folder.path().join("out");
+        let mut child = start(&["convert", text(&source), text(&out), "--to", "q4_0"], scratch.path());
+        wait_until(&mut child, "the model's file", || weights_begun(folder.path()));
+        change(&source);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{what}: {}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{what}: {}", stderr(&output));
+        assert_eq!(listing(folder.path()), ["source"], "{what}");
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let source = endless(folder.path(), 16 << 30, 2);
+    let out = folder.path().join("out");
+    let mut child = start(&["convert", text(&source), text(&out), "--to", "q4_0"], scratch.path());
+    wait_until(&mut child, "the model's file", || weights_begun(folder.path()));
+    resize(&source.join("model.safetensors"), 4096);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let message = stderr(&output);
+    for part in [
+        "source/model.safetensors\": tensor \"model.layers.0.mlp.up_proj.weight\": cut off while it was read: expected ",
+        " bytes at offset ",
+        " of a file of 17179869448 bytes, which now has 4096",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+}
+
+/// Whether a conversion in this folder has come to the weights: the files beside them are copied.
+fn weights_begun(folder: &Path) -> bool {
+    let partial = listing(folder).into_iter().find(|name| name.ends_with(".partial"));
+    partial.is_some_and(|name| folder.join(name).join("model.safetensors").exists())
 }
 
 #[test]

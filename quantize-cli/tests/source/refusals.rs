@@ -49,6 +49,8 @@ fn broken_checkpoints_are_refused() {
         (vec![("m-00001-of-00002.safetensors", good())], "is one shard of several"),
         (with("config.json", "{,}"), "config.json\": not the JSON that is expected here: key must be a string"),
         (with("config.json", "\u{feff}{}"), "begins with a UTF-8 byte order mark: save the file without it"),
+        (with("config.json", &" ".repeat((4 << 20) + 1)), "4194305 bytes, expected at most 4194304"),
+        (with("modules.json", &" ".repeat((4 << 20) + 1)), "4194305 bytes, expected at most 4194304"),
         (with("modules.json", r#"[{"path":"../1_Up"}]"#), r#"module path "../1_Up", expected the name of a folder"#),
         (
             with("config.json", r#"{"quantization_config":{"weight_block_size":[128,0]}}"#),
