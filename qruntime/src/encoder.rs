@@ -165,8 +165,11 @@ impl Encoder {
 
     /// The vectors of texts that are already tokens, with those that a tokenizer adds at the beginning and the end: a row for each.
     ///
+    /// Computes with the threads of rayon's current pool, as [`Session`](crate::Session) does.
+    ///
     /// # Errors
-    /// If a sequence has no tokens or more than [`context`](EncoderConfig::context), or a token is not in the vocabulary.
+    /// If a sequence has no tokens or more than [`context`](EncoderConfig::context), or a token is not in the vocabulary; if
+    /// a result is not finite ([`Error::NotFinite`]) or a key or value too large ([`Error::CacheRange`]).
     pub fn embed_ids(&self, sequences: &[impl AsRef<[u32]>]) -> Result<Array2<f32>, Error> {
         self.embed_ids_after(sequences, 0)
     }
@@ -191,9 +194,7 @@ impl Encoder {
         }
         let mut vectors = Array2::zeros((sequences.len(), dimensions));
         let to = vectors.as_slice_mut().expect("an array of its own");
-        parallel::enter(|| {
-            parallel::keep_awake(|| self.0.states.lend(|state| self.compute(&sequences, skipped, to, state)))
-        })?;
+        parallel::keep_awake(|| self.0.states.lend(|state| self.compute(&sequences, skipped, to, state)))?;
         Ok(vectors)
     }
 

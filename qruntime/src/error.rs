@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
-use kernels::{IsaError, ShapeError};
+use kernels::{IsaError, KvFormat, ShapeError};
 
 /// Any failure of this crate.
 #[derive(Debug)]
@@ -63,6 +63,22 @@ pub enum Error {
     },
     /// A session was handed to a model that it does not belong to.
     OtherModel,
+    /// The caller broke a computation off.
+    Cancelled,
+    /// A result of a network is NaN or infinite.
+    NotFinite {
+        /// The part of the network where it began: its inputs were finite.
+        part: NetworkPart,
+    },
+    /// A key or value of attention has a magnitude that binary16 does not hold.
+    CacheRange {
+        /// The layer, from 0.
+        layer: usize,
+        /// The magnitude.
+        found: f32,
+        /// A format that would hold it, where the caller can choose one.
+        alternative: Option<KvFormat>,
+    },
     /// An option is out of its range.
     Option {
         /// The option.
@@ -109,7 +125,42 @@ impl fmt::Display for Error {
                 }
             }
             Self::OtherModel => f.write_str("a session of another model"),
+            Self::Cancelled => f.write_str("cancelled"),
+            Self::NotFinite { part } => write!(
+                f,
+                "a result is NaN or infinite, which began in {part}: its weights are damaged, or values overflow"
+            ),
+            Self::CacheRange { layer, found, alternative } => {
+                write!(f, "a key or value of {} is {found:e}", NetworkPart::Layer(*layer))?;
+                f.write_str(", expected a magnitude below 65520 for the half precision in which they are kept")?;
+                match alternative {
+                    Some(KvFormat::Q8) => f.write_str("; 8 bits with a scale hold it (KvFormat::Q8, --kv q8)"),
+                    _ => Ok(()),
+                }
+            }
             Self::Option { name, found, expected } => write!(f, "{name} {found}, expected {expected}"),
+        }
+    }
+}
+
+/// A part of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NetworkPart {
+    /// The embedding of tokens.
+    Embedding,
+    /// A layer, from 0.
+    Layer(usize),
+    /// What comes after the last layer: the final norm and the output head.
+    Head,
+}
+
+impl fmt::Display for NetworkPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedding => f.write_str("the embedding"),
+            Self::Layer(layer) => write!(f, "layer {layer}"),
+            Self::Head => f.write_str("the final norm or the output head"),
         }
     }
 }

@@ -36,9 +36,16 @@
 //! ```
 //!
 //! A [`Model`] is a safetensors file or a folder as Hugging Face lays it out. Its matrices, packed or plain, are multiplied where they
-//! lie ([`Linear`], for a mixture [`Experts`]), and their rows can be read back ([`Linear::decode_row`]: embeddings). Work is split over rayon's current pool, so the
-//! application decides about threads: it runs a network within `ThreadPool::install`. Networks that are put together of layers run each token
-//! within [`keep_awake`]; those above do it themselves. `QRUNTIME_ISA=scalar` (or another name) in the environment forces an instruction set; results do not depend on it.
+//! lie ([`Linear`], for a mixture [`Experts`]), and their rows can be read back ([`Linear::decode_row`]: embeddings).
+//!
+//! # Threads
+//!
+//! Whatever computes splits its work over rayon's current pool, so the application decides about threads: those of the
+//! global pool, or those of the pool in whose `ThreadPool::install` it calls. The calling thread computes as well, waits
+//! for no other job of the pool and runs none meanwhile: it may hold a lock, and all other threads of the pool may be
+//! blocked. Networks that are put together of layers run each token within [`keep_awake`]; those above do it themselves.
+//!
+//! `QRUNTIME_ISA=scalar` (or another name) in the environment forces an instruction set; results do not depend on it.
 //!
 //! To read checkpoints piece by piece rather than to compute with them, there are [`checkpoint::Checkpoint`] and [`container::Header`].
 //!
@@ -72,7 +79,7 @@ mod weight;
 
 pub use bytes::{Bytes, Pages};
 pub use encoder::{Encoder, EncoderConfig, Pooling};
-pub use error::{Error, FileError, FileErrorKind};
+pub use error::{Error, FileError, FileErrorKind, NetworkPart};
 pub use experts::Experts;
 pub use kernels::{Format, Isa, KvFormat, MatrixRef, PlainRef, PlainType};
 pub use linear::{Linear, Workspace};
@@ -81,7 +88,7 @@ pub use model::Model;
 pub use parallel::keep_awake;
 pub use safetensors::Dtype;
 pub use sample::{Greedy, Sample, SampleOptions, Sampler};
-pub use session::{Generate, Session, SessionOptions};
+pub use session::{FinishReason, Generate, Session, SessionOptions};
 pub use tensor::{PackedTensor, PlainTensor};
 #[cfg(feature = "text")]
 pub use text::{ChatTemplate, Date, DecodeStream, Embeddings, Message, Prompt, Tokenizer};

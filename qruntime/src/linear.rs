@@ -10,7 +10,8 @@ use crate::error::Error;
 use crate::parallel::{self, Product, Rows};
 use crate::weight::Weight;
 
-/// `y = x·Wᵀ + b` with a matrix `W`, packed or plain, on all threads of rayon's current pool.
+/// `y = x·Wᵀ + b` with a matrix `W`, packed or plain, on all threads of rayon's current pool: the global one, or that in
+/// whose `ThreadPool::install` the call is made. The caller runs no other job of the pool meanwhile, so it may hold a lock.
 ///
 /// The result has the same bits on every processor, with any number of threads, and for a row alone or among others.
 #[derive(Clone)]

@@ -1,6 +1,7 @@
 //! Language models: networks that say how likely each token is to come next.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -85,8 +86,34 @@ struct State {
     logits: Vec<f32>,
 }
 
-/// Is told the logits after tokens, with their positions.
-pub(crate) type Each<'a> = dyn FnMut(usize, &[f32]) + Send + 'a;
+/// Called with a position of the first sequence and the logits after its token, for every token that is computed.
+type OnLogits<'a> = dyn FnMut(usize, &[f32]) + 'a;
+
+/// Called before every layer with the number of tokens computed so far, of all sequences together.
+type OnLayer<'a> = dyn FnMut(usize) -> ControlFlow<()> + 'a;
+
+/// What a computation tells its caller on the way.
+#[derive(Default)]
+pub(crate) struct Watch<'a> {
+    pub(crate) logits: Option<&'a mut OnLogits<'a>>,
+    pub(crate) progress: Option<&'a mut OnLayer<'a>>,
+}
+
+/// Takes tokens back that have been appended to sessions, unless the computation comes to its end.
+struct Undo<'a, 's>(&'a mut [&'s mut Session]);
+
+impl Undo<'_, '_> {
+    fn keep(self) {
+        self.0.iter_mut().for_each(|session| session.keep());
+    }
+}
+
+impl Drop for Undo<'_, '_> {
+    fn drop(&mut self) {
+        // Of sessions that have been told to keep theirs, nothing is left to take back.
+        self.0.iter_mut().for_each(|session| session.undo());
+    }
+}
 
 /// Logits that are computed together, unless those of a single row are more: a vocabulary may have a quarter of a million tokens.
 const LOGITS: usize = 1 << 23;
@@ -181,15 +208,32 @@ impl CausalLm {
         Session::new(self.clone(), options, cache)
     }
 
-    /// Appends tokens to several sequences and computes them together, which is faster than one after the other. They may have different lengths, and any
-    /// number of tokens before.
+    /// Appends tokens to several sequences and computes them together, which is faster than one after the other. They may
+    /// have different lengths, and any number of tokens before.
     ///
     /// Returns the logits after the last token of each: a row for each sequence.
     ///
     /// # Errors
-    /// As [`Session::feed`], for the first sequence at fault, and if one is of another model (of the same weights, but another
-    /// [`with_isa`](Self::with_isa), is another, too). Nothing is appended then.
+    /// As [`Session::feed`], for the first sequence at fault, and if one is of another model (of the same weights, but
+    /// another [`with_isa`](Self::with_isa), is another, too). Nothing is appended then, to none of them.
     pub fn feed_batch(&self, batch: &mut [(&mut Session, &[u32])]) -> Result<Array2<f32>, Error> {
+        self.feed_batch_watched(batch, Watch::default())
+    }
+
+    /// Feeds a batch as [`feed_batch`](Self::feed_batch) does, and can be cancelled: `progress` is called before every layer
+    /// with the number of tokens computed so far, of all sequences together, and the call ends when it breaks.
+    ///
+    /// # Errors
+    /// As [`feed_batch`](Self::feed_batch), and [`Error::Cancelled`] if `progress` broke off.
+    pub fn feed_batch_with(
+        &self,
+        batch: &mut [(&mut Session, &[u32])],
+        mut progress: impl FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Array2<f32>, Error> {
+        self.feed_batch_watched(batch, Watch { progress: Some(&mut progress), ..Watch::default() })
+    }
+
+    fn feed_batch_watched(&self, batch: &mut [(&mut Session, &[u32])], watch: Watch<'_>) -> Result<Array2<f32>, Error> {
         let mut sessions = Vec::with_capacity(batch.len());
         for (session, tokens) in &mut *batch {
             session.check(tokens)?;
@@ -201,7 +245,7 @@ impl CausalLm {
             session.append(tokens);
             sessions.push(&mut **session);
         }
-        self.catch_up(&mut sessions, None)?;
+        self.catch_up(&mut sessions, watch)?;
         let mut logits = Array2::zeros((sessions.len(), self.config().vocab_size));
         for (session, mut row) in sessions.iter().zip(logits.outer_iter_mut()) {
             row.as_slice_mut().expect("a row").copy_from_slice(session.logits());
@@ -209,23 +253,22 @@ impl CausalLm {
         Ok(logits)
     }
 
-    /// Computes the tokens that sequences have and the network has not seen yet, some rows at a time. `each` is told the logits after every token of the first
-    /// sequence, by its position.
-    pub(crate) fn catch_up(&self, sessions: &mut [&mut Session], each: Option<&mut Each<'_>>) -> Result<(), Error> {
-        parallel::enter(|| parallel::keep_awake(|| self.0.states.lend(|state| self.compute(sessions, each, state))))
+    /// Computes the tokens that sequences have and the network has not seen yet, some rows at a time. Takes back those
+    /// that [`Session::append`] appended if that fails.
+    pub(crate) fn catch_up(&self, sessions: &mut [&mut Session], watch: Watch<'_>) -> Result<(), Error> {
+        let undo = Undo(sessions);
+        parallel::keep_awake(|| self.0.states.lend(|state| self.compute(undo.0, watch, state)))?;
+        undo.keep();
+        Ok(())
     }
 
-    fn compute(
-        &self,
-        sessions: &mut [&mut Session],
-        mut each: Option<&mut Each<'_>>,
-        state: &mut State,
-    ) -> Result<(), Error> {
+    fn compute(&self, sessions: &mut [&mut Session], mut watch: Watch<'_>, state: &mut State) -> Result<(), Error> {
         let decoder = self.0.network.borrow_dependent();
         let vocabulary = self.config().vocab_size;
         let logit_rows = (LOGITS / vocabulary).clamp(1, 64);
         let block = sessions.iter().map(|session| session.options.block).min().unwrap_or(1);
         let most = block.min(NUMBERS / self.0.spec.row_numbers()).max(1);
+        let mut computed = 0;
         loop {
             // Of every sequence what is next, until there are as many rows as there may be.
             let mut rows = 0;
@@ -244,15 +287,20 @@ impl CausalLm {
                 return Ok(());
             }
             let start = pieces[0].start;
-            decoder.forward(&mut pieces, &mut state.decoder)?;
+            let mut go_on = || match watch.progress.as_mut().map(|progress| progress(computed)) {
+                Some(ControlFlow::Break(())) => Err(Error::Cancelled),
+                Some(ControlFlow::Continue(())) | None => Ok(()),
+            };
+            decoder.forward(&mut pieces, &mut state.decoder, &mut go_on)?;
             drop::<Vec<Piece<'_>>>(pieces);
-            if let Some(each) = each.as_mut() {
+            computed += rows;
+            if let Some(tell) = watch.logits.as_mut() {
                 for first in (0..rows).step_by(logit_rows) {
                     let some = first..rows.min(first + logit_rows);
                     let logits = sized(&mut state.logits, some.len() * vocabulary);
                     decoder.logits(some.clone(), &mut state.decoder, logits)?;
                     for (row, logits) in some.zip(logits.chunks(vocabulary)) {
-                        each(start + row, logits);
+                        tell(start + row, logits);
                     }
                 }
             }

@@ -1,11 +1,14 @@
 //! Sequences of tokens, with what the network has made of them.
 
 use std::fmt;
+use std::iter::FusedIterator;
+use std::mem;
+use std::ops::ControlFlow;
 
 use kernels::KvFormat;
 
 use crate::error::Error;
-use crate::lm::CausalLm;
+use crate::lm::{CausalLm, Watch};
 use crate::nn::batch::{Cache, Piece};
 use crate::sample::Sampler;
 
@@ -51,7 +54,12 @@ impl SessionOptions {
 
 /// A sequence of tokens, and the keys and values that the network has for it.
 ///
-/// A clone is a fork: it goes on from here by itself. What is fed or generated later has the same bits as if the whole sequence had been fed at once.
+/// A clone is a fork: it goes on from here by itself. What is fed or generated later has the same bits as if the whole
+/// sequence had been fed at once.
+///
+/// Whatever appends tokens computes with the threads of rayon's current pool: all of the global pool's, or, within
+/// `ThreadPool::install`, those of that pool. The calling thread computes as well; it waits for no other job of the pool
+/// and runs none meanwhile, so it may hold a lock. A call that fails, is cancelled or panics leaves the session as it was.
 #[derive(Clone)]
 pub struct Session {
     pub(crate) lm: CausalLm,
@@ -62,11 +70,24 @@ pub struct Session {
     pub(crate) computed: usize,
     /// After the last token; empty if they are not known.
     logits: Vec<f32>,
+    /// How many tokens there were before the call that is under way.
+    tokens_before: usize,
+    /// The logits after these, while a call is under way that appended others.
+    logits_before: Vec<f32>,
 }
 
 impl Session {
     pub(crate) fn new(lm: CausalLm, options: SessionOptions, cache: Cache) -> Self {
-        Self { lm, options, cache, tokens: Vec::new(), computed: 0, logits: Vec::new() }
+        Self {
+            lm,
+            options,
+            cache,
+            tokens: Vec::new(),
+            computed: 0,
+            logits: Vec::new(),
+            tokens_before: 0,
+            logits_before: Vec::new(),
+        }
     }
 
     /// The model.
@@ -75,18 +96,57 @@ impl Session {
         &self.lm
     }
 
-    /// Appends tokens. Returns the logits after the last: for every token of the vocabulary the logarithm of how likely it is to come next, but for a constant.
+    /// Appends tokens. Returns the logits after the last: for every token of the vocabulary the logarithm of how likely it
+    /// is to come next, but for a constant.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary, or the sequence would be longer than its context; nothing is appended then. If there are no tokens at all.
+    /// If a token is not in the vocabulary, or the sequence would be longer than its context; if there are no tokens at
+    /// all; if a result is not finite ([`Error::NotFinite`]) or a key or value too large for its format
+    /// ([`Error::CacheRange`]). Nothing is appended then.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
         self.check(tokens)?;
         self.append(tokens);
-        self.catch_up()
+        self.catch_up(Watch::default())
     }
 
-    /// Appends tokens and tells `each` the logits after every one of them, with its place in `tokens`: to measure how well a text is foreseen. Takes no more memory
-    /// for a long text than for a short one.
+    /// Appends tokens as [`feed`](Self::feed) does, and can be cancelled: `progress` is called before every layer with
+    /// the number of `tokens` that have been computed, and the call ends when it breaks.
+    ///
+    /// ```no_run
+    /// use std::ops::ControlFlow;
+    /// use std::sync::atomic::{AtomicBool, Ordering};
+    ///
+    /// # let (lm, prompt) = (qruntime::CausalLm::open("model")?, vec![1, 2, 3]);
+    /// static CANCELLED: AtomicBool = AtomicBool::new(false); // another thread, or a signal, sets it
+    ///
+    /// let mut session = lm.session();
+    /// let fed = session.feed_with(&prompt, |_computed| match CANCELLED.load(Ordering::Relaxed) {
+    ///     true => ControlFlow::Break(()),
+    ///     false => ControlFlow::Continue(()),
+    /// });
+    /// if let Err(qruntime::Error::Cancelled) = fed {
+    ///     assert!(session.is_empty()); // as before the call
+    /// }
+    /// # Ok::<(), qruntime::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`feed`](Self::feed), and [`Error::Cancelled`] if `progress` broke off.
+    pub fn feed_with(
+        &mut self,
+        tokens: &[u32],
+        mut progress: impl FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<&[f32], Error> {
+        self.check(tokens)?;
+        self.append(tokens);
+        // Tokens that were appended before, and not computed, are none of `tokens`.
+        let earlier = self.tokens_before - self.computed;
+        let mut progress = |computed: usize| progress(computed.saturating_sub(earlier));
+        self.catch_up(Watch { progress: Some(&mut progress), ..Watch::default() })
+    }
+
+    /// Appends tokens and tells `each` the logits after every one of them, with its place in `tokens`: to measure how well
+    /// a text is foreseen. Takes no more memory for a long text than for a short one.
     ///
     /// # Errors
     /// As [`feed`](Self::feed).
@@ -96,12 +156,14 @@ impl Session {
             return Ok(());
         }
         if self.computed < self.tokens.len() {
-            self.catch_up()?;
+            self.append(&[]);
+            self.catch_up(Watch::default())?;
         }
         let start = self.tokens.len();
         self.append(tokens);
-        let lm = self.lm.clone();
-        lm.catch_up(&mut [self], Some(&mut |position, logits| each(position - start, logits)))
+        let mut each = |position: usize, logits: &[f32]| each(position - start, logits);
+        self.catch_up(Watch { logits: Some(&mut each), ..Watch::default() })?;
+        Ok(())
     }
 
     /// The logits after the last token, as [`feed`](Self::feed) returned them; empty if they are not known: before the first token, after
@@ -157,12 +219,28 @@ impl Session {
         self.clone()
     }
 
-    /// Goes on by itself: an iterator over the tokens that `sampler` chooses, each of which is appended. It ends at a token that ends the text
-    /// ([`LmConfig::eos`](crate::LmConfig::eos)), which is not appended, and when the sequence is as long as it may be. A token is computed when the next one is asked for.
+    /// Generates tokens that `sampler` chooses until one ends the text ([`LmConfig::eos`](crate::LmConfig::eos)), which is
+    /// not appended, or the context is full. Each token is appended when it is yielded, and computed when the next one
+    /// is requested. [`Generate::finish_reason`] says why there are no more.
     ///
-    /// Errors are those of [`feed`](Self::feed).
+    /// ```no_run
+    /// use qruntime::{FinishReason, Greedy};
+    ///
+    /// # let mut session = qruntime::CausalLm::open("model")?.session();
+    /// let mut greedy = Greedy;
+    /// let mut generate = session.generate(&mut greedy);
+    /// let tokens: Vec<u32> = generate.by_ref().take(100).collect::<Result<_, _>>()?;
+    /// match generate.finish_reason() {
+    ///     Some(FinishReason::EndOfText(_)) => println!("the end"),
+    ///     Some(FinishReason::ContextFull) => println!("no room for more"),
+    ///     _ => println!("100 tokens, and there could be more"),
+    /// }
+    /// # Ok::<(), qruntime::Error>(())
+    /// ```
+    ///
+    /// Errors are those of [`feed`](Self::feed). After one the sequence is as it was when the token was requested.
     pub fn generate<'s, S: Sampler + ?Sized>(&'s mut self, sampler: &'s mut S) -> Generate<'s, S> {
-        Generate { session: self, sampler, over: false }
+        Generate { session: self, sampler, finish_reason: None }
     }
 
     /// Checks tokens that are to be appended.
@@ -180,19 +258,38 @@ impl Session {
         }
     }
 
-    /// Appends tokens that have been checked. Sees to it that the logits after the last one are computed if they are not known.
+    /// Appends tokens that have been checked, to be computed by [`CausalLm::catch_up`]. Sees to it that the logits after
+    /// the last one are computed if they are not known.
     pub(crate) fn append(&mut self, tokens: &[u32]) {
+        self.tokens_before = self.tokens.len();
         if !tokens.is_empty() {
             self.tokens.extend_from_slice(tokens);
+            mem::swap(&mut self.logits, &mut self.logits_before);
             self.logits.clear();
         } else if self.logits.is_empty() {
             self.computed = self.computed.min(self.tokens.len() - 1);
         }
     }
 
-    fn catch_up(&mut self) -> Result<&[f32], Error> {
+    /// Takes back what [`append`](Self::append) has appended.
+    pub(crate) fn undo(&mut self) {
+        if self.tokens.len() > self.tokens_before {
+            self.tokens.truncate(self.tokens_before);
+            self.computed = self.computed.min(self.tokens_before);
+            mem::swap(&mut self.logits, &mut self.logits_before);
+        }
+        self.keep();
+    }
+
+    /// Keeps what [`append`](Self::append) has appended.
+    pub(crate) fn keep(&mut self) {
+        self.tokens_before = self.tokens.len();
+        self.logits_before.clear();
+    }
+
+    fn catch_up(&mut self, watch: Watch<'_>) -> Result<&[f32], Error> {
         let lm = self.lm.clone();
-        lm.catch_up(&mut [&mut *self], None)?;
+        lm.catch_up(&mut [&mut *self], watch)?;
         Ok(&self.logits)
     }
 
@@ -223,35 +320,71 @@ impl fmt::Debug for Session {
     }
 }
 
+/// Why a generation came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FinishReason {
+    /// The sampler chose this token, which ends a text ([`LmConfig::eos`](crate::LmConfig::eos)). It is not appended.
+    EndOfText(u32),
+    /// The sequence is as long as its context ([`Session::context`]).
+    ContextFull,
+    /// The iterator returned an error.
+    Failed,
+}
+
 /// The tokens of [`Session::generate`].
 #[derive(Debug)]
 pub struct Generate<'s, S: ?Sized> {
     session: &'s mut Session,
     sampler: &'s mut S,
-    over: bool,
+    finish_reason: Option<FinishReason>,
+}
+
+impl<S: ?Sized> Generate<'_, S> {
+    /// Why the iterator has ended; `None` before it has. A caller that stops asking is one reason that it does not know.
+    #[must_use]
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        self.finish_reason
+    }
+}
+
+impl<S: Sampler + ?Sized> Generate<'_, S> {
+    /// Chooses the next token and appends it.
+    fn advance(&mut self) -> Result<Result<u32, FinishReason>, Error> {
+        if self.session.len() >= self.session.context() {
+            return Ok(Err(FinishReason::ContextFull));
+        }
+        self.session.feed(&[])?;
+        let token = self.sampler.sample(&self.session.logits, &self.session.tokens);
+        if self.session.lm.config().eos.contains(&token) {
+            return Ok(Err(FinishReason::EndOfText(token)));
+        }
+        self.session.check(&[token])?;
+        self.session.append(&[token]);
+        self.session.keep();
+        Ok(Ok(token))
+    }
 }
 
 impl<S: Sampler + ?Sized> Iterator for Generate<'_, S> {
     type Item = Result<u32, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.over || self.session.len() >= self.session.context() {
+        if self.finish_reason.is_some() {
             return None;
         }
-        if let Err(error) = self.session.feed(&[]) {
-            self.over = true;
-            return Some(Err(error));
+        match self.advance() {
+            Ok(Ok(token)) => Some(Ok(token)),
+            Ok(Err(reason)) => {
+                self.finish_reason = Some(reason);
+                None
+            }
+            Err(error) => {
+                self.finish_reason = Some(FinishReason::Failed);
+                Some(Err(error))
+            }
         }
-        let token = self.sampler.sample(&self.session.logits, &self.session.tokens);
-        if self.session.lm.config().eos.contains(&token) {
-            self.over = true;
-            return None;
-        }
-        if let Err(error) = self.session.check(&[token]) {
-            self.over = true;
-            return Some(Err(error));
-        }
-        self.session.append(&[token]);
-        Some(Ok(token))
     }
 }
+
+impl<S: Sampler + ?Sized> FusedIterator for Generate<'_, S> {}

@@ -46,6 +46,7 @@ fn folders(output: &str) -> Vec<(String, PathBuf, Expected)> {
             folders.push((path.file_name().unwrap().to_str().unwrap().to_owned(), path, expected));
         }
     }
+    assert!(!folders.is_empty(), "no folder with {output} in {families:?}");
     folders.sort_by(|a, b| a.0.cmp(&b.0));
     folders
 }
@@ -59,7 +60,7 @@ struct Distance {
 
 fn distance(ours: &[f32], theirs: &[f32]) -> Distance {
     assert_eq!(ours.len(), theirs.len());
-    assert!(ours.iter().all(|x| x.is_finite()));
+    assert!(ours.iter().chain(theirs).all(|x| x.is_finite()));
     let (mut error, mut signal, mut worst, mut largest) = (0.0, 0.0, 0.0f64, 0.0f64);
     for (&a, &b) in ours.iter().zip(theirs) {
         let (difference, b) = ((f64::from(a) - f64::from(b)).abs(), f64::from(b).abs());
@@ -87,7 +88,7 @@ impl Table {
     fn add(&mut self, name: String, width: usize, ours: &[f32], f16_cache: &[f32], f32_cache: &[f32]) {
         let (distance, cache) = (distance(ours, f16_cache), distance(f16_cache, f32_cache));
         let rows = || ours.chunks(width).zip(f16_cache.chunks(width));
-        let nearest = rows().map(|(a, b)| self::distance(a, b).relative).fold(f64::INFINITY, f64::min);
+        let nearest = rows().map(|(a, b)| self::distance(a, b).relative).min_by(f64::total_cmp).unwrap();
         let same = ours.chunks(width).zip(f32_cache.chunks(width)).filter(|(a, b)| argmax(a) == argmax(b)).count();
         let Distance { worst, relative, rms } = distance;
         writeln!(
@@ -98,7 +99,9 @@ impl Table {
             rows().count()
         )
         .unwrap();
-        if nearest > NEAREST || rms > RMS || relative > WORST {
+        // No comparison with NaN is true.
+        let near = nearest <= NEAREST && rms <= RMS && relative <= WORST;
+        if !near {
             self.wrong.push(name);
         }
     }
@@ -131,6 +134,14 @@ fn logits_are_those_of_transformers() {
         table.add(name, vocab, &ours, &f16_cache, &f32_cache);
     }
     table.finish();
+}
+
+#[test]
+fn a_distance_that_is_no_number_is_too_far() {
+    let mut table = Table::default();
+    table.add("near".into(), 2, &[1.0, 2.0], &[1.0, 2.0], &[1.0, 2.0]);
+    table.add("nothing to compare with".into(), 2, &[0.0, 0.0], &[0.0, 0.0], &[0.0, 0.0]);
+    assert_eq!(table.wrong, ["nothing to compare with"]);
 }
 
 #[test]

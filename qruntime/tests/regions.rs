@@ -4,10 +4,13 @@
 
 mod support;
 
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
+
 use kernels::{Format, Isa, Matrix, MatrixRef, Rounding};
 use ndarray::{Array2, ArrayView2, s};
 use qruntime::container::Storage;
-use qruntime::{Dtype, Error, Experts, Linear, Model, Workspace};
+use qruntime::{CausalLm, Dtype, Error, Experts, Linear, Model, Workspace};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::Value;
 use support::{Random, packed, written};
@@ -258,4 +261,86 @@ fn keeping_threads_awake_changes_nothing_but_time() {
         assert_eq!(pool.install(|| qruntime::keep_awake(|| rayon::join(|| 1, || 2))), (1, 2));
     }
     assert!(same_bits(forward().view(), expected.view()));
+}
+
+/// Runs `work` on a thread of its own, which must come to an end.
+fn ends(work: impl FnOnce() + Send + 'static) {
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        work();
+        done.send(()).unwrap();
+    });
+    // Far longer than it takes, on any machine: a failure is a deadlock or a panic.
+    wait.recv_timeout(Duration::from_secs(120)).expect("comes to an end");
+}
+
+fn pool(threads: usize) -> ThreadPool {
+    ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
+}
+
+/// A caller that holds a lock must not take on another job of the pool while it waits: that job may want the lock.
+#[test]
+fn jobs_of_a_pool_may_hold_a_lock_while_they_multiply() {
+    ends(|| {
+        let matrix = encode(1, Format::Q8_0, 2048, 1024);
+        let x = random(2, 2, 1024);
+        let lock = Mutex::new(Linear::new(matrix.view(), Isa::best()));
+        pool(3).scope(|scope| {
+            for _ in 0..200 {
+                scope.spawn(|_| {
+                    let layer = lock.lock().unwrap();
+                    layer.forward(x.view()).unwrap();
+                    qruntime::keep_awake(|| layer.forward(x.view()).unwrap());
+                });
+            }
+        });
+    });
+}
+
+/// The same for a whole network; the batch has a prompt to quantize and attention to split.
+#[test]
+fn jobs_of_a_pool_may_hold_a_lock_while_they_feed() {
+    let lm = CausalLm::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/storyteller-6m")).unwrap();
+    ends(move || {
+        let session = Mutex::new(lm.session());
+        let tokens: Vec<u32> = (0..200).map(|token| token % 4096).collect();
+        pool(3).scope(|scope| {
+            for _ in 0..12 {
+                scope.spawn(|_| {
+                    let mut session = session.lock().unwrap();
+                    session.rewind(0);
+                    session.feed(&tokens).unwrap();
+                });
+            }
+        });
+    });
+}
+
+/// A caller needs no thread of the pool: all of them may wait for a lock that it holds, wherever it is called from.
+#[test]
+fn a_product_needs_no_thread_of_the_pool() {
+    ends(|| {
+        let matrix = encode(1, Format::Q8_0, 2048, 1024);
+        let layer = Linear::new(matrix.view(), Isa::best());
+        let x = random(2, 2, 1024);
+        let expected = layer.forward(x.view()).unwrap();
+        let threads = 3;
+        ThreadPoolBuilder::new().num_threads(threads).build_global().ok();
+        let (blocked, unblock) = (Arc::new(Barrier::new(rayon::current_num_threads() + 1)), Arc::new(Mutex::new(())));
+        let held = unblock.lock().unwrap();
+        for _ in 0..rayon::current_num_threads() {
+            let (blocked, unblock) = (Arc::clone(&blocked), Arc::clone(&unblock));
+            rayon::spawn(move || {
+                blocked.wait();
+                drop(unblock.lock());
+            });
+        }
+        blocked.wait();
+        for _ in 0..10 {
+            assert!(same_bits(layer.forward(x.view()).unwrap().view(), expected.view()));
+            let awake = qruntime::keep_awake(|| layer.forward(x.view()).unwrap());
+            assert!(same_bits(awake.view(), expected.view()));
+        }
+        drop(held);
+    });
 }

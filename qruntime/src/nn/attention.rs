@@ -1,8 +1,9 @@
 //! Attention with grouped heads of keys and values (Vaswani et al., 2017; Ainslie et al., 2023).
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use kernels::{AttentionOptions, AttentionScratch, Isa, KvHead, attend};
+use kernels::{AttentionOptions, AttentionScratch, Isa, KvFormat, KvHead, attend};
 use ndarray::{ArrayViewMut2, Axis};
 
 use super::batch::{Piece, Place};
@@ -10,7 +11,7 @@ use super::norm::{ELEMENT, Norm};
 use super::rope::Rope;
 use super::spec::{AttentionSpec, Mask};
 use super::weights::Weights;
-use super::{rows, rows_mut, sized};
+use super::{largest, rows, rows_mut, sized};
 use crate::error::Error;
 use crate::linear::{Linear, Workspace};
 use crate::parallel;
@@ -85,6 +86,9 @@ impl<'a> Attention<'a> {
     }
 
     /// Attends from every row of `x` to the rows of its sequence that it sees, and appends keys and values to the cache.
+    ///
+    /// If one of these cannot be kept, because it is not finite or of too large a magnitude, returns its magnitude;
+    /// `y` is then anything.
     pub(crate) fn forward(
         &self,
         x: &[f32],
@@ -93,7 +97,7 @@ impl<'a> Attention<'a> {
         (ropes, places): (&[Rope], &[Place]),
         (state, workspace): (&mut AttentionState, &mut Workspace),
         y: &mut [f32],
-    ) -> Result<(), Error> {
+    ) -> Result<Option<f32>, Error> {
         let [queries, keys, values] = self.spec.widths();
         let (count, hidden, cols) = (places.len(), self.output.out_features(), queries + keys + values);
         let AttentionState { qkv, attended, scratch } = state;
@@ -110,9 +114,12 @@ impl<'a> Attention<'a> {
             Linear::forward_each(&inputs, rows(x, hidden), workspace, &mut [q, k, v])?;
         }
         self.place(qkv, ropes, places);
-        self.remember(qkv, pieces, layer);
+        if let Some(found) = self.remember(qkv, pieces, layer) {
+            return Ok(Some(found));
+        }
         self.attend(qkv, pieces, layer, attended, scratch);
-        self.output.forward_into(rows(attended, queries), workspace, rows_mut(y, hidden))
+        self.output.forward_into(rows(attended, queries), workspace, rows_mut(y, hidden))?;
+        Ok(None)
     }
 
     /// Normalizes and rotates the heads of queries and keys.
@@ -144,12 +151,14 @@ impl<'a> Attention<'a> {
         });
     }
 
-    /// Appends keys and values to the cache.
-    fn remember(&self, qkv: &[f32], pieces: &mut [Piece<'_>], layer: usize) {
+    /// Appends keys and values to the cache. Returns the largest magnitude if that cannot be kept.
+    fn remember(&self, qkv: &[f32], pieces: &mut [Piece<'_>], layer: usize) -> Option<f32> {
         let head_dim = self.spec.head_dim;
         let [queries, keys, values] = self.spec.widths();
         let cols = queries + keys + values;
         let threads = parallel::threads(qkv.len() / cols * (keys + values) * ELEMENT);
+        // Floats without a sign order as their bits do.
+        let beyond = AtomicU32::new(0);
         let mut rest = qkv;
         let heads = pieces.iter_mut().flat_map(|piece| {
             let (rows, others) = rest.split_at(piece.tokens.len() * cols);
@@ -160,9 +169,14 @@ impl<'a> Attention<'a> {
             for row in rows.chunks_exact(cols) {
                 let key = &row[queries + head * head_dim..][..head_dim];
                 let value = &row[queries + keys + head * head_dim..][..head_dim];
+                let found = largest(key).to_bits().max(largest(value).to_bits());
+                if found >= limit(kv.format()).to_bits() {
+                    beyond.fetch_max(found, Ordering::Relaxed);
+                }
                 kv.push(self.isa, key, value);
             }
         });
+        Some(f32::from_bits(beyond.into_inner())).filter(|&found| found != 0.0)
     }
 
     /// Attends from all rows to the cache.
@@ -224,6 +238,15 @@ impl<'a> Attention<'a> {
         for (mut to, from) in task.out.outer_iter_mut().zip(out.chunks_exact(width)) {
             to.as_slice_mut().expect("a part of a row").copy_from_slice(from);
         }
+    }
+}
+
+/// The least magnitude that a format of keys and values does not hold.
+fn limit(format: KvFormat) -> f32 {
+    match format {
+        // What is nearer to 2^16 than to the largest number becomes infinite.
+        KvFormat::F16 => 65520.0,
+        KvFormat::Q8 => f32::INFINITY,
     }
 }
 

@@ -10,8 +10,8 @@ use super::norm::{ELEMENT, Norm};
 use super::rope::Rope;
 use super::spec::{DecoderSpec, LayerSpec, MlpSpec};
 use super::weights::Weights;
-use super::{rows, rows_mut, sized};
-use crate::error::Error;
+use super::{after, beyond_range, largest, rows, rows_mut, sized};
+use crate::error::{Error, NetworkPart};
 use crate::linear::{Linear, Workspace};
 use crate::parallel;
 
@@ -91,10 +91,16 @@ impl<'a> Decoder<'a> {
         Cache::new(self.layers.iter().map(|layer| layer.attention.spec()), format)
     }
 
-    /// Takes all rows of some sequences through the layers. [`logits`](Self::logits) then tells of each.
+    /// Takes all rows of some sequences through the layers. [`logits`](Self::logits) then tells of each. Before every layer
+    /// asks whether to go on.
     ///
     /// Tokens must be in the vocabulary, and positions within the contexts.
-    pub(crate) fn forward(&self, pieces: &mut [Piece<'_>], state: &mut DecoderState) -> Result<(), Error> {
+    pub(crate) fn forward(
+        &self,
+        pieces: &mut [Piece<'_>],
+        state: &mut DecoderState,
+        go_on: &mut dyn FnMut() -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let hidden = self.embedding.in_features();
         state.places.clear();
         state.places.extend(places(pieces));
@@ -109,8 +115,12 @@ impl<'a> Decoder<'a> {
             first.before_attention.rows(x, normed);
         }
         for (i, layer) in self.layers.iter().enumerate() {
+            go_on()?;
             let rows = (self.ropes.as_slice(), state.places.as_slice());
-            layer.attention.forward(normed, pieces, i, rows, (&mut state.attention, &mut *workspace), part)?;
+            let memory = (&mut state.attention, &mut *workspace);
+            if let Some(found) = layer.attention.forward(normed, pieces, i, rows, memory, part)? {
+                return Err(beyond_range(i, found, x, Some(KvFormat::Q8)));
+            }
             layer.add(layer.after_attention.as_ref(), x, part, Some(&layer.before_mlp), normed, hidden);
             match &layer.mlp {
                 AnyMlp::Dense(mlp) => mlp.forward(normed, &mut state.mlp, workspace, part)?,
@@ -122,17 +132,19 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// The logits of some of the rows that [`forward`](Self::forward) has just taken through: as many numbers for each as there are tokens.
+    /// The logits of some of the rows that [`forward`](Self::forward) has just taken through: as many numbers for each as
+    /// there are tokens, all of them finite.
     pub(crate) fn logits(
         &self,
-        of: impl ExactSizeIterator<Item = usize>,
+        of: impl ExactSizeIterator<Item = usize> + Clone,
         state: &mut DecoderState,
         logits: &mut [f32],
     ) -> Result<(), Error> {
         let (hidden, vocabulary) = (self.head.in_features(), self.head.out_features());
         let normed = sized(&mut state.normed, of.len() * hidden);
-        for (row, normed) in of.zip(normed.chunks_mut(hidden)) {
-            self.norm.row(&state.x[row * hidden..][..hidden], normed);
+        let x = |row: usize| &state.x[row * hidden..][..hidden];
+        for (row, normed) in of.clone().zip(normed.chunks_mut(hidden)) {
+            self.norm.row(x(row), normed);
         }
         self.head.forward_into(rows(normed, hidden), &mut state.workspace, rows_mut(logits, vocabulary))?;
         parallel::rows(PART * ELEMENT, logits.chunks_mut(PART), |logits| {
@@ -143,7 +155,12 @@ impl<'a> Decoder<'a> {
                 softcap(self.isa, logits, cap);
             }
         });
-        Ok(())
+        if largest(logits).is_finite() {
+            return Ok(());
+        }
+        let finite = of.map(x).all(|x| largest(x).is_finite());
+        let part = if finite { NetworkPart::Head } else { after(self.layers.len()) };
+        Err(Error::NotFinite { part })
     }
 
     fn embed(&self, pieces: &[Piece<'_>], x: &mut [f32]) -> Result<(), Error> {

@@ -6,9 +6,9 @@ use super::attention::{Attention, AttentionState};
 use super::batch::{Cache, Piece, Place, places};
 use super::mlp::{Mlp, MlpState};
 use super::norm::{ELEMENT, Norm};
-use super::sized;
 use super::spec::EncoderSpec;
 use super::weights::Weights;
+use super::{after, beyond_range, largest, sized};
 use crate::error::Error;
 use crate::linear::{Linear, Workspace};
 use crate::parallel;
@@ -89,10 +89,13 @@ impl<'a> EncoderNetwork<'a> {
         let part = sized(&mut state.part, count * hidden);
 
         self.embed(sequences, x, part)?;
-        for layer in &self.layers {
+        for (i, layer) in self.layers.iter().enumerate() {
             pieces.iter_mut().for_each(|piece| piece.cache.truncate(0));
             let rows = (&[][..], state.places.as_slice());
-            layer.attention.forward(x, &mut pieces, 0, rows, (&mut state.attention, &mut state.workspace), part)?;
+            let memory = (&mut state.attention, &mut state.workspace);
+            if let Some(found) = layer.attention.forward(x, &mut pieces, 0, rows, memory, part)? {
+                return Err(beyond_range(i, found, x, None));
+            }
             add_and_norm(&layer.after_attention, x, part, hidden);
             // A text goes through attention as a whole. Here rows know nothing of each other, and may be much wider.
             let rows = layer.mlp.rows_at_once() * hidden;
@@ -101,7 +104,10 @@ impl<'a> EncoderNetwork<'a> {
             }
             add_and_norm(&layer.after_mlp, x, part, hidden);
         }
-        Ok(())
+        match largest(x).is_finite() {
+            true => Ok(()),
+            false => Err(Error::NotFinite { part: after(self.layers.len()) }),
+        }
     }
 
     fn embed(&self, sequences: &[&[u32]], x: &mut [f32], part: &mut [f32]) -> Result<(), Error> {

@@ -16,7 +16,10 @@ pub(crate) mod weights;
 
 use std::sync::Mutex;
 
+use kernels::KvFormat;
 use ndarray::{ArrayView2, ArrayViewMut2};
+
+use crate::error::{Error, NetworkPart};
 
 /// Numbers that rows may take which go through a network together, in all.
 pub(crate) const NUMBERS: usize = 1 << 28;
@@ -37,6 +40,26 @@ pub(crate) fn rows(numbers: &[f32], cols: usize) -> ArrayView2<'_, f32> {
 /// Numbers as rows of `cols`, to be written.
 pub(crate) fn rows_mut(numbers: &mut [f32], cols: usize) -> ArrayViewMut2<'_, f32> {
     ArrayViewMut2::from_shape((numbers.len() / cols, cols), numbers).expect("whole rows")
+}
+
+/// The largest magnitude of some numbers. Infinity is larger than finite ones, and NaN larger than all.
+pub(crate) fn largest(numbers: &[f32]) -> f32 {
+    // Without their sign bits floats order as integers do.
+    f32::from_bits(numbers.iter().fold(0, |largest, x| (x.to_bits() & !(1 << 31)).max(largest)))
+}
+
+/// The part of a network whose results enter a layer, or leave the last one.
+pub(crate) fn after(layers: usize) -> NetworkPart {
+    layers.checked_sub(1).map_or(NetworkPart::Embedding, NetworkPart::Layer)
+}
+
+/// The error of a layer with a key or value of magnitude `found`, which cannot be kept. `x` is what entered the layer.
+pub(crate) fn beyond_range(layer: usize, found: f32, x: &[f32], alternative: Option<KvFormat>) -> Error {
+    match (found.is_finite(), largest(x).is_finite()) {
+        (true, _) => Error::CacheRange { layer, found, alternative },
+        (false, true) => Error::NotFinite { part: NetworkPart::Layer(layer) },
+        (false, false) => Error::NotFinite { part: after(layer) },
+    }
 }
 
 /// Memory of calls that are over, for those to come: as many as there were calls at one time.

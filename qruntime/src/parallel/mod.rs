@@ -1,22 +1,22 @@
 //! Splits products, and other work on rows, over the threads of rayon's current pool. The only module that knows threads.
 //!
-//! A *region* is one call of [`multiply`]: a queue of products, from whose front threads take pieces of consecutive panels, large ones first and
-//! smaller ones towards the end. Whoever asked takes pieces at once and never waits for a thread that has not come: the queue is empty when such a
-//! thread comes at last. So a region costs little, and a thread that is held up holds up one piece. `docs/kernels.md` has the figures, and
-//! what did not help.
+//! A *region* is one call of [`multiply`]: a queue of products, from whose front threads take pieces of consecutive
+//! panels, large ones first and smaller ones towards the end. The caller takes pieces at once and never waits for a thread
+//! that has not come: the queue is empty when such a thread comes at last. So a region costs little, and a thread
+//! that is held up holds up one piece. [`crew`] brings the threads and waits for them. `docs/kernels.md` has the figures,
+//! and what did not help.
 
-use std::cell::Cell;
+mod crew;
+
 use std::ops::Range;
 use std::slice;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kernels::panel::PANEL_ROWS;
 use kernels::{Activations, ActivationsRef, Isa, ShapeError};
 use ndarray::{ArrayViewMut2, Axis};
-use rayon::prelude::*;
 
+pub use self::crew::keep_awake;
 use crate::weight::Weight;
 
 /// Rows of activations that are multiplied together.
@@ -56,70 +56,6 @@ impl Tile {
     }
 }
 
-/// How long a thread that is kept awake waits for the next product.
-const PATIENCE: Duration = Duration::from_micros(500);
-
-thread_local! {
-    /// Whether this thread is in a region, or kept awake.
-    static BUSY: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Sets [`BUSY`] while it lives.
-struct Busy(bool);
-
-impl Busy {
-    fn new() -> Self {
-        Self(BUSY.replace(true))
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        BUSY.set(self.0);
-    }
-}
-
-/// Runs `work` on this thread and keeps the other threads of rayon's current pool awake meanwhile, so that they come at once to its products.
-///
-/// Rayon's threads fall asleep some 25 µs after the last product; to wake one takes some 15 µs of the caller's time, and it comes 50 µs late.
-/// Wrap the computation of one token, where other work lies between products. Threads that wait give way to other processes, take on any other
-/// work of the pool, and fall asleep when there was none for half a millisecond: what lasts longer belongs outside. Results are the same
-/// without; in a pool of one thread nothing happens.
-///
-/// ```
-/// let token = qruntime::keep_awake(|| { /* layers, attention, more layers */ 42 });
-/// assert_eq!(token, 42);
-/// ```
-pub fn keep_awake<R>(work: impl FnOnce() -> R) -> R {
-    struct Over(Arc<AtomicBool>);
-    impl Drop for Over {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    if rayon::current_num_threads() == 1 {
-        return work();
-    }
-    let (over, caller) = (Over(Arc::default()), rayon::current_thread_index());
-    let seen = Arc::clone(&over.0);
-    // Nobody waits for these: a thread that comes too late finds that all is over.
-    rayon::spawn_broadcast(move |thread| {
-        // A thread that waits within a region, or in such a loop already, takes on any job: it must not stay in this one.
-        if Some(thread.index()) == caller || BUSY.get() {
-            return;
-        }
-        let _busy = Busy::new();
-        let mut idle = Instant::now();
-        while !seen.load(Ordering::Relaxed) && idle.elapsed() < PATIENCE {
-            match rayon::yield_now() {
-                Some(rayon::Yield::Executed) => idle = Instant::now(),
-                _ => std::thread::yield_now(),
-            }
-        }
-    });
-    work()
-}
-
 /// Quantizes rows of `cols` activations in groups. One row never costs a region of its own.
 pub(crate) fn quantize(
     isa: Isa,
@@ -133,17 +69,10 @@ pub(crate) fn quantize(
     }
     // A row is a microsecond or less: many of them make a task.
     let rows_per_task = (SMALLEST_PIECE / size_of::<f32>()).div_ceil(cols);
-    let parts: Vec<_> = to.parts(x, cols, groups, rows_per_task)?.collect();
-    parts.into_par_iter().for_each(|part| part.quantize(isa));
+    let parts = to.parts(x, cols, groups, rows_per_task)?;
+    let threads = threads(size_of_val(x));
+    each::<1, _, _>(parts, &mut vec![(); threads], |part, ()| part.quantize(isa));
     Ok(())
-}
-
-/// Runs `work` on a thread of rayon's current pool. From outside every region would have to be handed over to it; so all is, once.
-pub(crate) fn enter<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    if rayon::current_thread_index().is_some() || rayon::current_num_threads() == 1 {
-        return work();
-    }
-    rayon::scope(|_| work())
 }
 
 /// How many threads are worth asking for some work, in bytes of packed weights times rows.
@@ -168,34 +97,29 @@ pub(crate) fn each<const N: usize, T: Send, S: Send>(
     scratch: &mut [S],
     work: impl Fn(T, &mut S) + Sync,
 ) {
-    match scratch {
-        [] => {}
-        [scratch] => items.for_each(|item| work(item, scratch)),
-        scratch => take_each::<N, _, _>(&Mutex::new(items.fuse()), scratch, &work),
-    }
-}
-
-fn take_each<const N: usize, T: Send, S: Send>(
-    items: &Mutex<impl Iterator<Item = T> + Send>,
-    scratch: &mut [S],
-    work: &(impl Fn(T, &mut S) + Sync),
-) {
-    let _busy = Busy::new();
     if let [scratch] = scratch {
-        let take = || {
-            let mut items = items.lock().expect("nothing panics that holds it");
-            std::array::from_fn::<_, N, _>(|_| items.next())
-        };
+        return items.for_each(|item| work(item, scratch));
+    }
+    let threads = scratch.len();
+    let (items, scratch) = (Mutex::new(items.fuse()), Mutex::new(scratch.iter_mut()));
+    crew::together(threads, || {
+        let Some(scratch) = lock(&scratch).next() else { return };
         loop {
-            let taken = take();
+            let taken = {
+                let mut items = lock(&items);
+                std::array::from_fn::<_, N, _>(|_| items.next())
+            };
             if taken.iter().all(Option::is_none) {
                 return;
             }
             taken.into_iter().flatten().for_each(|item| work(item, scratch));
         }
-    }
-    let (here, there) = scratch.split_at_mut(scratch.len().div_ceil(2));
-    rayon::join(|| take_each::<N, _, _>(items, here, work), || take_each::<N, _, _>(items, there, work));
+    });
+}
+
+/// Locks a queue. Taking from one does not panic halfway.
+fn lock<T>(queue: &Mutex<T>) -> MutexGuard<'_, T> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One product of a region: `y = x·weightsᵀ + bias`.
@@ -217,23 +141,17 @@ pub(crate) fn multiply(products: &mut [Product<'_>]) -> Result<(), ShapeError> {
         let mut tile = Tile::new();
         return products.iter_mut().try_for_each(|product| product.run(&mut tile));
     }
-    let queue = Queue { products: products.iter_mut(), first: None, left, threads };
-    run(&Mutex::new(queue), threads)
-}
-
-/// Takes pieces until there are none, on this thread and on as many others as come.
-fn run(queue: &Mutex<Queue<'_, '_>>, threads: usize) -> Result<(), ShapeError> {
-    let _busy = Busy::new();
-    if threads > 1 {
-        let (here, there) = rayon::join(|| run(queue, threads - threads / 2), || run(queue, threads / 2));
-        return here.and(there);
-    }
-    let take = || queue.lock().expect("nothing panics that holds it").take();
-    let mut tile = Tile::new();
-    while let Some(mut piece) = take() {
-        piece.run(&mut tile)?;
-    }
-    Ok(())
+    let queue = Mutex::new(Queue { products: products.iter_mut(), first: None, left, threads, failed: None });
+    crew::together(threads, || {
+        let mut tile = Tile::new();
+        // The lock is free again before a piece is computed.
+        while let Some(mut piece) = { lock(&queue).take() } {
+            if let Err(error) = piece.run(&mut tile) {
+                lock(&queue).failed = Some(error);
+            }
+        }
+    });
+    queue.into_inner().unwrap_or_else(PoisonError::into_inner).failed.map_or(Ok(()), Err)
 }
 
 /// What is left of the products of a region.
@@ -244,6 +162,7 @@ struct Queue<'a, 'p> {
     /// Work of both.
     left: usize,
     threads: usize,
+    failed: Option<ShapeError>,
 }
 
 impl<'a> Queue<'a, '_> {
