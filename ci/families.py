@@ -173,7 +173,7 @@ FAMILIES = {
         "hidden_size": 32, "intermediate_size": 20, "num_local_experts": 6, "num_experts_per_tok": 3})), torch.bfloat16, new_names=True,
         new_config=True),
     "bert-mean": Family(bert(), torch.float32, (24, 5, 40), pooling="mean", normalize=True),
-    "bert-causal": Family(bert(is_decoder=True), torch.float16, (24, 5), pooling="mean"),
+    "bert-causal": Family(bert(is_decoder=True), torch.float32, (24, 5, 40), pooling="mean"),
     "bert-cls": Family(bert(hidden_size=40, type_vocab_size=1, intermediate_size=72), torch.float16, (24, 1, 40), pooling="cls"),
 }
 
