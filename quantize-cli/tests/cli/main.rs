@@ -4,6 +4,7 @@
 #![allow(clippy::print_stderr, reason = "says what did not run")]
 
 mod bench;
+mod bytes;
 mod eval;
 mod hostile;
 mod network;
