@@ -1,6 +1,7 @@
 //! What a session is after a call that failed, was cancelled or came to its end, and what such a call says.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::print_stdout, reason = "a test says that it did not run")]
 
 mod support;
 
