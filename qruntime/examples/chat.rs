@@ -26,9 +26,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let tokens = match &template {
             Some(template) => {
                 messages.push(Message::new("user", line));
-                tokenizer.encode(&template.render(&messages, true)?, false)?
+                tokenizer.encode_chat(&messages, |messages| template.render(messages, true))?
             }
-            None => tokenizer.encode(&line, true)?,
+            None => tokenizer.encode_plain(&line, true)?,
         };
         // Of what the session has already, whatever the two have in common is not computed again.
         let common = session.tokens().iter().zip(&tokens).take_while(|(a, b)| a == b).count();

@@ -1,10 +1,13 @@
-//! Replays the corpus of the fuzz target `open_model`: seeds, and every file that once crashed it.
+//! Replays the corpora of fuzz targets: seeds, and every file that once crashed one.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../../fuzz/fuzz_targets/exercise.rs"]
 mod exercise;
 mod support;
+#[cfg(feature = "text")]
+#[path = "../../fuzz/fuzz_targets/tokenize.rs"]
+mod tokenize;
 
 use std::fs;
 
@@ -25,6 +28,67 @@ fn no_file_of_the_corpus_does_harm() {
         opened += usize::from(exercise::exercise(&fs::read(file).unwrap()).is_some());
     }
     assert!(opened >= 4 + Format::ALL.len(), "{opened} files of the corpus opened");
+}
+
+#[cfg(feature = "text")]
+const TOKENIZERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/tokenizer");
+
+#[cfg(feature = "text")]
+#[test]
+fn no_tokenizer_of_the_corpus_does_harm() {
+    let mut opened = 0;
+    for file in fs::read_dir(TOKENIZERS).unwrap() {
+        let file = file.unwrap().path();
+        println!("{}", file.display());
+        opened += usize::from(tokenize::tokenize(&fs::read(file).unwrap()));
+    }
+    assert!(opened >= 7, "{opened} files of the corpus opened");
+}
+
+/// Changes bytes of every tokenizer of the corpus, so many times.
+#[cfg(feature = "text")]
+fn damage_tokenizers(times: u64) {
+    let seeds: Vec<Vec<u8>> =
+        fs::read_dir(TOKENIZERS).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
+    let mut opened = 0;
+    for turn in 0..times {
+        for (number, seed) in seeds.iter().enumerate() {
+            let mut random = Random(turn << 8 | number as u64);
+            let mut below = |most: usize| random.bits() as usize % most;
+            let mut file = seed.clone();
+            for _ in 0..=below(2) {
+                let (at, length) = (below(file.len()), below(12));
+                let other = &seeds[below(seeds.len())];
+                let from = below(other.len());
+                let piece = &other[from..(from + length).min(other.len())];
+                let end = (at + below(2) * piece.len()).min(file.len());
+                match below(3) {
+                    0 => drop(file.splice(at..end, piece.iter().copied())),
+                    1 => file[at] = b"\"0129{}[],: axX\xc3"[below(16)],
+                    _ => drop(file.drain(at..(at + length).min(file.len()))),
+                }
+                if file.is_empty() {
+                    break;
+                }
+            }
+            opened += u64::from(tokenize::tokenize(&file));
+        }
+    }
+    println!("{opened} of {} opened", times * seeds.len() as u64);
+    assert!(opened > times / 10, "{opened} of {times} times {} opened", seeds.len());
+}
+
+#[cfg(feature = "text")]
+#[test]
+fn no_damaged_tokenizer_does_harm() {
+    damage_tokenizers(30);
+}
+
+#[cfg(feature = "text")]
+#[test]
+#[ignore = "takes an hour; run it when the bounds change"]
+fn no_damaged_tokenizer_does_harm_in_an_hour() {
+    damage_tokenizers(200_000);
 }
 
 /// Files from which fuzzing starts.

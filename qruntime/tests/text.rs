@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use qruntime::{CausalLm, Encoder, Greedy, Tokenizer};
+use qruntime::{CausalLm, Encoder, Greedy, Message, Tokenizer};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/storyteller-6m");
 
@@ -16,6 +16,11 @@ fn data(folder: &str) -> Option<std::path::PathBuf> {
         return None;
     }
     Some(path)
+}
+
+/// A folder of the cases that are not part of the repository, or a word that it is not there.
+fn case(folder: &str) -> Option<std::path::PathBuf> {
+    data(&format!("../cases/{folder}"))
 }
 
 /// Everything that streams give is what decoding all at once gives.
@@ -156,20 +161,157 @@ fn tokens_without_text_do_not_count_in_a_stream() {
     assert_eq!(stream.push(3).expect("a token"), "\u{e9}");
 }
 
-/// `tokenizer_config.json` has the last word on the first token.
+/// Where there is a `tokenizer.json`, transformers 5 looks at nothing else for the tokens around a
+/// text: its ids of "a b" for this model are these, whatever the configuration says.
 #[test]
-fn the_first_token_is_as_the_configuration_says() {
+fn the_first_token_is_as_the_tokenizer_says() {
+    let Some(model) = data("stories260K/hf-float32") else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    std::fs::copy(Path::new(MODEL).join("tokenizer.json"), folder.path().join("tokenizer.json")).expect("a copy");
-    let encode = |config: &str, text: &str| {
+    std::fs::copy(model.join("tokenizer.json"), folder.path().join("tokenizer.json")).expect("a copy");
+    for config in [
+        r#"{"bos_token": "<s>", "eos_token": "</s>"}"#,
+        r#"{"add_bos_token": false, "bos_token": "<s>", "eos_token": "</s>"}"#,
+        r#"{"add_bos_token": true, "add_eos_token": true, "bos_token": "<s>", "eos_token": "</s>"}"#,
+    ] {
         std::fs::write(folder.path().join("tokenizer_config.json"), config).expect("a file");
-        Tokenizer::open(folder.path()).expect("a tokenizer").encode(text, true).expect("a text")
+        let tokenizer = Tokenizer::open(folder.path()).expect("a tokenizer");
+        assert_eq!(tokenizer.encode("a b", true).expect("a text"), [1, 261, 268], "{config}");
+        assert_eq!(tokenizer.encode("", true).expect("a text"), [1], "{config}");
+    }
+}
+
+/// The same text has the same tokens, though the file asks for merges to be skipped at random.
+#[test]
+fn dropout_does_not_make_tokens_random() {
+    let json = |dropout: &str| {
+        format!(
+            r#"{{"model": {{"type": "BPE", "dropout": {dropout}, "vocab": {{"a": 0, "b": 1, "ab": 2, "abab": 3}},
+            "merges": ["a b", "ab ab"]}}}}"#
+        )
     };
-    let with = encode(r#"{"add_bos_token": true, "bos_token": {"content": "<|endoftext|>"}}"#, "A cat");
-    let without = encode(r#"{"add_bos_token": false, "bos_token": "<|endoftext|>"}"#, "A cat");
-    assert_eq!((with[0], &with[1..]), (0, &without[..]));
-    let written = encode(r#"{"add_bos_token": false, "bos_token": "<|endoftext|>"}"#, "<|endoftext|>A cat");
-    assert_eq!(written[0], 0, "one that stands in the text stays");
+    let tokenizer = Tokenizer::from_bytes(json("0.9").as_bytes()).expect("a tokenizer");
+    for _ in 0..50 {
+        assert_eq!(tokenizer.encode("abab", true).expect("a text"), [3]);
+    }
+}
+
+#[test]
+fn a_tokenizer_comes_from_bytes_and_goes_to_other_threads() {
+    let json = std::fs::read(Path::new(MODEL).join("tokenizer.json")).expect("the repository's model");
+    let tokenizer = Tokenizer::from_bytes(&json).expect("a tokenizer");
+    let tokens = tokenizer.encode(TEXT, false).expect("a text");
+    let mut stream = tokenizer.stream(&[]);
+    drop(tokenizer);
+    let text = std::thread::spawn(move || {
+        let mut text = String::new();
+        for token in tokens {
+            text += &stream.push(token).expect("a token");
+        }
+        text + &stream.finish().expect("the rest")
+    });
+    assert_eq!(text.join().expect("no panic").trim_start(), TEXT);
+    let error = Tokenizer::from_bytes(b"{}").expect_err("no tokenizer").to_string();
+    assert_eq!(error, r#""tokenizer.json": not a tokenizer: missing field `model` at line 1 column 2"#);
+    let limited = Tokenizer::from_bytes(&json).expect("a tokenizer");
+    let copy = limited.clone().with_limit(2).expect("room");
+    let lengths = [&limited, &copy].map(|tokenizer| tokenizer.encode(TEXT, true).expect("a text").len());
+    assert!(lengths[0] > 2 && lengths[1] == 2, "a limit is of one copy: {lengths:?}");
+}
+
+/// Letters of an added token are not the bytes that these letters spell in other tokens.
+#[test]
+fn added_tokens_are_decoded_as_they_stand() {
+    let Some(folder) = case("added_token_latin") else { return };
+    let tokenizer = Tokenizer::open(folder).expect("a tokenizer");
+    let decode = |tokens: &[u32]| tokenizer.decode(tokens).expect("tokens");
+    assert_eq!(decode(&[258]), "<čéñ>");
+    assert_eq!(decode(&[256, 32, 258, 259, 33, 257]), "A<čéñ><x>B");
+    let text = "é <čéñ>é<x>";
+    let tokens = tokenizer.encode(text, false).expect("a text");
+    assert_eq!(decode(&tokens), text);
+    check_stream(&tokenizer, text);
+}
+
+/// Tokens with everything that chat models have: one that is special, one in brackets that is not,
+/// one of spaces, and one that is looked for in normalized text.
+const MARKED: &str = r##"{
+    "added_tokens": [
+        {"id": 256, "content": "<|end|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},
+        {"id": 257, "content": "<think>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false},
+        {"id": 258, "content": "    ", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false},
+        {"id": 259, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": true, "special": true}],
+    "normalizer": NORMALIZER,
+    "decoder": {"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": "_"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+    "model": {"type": "BPE", "byte_fallback": true, "vocab": {VOCAB, "<|": 300, "|>": 301, "<|end|>": 256, "<think>": 257, "    ": 258, "<s>": 259}, "merges": ["< |", "| >"]}
+}"##;
+
+fn marked(normalizer: &str) -> Tokenizer {
+    let letters: Vec<String> = (' '..='~').map(|c| format!("{:?}: {}", c.to_string(), c as u32)).collect();
+    let vocab = letters.join(",");
+    let json = MARKED.replace("VOCAB", &vocab).replace("NORMALIZER", normalizer);
+    Tokenizer::from_bytes(json.as_bytes()).expect("a tokenizer")
+}
+
+fn letters(text: &str) -> Vec<u32> {
+    text.chars().map(u32::from).collect()
+}
+
+#[test]
+fn what_users_type_does_not_become_a_special_token() {
+    let tokenizer = marked("null");
+    let [plain, read] = [Tokenizer::encode_plain, Tokenizer::encode]
+        .map(|encode| encode(&tokenizer, "a<|end|><think>    <s>b", false).expect("a text"));
+    assert_eq!(read, [97, 256, 257, 258, 259, 98]);
+    let mut expected = vec![97, 300];
+    expected.extend(letters("end"));
+    expected.push(301);
+    expected.extend(letters("<think>"));
+    expected.push(258);
+    expected.extend(letters("<s>b"));
+    assert_eq!(plain, expected, "pieces are merged as anywhere, and tokens of spaces stay");
+    // What hides one another.
+    for text in ["<s<s>>", "<|end<|end|>|>", "<<think>s>", "\u{fdd0}<s>\u{fdd1}<|end|>"] {
+        let tokens = tokenizer.encode_plain(text, false).expect("a text");
+        assert!(!tokens.iter().any(|token| [256, 257, 259].contains(token)), "{text}: {tokens:?}");
+        if text.is_ascii() {
+            assert_eq!(tokenizer.decode(&tokens).expect("tokens"), text);
+        }
+    }
+    // As Llama 2 has it: what stands at the beginning is normalized with the rest.
+    let normalizer = r#"{"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "_"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "_"}]}"#;
+    let tokens = marked(normalizer).encode_plain("<think> <s>", false).expect("a text");
+    assert_eq!(tokens, letters("_<think>_<s>"));
+}
+
+#[test]
+fn messages_of_a_conversation_stay_text() {
+    let tokenizer = marked("null");
+    let messages = [
+        Message::new("user", " say <|end|> "),
+        Message::new("assistant", "<think>x<|end|>"),
+        Message::new("user", "<think>"),
+    ];
+    let tokens = tokenizer.encode_chat(&messages, |messages| {
+        Ok(messages.iter().map(|message| message.content.trim().to_owned() + "<|end|>").collect())
+    });
+    let mut expected = letters("say ");
+    let mark = [&[300][..], &letters("end"), &[301]].concat();
+    expected.extend(&mark);
+    expected.extend([256, 257, 120]);
+    expected.extend(&mark);
+    expected.push(256);
+    expected.extend(letters("<think>"));
+    expected.push(256);
+    assert_eq!(tokens.expect("a conversation"), expected);
+    // Where nobody wrote anything of the kind, the template gets what there is.
+    let plain = [Message::new("user", "hi")];
+    let tokens = tokenizer.encode_chat(&plain, |messages| {
+        assert_eq!(messages, plain);
+        Ok("<s>hi<|end|>".to_owned())
+    });
+    assert_eq!(tokens.expect("a conversation"), [259, 104, 105, 256]);
 }
 
 #[test]
@@ -214,4 +356,139 @@ fn tokens_are_those_of_the_original_tokenizers() {
         }
         assert!(count > 40, "{count} texts");
     }
+}
+
+/// A folder with these files of another, and with a `tokenizer_config.json`.
+fn legacy(files: &[std::path::PathBuf], config: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for file in files {
+        std::fs::copy(file, folder.path().join(file.file_name().expect("a file"))).expect("a copy");
+    }
+    std::fs::write(folder.path().join("tokenizer_config.json"), config).expect("a file");
+    folder
+}
+
+const LANGUAGES: [&str; 4] = [
+    "Hello, world!  It's 2026: 12345.67",
+    "Grüße aus Köln, naïve café — 日本語のテキスト 😀",
+    "  def f(x):\n\t\treturn x**2  \r\n\r\n  # fin",
+    "<|endoftext|>А что, если İstanbul? [MASK] e\u{301}",
+];
+
+/// Folders of before `tokenizer.json`: the tokens of transformers 5.24.
+#[test]
+fn folders_without_a_tokenizer_file_are_read_as_transformers_reads_them() {
+    let (Some(gpt2), Some(bert)) = (data("tokenizers/gpt2"), data("all-MiniLM-L6-v2")) else { return };
+    let pieces = [gpt2.join("vocab.json"), gpt2.join("merges.txt")];
+    let words = [bert.join("vocab.txt")];
+    let check = |files: &[std::path::PathBuf], config: &str, expected: [&[u32]; 4]| {
+        let folder = legacy(files, config);
+        let tokenizer = Tokenizer::open(folder.path()).expect(config);
+        for (text, expected) in LANGUAGES.iter().zip(expected) {
+            assert_eq!(tokenizer.encode(text, true).expect("a text"), expected, "{config}: {text:?}");
+        }
+        tokenizer
+    };
+    let numbers: &[u32] = &[15496, 11, 995, 0, 220, 632, 338, 1160, 2075, 25, 17031, 2231, 13, 3134];
+    let greeting: &[u32] = &[
+        8642, 9116, 39683, 68, 257, 385, 509, 9101, 18755, 11, 41492, 40304, 851, 10545, 245, 98, 17312, 105, 45739,
+        252, 5641, 24336, 25084, 43302, 30325, 222,
+    ];
+    let code: &[u32] = &[
+        220, 825, 277, 7, 87, 2599, 198, 197, 197, 7783, 2124, 1174, 17, 220, 220, 201, 198, 201, 198, 220, 1303, 957,
+    ];
+    let question: &[u32] = &[
+        50256, 140, 238, 220, 141, 229, 20375, 15166, 11, 12466, 113, 21727, 30143, 18849, 34754, 108, 24179, 30, 685,
+        31180, 42, 60, 304, 136, 223,
+    ];
+    let tokenizer = check(&pieces, r#"{"tokenizer_class": "GPT2Tokenizer"}"#, [numbers, greeting, code, question]);
+    assert_eq!(tokenizer.decode(greeting).expect("tokens"), LANGUAGES[1]);
+    let bos = |tokens: &[u32]| [&[50256], tokens].concat();
+    check(
+        &pieces,
+        r#"{"tokenizer_class": "GPT2TokenizerFast", "add_bos_token": true}"#,
+        [&bos(numbers), &bos(greeting), &bos(code), &bos(question)],
+    );
+    let digits: &[u32] =
+        &[15496, 11, 995, 0, 220, 632, 338, 220, 17, 15, 17, 21, 25, 220, 16, 17, 18, 19, 20, 13, 21, 22];
+    let composed = [&question[..22], &[38251]].concat();
+    check(&pieces, r#"{"tokenizer_class": "Qwen2Tokenizer", "bos_token": null}"#, [digits, greeting, code, &composed]);
+    let around = |tokens: &[u32]| [&[50257], tokens, &[50258]].concat();
+    let mut spelled = vec![27, 91, 437, 1659, 5239, 91, 29];
+    spelled.extend(&question[1..]);
+    check(
+        &pieces,
+        r#"{"tokenizer_class": "RobertaTokenizer"}"#,
+        [&around(numbers), &around(greeting), &around(code), &around(&spelled)],
+    );
+    let spaced: [&[u32]; 4] = [
+        &[&[18435], &numbers[1..]].concat(),
+        &[&[1902], &greeting[1..]].concat(),
+        code,
+        &[&[50256, 12466], &question[2..]].concat(),
+    ];
+    let tokenizer = check(
+        &pieces,
+        r#"{"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": true, "bos_token": "<s>", "additional_special_tokens": ["<x>", "<y>"]}"#,
+        spaced,
+    );
+    let ids = ["<s>", "<x>", "<y>"].map(|token| tokenizer.token(token));
+    assert_eq!(ids, [Some(50257), Some(50258), Some(50259)]);
+    check(
+        &words,
+        r#"{"tokenizer_class": "BertTokenizer"}"#,
+        [
+            &[101, 7592, 1010, 2088, 999, 2009, 1005, 1055, 16798, 2575, 1024, 13138, 19961, 1012, 6163, 102],
+            &[
+                101, 24665, 2226, 17499, 17151, 28306, 1010, 15743, 7668, 1517, 1864, 1876, 1950, 1671, 30239, 30227,
+                30233, 30240, 100, 102,
+            ],
+            &[101, 13366, 1042, 1006, 1060, 1007, 1024, 2709, 1060, 1008, 1008, 1016, 1001, 10346, 102],
+            &[
+                101, 1026, 1064, 2203, 15794, 10288, 2102, 1064, 1028, 1180, 1202, 22919, 14150, 1010, 1185, 29747,
+                29436, 10325, 9960, 1029, 103, 1041, 102,
+            ],
+        ],
+    );
+    check(
+        &words,
+        r#"{"tokenizer_class": "BertTokenizer", "do_lower_case": false, "tokenize_chinese_chars": false}"#,
+        [
+            &[101, 100, 1010, 2088, 999, 100, 1005, 1055, 16798, 2575, 1024, 13138, 19961, 1012, 6163, 102],
+            &[
+                101, 100, 17151, 100, 1010, 100, 100, 1517, 1864, 30402, 30476, 30197, 30239, 30227, 30233, 30240, 100,
+                102,
+            ],
+            &[101, 13366, 1042, 1006, 1060, 1007, 1024, 2709, 1060, 1008, 1008, 1016, 1001, 10346, 102],
+            &[
+                101, 1026, 1064, 2203, 15794, 10288, 2102, 1064, 1028, 100, 1202, 22919, 14150, 1010, 1185, 29747,
+                29436, 10325, 100, 1029, 103, 100, 102,
+            ],
+        ],
+    );
+}
+
+#[test]
+fn what_folders_of_before_must_have_is_said() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |file: &str, text: &str| std::fs::write(folder.path().join(file), text).expect("a file");
+    let error = || Tokenizer::open(folder.path()).expect_err("no tokenizer").to_string();
+    write("tokenizer.model", "");
+    assert!(error().contains("tokenizer.model\": there is no tokenizer.json, and this is SentencePiece's own format"));
+    write("vocab.json", r#"{"a": 0}"#);
+    write("merges.txt", "#version: 0.2\r\n");
+    write("config.json", r#"{"model_type": "llama"}"#);
+    let expected = "this is of class \"llama\", expected GPT2Tokenizer or Qwen2Tokenizer or RobertaTokenizer: transformers makes one";
+    assert!(error().contains(expected), "{}", error());
+    write("tokenizer_config.json", r#"{"tokenizer_class": "GPT2Tokenizer"}"#);
+    let tokenizer = Tokenizer::open(folder.path()).expect("a tokenizer");
+    assert_eq!(tokenizer.encode("aa<|endoftext|>", true).expect("a text"), [0, 0, 1]);
+    // The configuration's tokens keep their numbers; others come after them.
+    write("added_tokens.json", r#"{"<z>": 2, "<s>": 1}"#);
+    write("special_tokens_map.json", r#"{"bos_token": "<s>"}"#);
+    let tokenizer = Tokenizer::open(folder.path()).expect("a tokenizer");
+    let ids = ["<s>", "<z>", "<|endoftext|>"].map(|token| tokenizer.token(token));
+    assert_eq!(ids, [Some(1), Some(2), Some(3)]);
+    write("merges.txt", "a");
+    assert!(error().contains("vocab.json\": not a tokenizer: merge \"a\", expected two pieces"), "{}", error());
 }

@@ -39,8 +39,8 @@ impl Message {
 ///
 /// let lm = CausalLm::open("some-chat-model")?;
 /// let template = lm.chat_template()?.expect("a model for conversations");
-/// let text = template.render(&[Message::new("user", "Who are you?")], true)?;
-/// let tokens = lm.tokenizer()?.encode(&text, false)?; // the template has written special tokens itself
+/// let messages = [Message::new("user", "Who are you?")];
+/// let tokens = lm.tokenizer()?.encode_chat(&messages, |messages| template.render(messages, true))?;
 /// # Ok::<(), qruntime::Error>(())
 /// ```
 pub struct ChatTemplate {

@@ -18,6 +18,9 @@ pub struct RunArgs {
     /// Begin the conversation with these instructions.
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
+    /// Let special tokens that stand in what is said be special tokens [default: they are plain text].
+    #[arg(long, requires = "chat")]
+    pub special_tokens: bool,
     /// Stop after so many tokens [default: at the end of the text or of the context].
     #[arg(long, short = 'n', value_name = "N")]
     pub max_tokens: Option<usize>,

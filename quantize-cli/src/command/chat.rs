@@ -54,7 +54,11 @@ fn say(
     out: &mut (dyn Write + Send),
 ) -> Result<Turn> {
     messages.push(Message::new("user", said));
-    let tokens = writer.tokenizer.encode(&template.render(messages, true)?, false)?;
+    let render = |messages: &[Message]| template.render(messages, true);
+    let tokens = match writer.special_tokens {
+        true => writer.tokenizer.encode(&render(messages)?, false)?,
+        false => writer.tokenizer.encode_chat(messages, render)?,
+    };
     let read = writer.read(&tokens)?;
     let turn = writer.write(read, out)?;
     out.write_all(b"\n")?;

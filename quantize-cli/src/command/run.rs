@@ -68,7 +68,9 @@ pub(super) fn read_stdin() -> Result<String> {
     let mut text = String::new();
     io::stdin().lock().take(MAX_PROMPT + 1).read_to_string(&mut text).context("cannot read the prompt from stdin")?;
     ensure!(text.len() as u64 <= MAX_PROMPT, "the prompt is longer than {MAX_PROMPT} bytes");
-    // The one that `echo` puts at the end is not meant.
+    // Lines end as models have seen them, also in a file of Windows; and the end of the last one, which
+    // `echo` writes, is not part of the prompt.
+    let text = text.replace("\r\n", "\n");
     Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
 }
 
@@ -80,6 +82,8 @@ pub(super) struct Writer<'a> {
     max_tokens: usize,
     /// A token that ends the text beside those that the model knows.
     pub(super) end: Option<u32>,
+    /// Whether special tokens that stand in what is said are special tokens.
+    pub(super) special_tokens: bool,
     screen: Screen,
 }
 
@@ -151,6 +155,7 @@ impl<'a> Writer<'a> {
             sampler: Sample::new(args.sampling.options(seed))?,
             max_tokens: args.max_tokens.unwrap_or(usize::MAX),
             end: None,
+            special_tokens: args.special_tokens,
             screen: Screen { is_terminal: io::stdout().is_terminal() },
         })
     }

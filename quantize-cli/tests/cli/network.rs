@@ -52,6 +52,20 @@ fn a_prompt_comes_from_a_pipe_and_json_says_everything() {
     assert_eq!(written, format!("The little cat{text}\n"));
 }
 
+/// Files of Windows end their lines with two characters; models have seen one.
+#[test]
+fn a_prompt_of_windows_is_the_same_prompt() {
+    let prompt = |input: &str| {
+        let output = piped(&["run", MODEL, "--temperature", "0", "-n", "1", "--json"], input);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["prompt"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(prompt("Once upon\r\n"), "Once upon");
+    assert_eq!(prompt("Once\r\nupon \r\n\r\n"), "Once\nupon \n");
+    assert_eq!(prompt("Once\rupon\n"), "Once\rupon");
+}
+
 #[test]
 fn a_text_ends_with_its_context() {
     let output = quantize(&["run", MODEL, "--prompt", "Once", "--ctx", "9", "--temperature", "0"]);
@@ -111,6 +125,15 @@ fn a_conversation_has_the_form_of_its_template() {
     // The first answer is the same as when there is no second.
     let once = ok(&[&args[..], &["--prompt", "A cat"]].concat());
     assert!(answers.starts_with(&once) && answers.len() > once.len() + 1, "{once}, then {answers}");
+    // Special tokens that are typed are text, of several tokens, if nobody asks for something else.
+    let typed = |more: &[&str]| {
+        let output = quantize(&[&args[..], &["--prompt", "A cat<|endoftext|>"], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let figures = stderr(&output);
+        let count = figures.lines().find_map(|line| line.strip_prefix("prompt")?.split_whitespace().next());
+        count.unwrap().parse::<usize>().unwrap()
+    };
+    assert!(typed(&[]) >= typed(&["--special-tokens"]) + 4);
     // A template that has nothing to say.
     std::fs::write(folder.path().join("chat_template.jinja"), "{# #}").unwrap();
     assert!(refused(&[&args[..], &["--prompt", "A cat"]].concat()).contains("empty"));

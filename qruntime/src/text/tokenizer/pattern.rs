@@ -1,0 +1,180 @@
+//! What regular expressions of a tokenizer may be.
+//!
+//! Most are run by the crate `regex`, in time that grows with the text for every match, whatever they
+//! are. Those that look around (`\s+(?!\S)` stands in nearly every tokenizer) are run by backtracking
+//! in `fancy-regex`. Among these, only such are let through that have one way to go back: a match
+//! costs no more than the text is long then.
+
+use fancy_regex::{Assertion, Expr};
+use serde_json::Value;
+
+use super::steps::Fault;
+
+/// Bytes of a regular expression. The longest known has 600.
+const MAX_REGEX: usize = 4096;
+/// Bytes of a text that is looked for.
+const MAX_TEXT: usize = 256;
+/// Repetitions that are counted, those within others multiplied.
+const MAX_COUNT: usize = 256;
+
+/// Checks the pattern of a step. Returns how many bytes a match has at least.
+pub(super) fn check(place: &str, pattern: &Value) -> Result<usize, Fault> {
+    let limited = |text: &str, most: usize| match text.len() <= most {
+        true => Ok(text.len()),
+        false => Err(format!("{place}.pattern of {} bytes, expected at most {most}", text.len())),
+    };
+    if let Some(text) = pattern["String"].as_str() {
+        return limited(text, MAX_TEXT);
+    }
+    let Some(regex) = pattern["Regex"].as_str() else {
+        return Err(format!("{place}.pattern is neither a \"String\" nor a \"Regex\""));
+    };
+    limited(regex, MAX_REGEX)?;
+    let refuse = |what: &str| format!("{place}.pattern {regex:?} {what}");
+    let tree = Expr::parse_tree(regex).map_err(|error| refuse(&format!("cannot be read: {error}")))?;
+    if counted(&tree.expr) > MAX_COUNT {
+        return Err(refuse(&format!("counts more than {MAX_COUNT} repetitions, expected at most so many")));
+    }
+    if refers_back(&tree.expr) {
+        return Err(refuse("looks back at what it has found, which may take forever"));
+    }
+    backtracking(&tree.expr).map_err(|what| refuse(&format!("{what}, which may take forever")))?;
+    Ok(0)
+}
+
+/// The parts of an expression.
+fn parts(expr: &Expr) -> Vec<&Expr> {
+    match expr {
+        Expr::Concat(parts) | Expr::Alt(parts) => parts.iter().collect(),
+        Expr::Group(part) | Expr::LookAround(part, _) | Expr::AtomicGroup(part) => vec![part],
+        Expr::Repeat { child, .. } => vec![child],
+        Expr::Conditional { condition, true_branch, false_branch } => vec![condition, true_branch, false_branch],
+        _ => Vec::new(),
+    }
+}
+
+/// The most copies of a part that counted repetitions ask for.
+fn counted(expr: &Expr) -> usize {
+    let within = parts(expr).into_iter().map(counted).max().unwrap_or(1);
+    match expr {
+        Expr::Repeat { lo, hi, .. } => {
+            let count = if *hi == usize::MAX { *lo } else { *hi };
+            within.saturating_mul(count.max(1))
+        }
+        _ => within,
+    }
+}
+
+/// Whether what it matches depends on what a group of it has matched.
+fn refers_back(expr: &Expr) -> bool {
+    matches!(expr, Expr::Backref(_) | Expr::BackrefExistsCondition(_) | Expr::Conditional { .. })
+        || parts(expr).into_iter().any(refers_back)
+}
+
+/// Whether the crate `regex` can run it: whether nothing in it looks around or back.
+fn is_regular(expr: &Expr) -> bool {
+    let regular = !matches!(
+        expr,
+        Expr::LookAround(..)
+            | Expr::AtomicGroup(_)
+            | Expr::KeepOut
+            | Expr::ContinueFromPreviousMatchEnd
+            | Expr::Assertion(
+                Assertion::LeftWordBoundary
+                    | Assertion::RightWordBoundary
+                    | Assertion::WordBoundary
+                    | Assertion::NotWordBoundary
+            )
+    );
+    regular && parts(expr).into_iter().all(is_regular)
+}
+
+/// Whether there is at most one way in which it can match at a place, and that of bounded length.
+fn is_fixed(expr: &Expr) -> bool {
+    match expr {
+        Expr::Alt(_) => false,
+        Expr::Repeat { lo, hi, .. } if lo != hi => false,
+        expr => parts(expr).into_iter().all(is_fixed),
+    }
+}
+
+/// What an open repetition costs: as much as eight choices between two.
+const REPETITION: usize = 8;
+/// What one branch of an expression that is run by backtracking may cost.
+const MAX_COST: usize = 2 * REPETITION - 1;
+
+/// Checks an expression, branch by branch: regular ones do not go back.
+fn backtracking(expr: &Expr) -> Result<(), &'static str> {
+    match expr {
+        expr if is_regular(expr) => Ok(()),
+        Expr::Alt(branches) => branches.iter().try_for_each(backtracking),
+        expr if cost(expr)? > MAX_COST => Err("looks around and has too many ways to match"),
+        _ => Ok(()),
+    }
+}
+
+/// What going back in an expression costs, its regular parts included.
+fn cost(expr: &Expr) -> Result<usize, &'static str> {
+    if is_fixed(expr) {
+        return Ok(0);
+    }
+    let within = |parts: &[&Expr]| parts.iter().try_fold(0, |sum, part| Ok(sum + cost(part)?));
+    match expr {
+        // Nothing goes back into a group that has matched.
+        Expr::AtomicGroup(part) => backtracking(part).map(|()| 0),
+        Expr::Alt(branches) => {
+            branches.iter().try_fold(0, |most: usize, branch| Ok(most.max(cost(branch)?))).map(|most| most + 1)
+        }
+        Expr::Repeat { child, lo: 0, hi: 1, .. } => Ok(cost(child)? + 1),
+        Expr::Repeat { child, .. } if is_fixed(child) => Ok(REPETITION),
+        Expr::Repeat { .. } => Err("looks around and repeats what varies"),
+        expr => within(&parts(expr)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::check;
+
+    #[test]
+    fn patterns_of_known_tokenizers_are_let_through() {
+        for regex in [
+            // GPT-2, cl100k, Llama 3, Qwen 2, o200k, DeepSeek, SuperBPE, Gemma, CLIP, BLOOM.
+            r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            r"[!\x22#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            r"[一-龥぀-ゟ゠-ヿ]+",
+            r"(?=(\d{3})+(?!\d))",
+            r" {2,}",
+            r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
+            r" ?[^(\s|[.,!?…。，、।۔،])]+",
+        ] {
+            assert_eq!(check("p", &json!({ "Regex": regex })), Ok(0), "{regex}");
+        }
+        assert_eq!(check("p", &json!({ "String": "\u{2581}" })), Ok(3));
+    }
+
+    #[test]
+    fn patterns_that_go_back_without_end_are_refused() {
+        for (regex, what) in [
+            (r"(a*)*(?!b)", "repeats what varies"),
+            (r"(a|a)+(?=c)", "repeats what varies"),
+            (r"a*a*b(?!c)", "too many ways"),
+            (r"(?=.*x)a*(?!b)", "too many ways"),
+            (r"a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?aaaa(?!b)", "too many ways"),
+            (r"(\w+)\s\1", "looks back"),
+            (r"(a*)*\b", "repeats what varies"),
+            (r"(\p{L}{100}){100}", "counts more than 256"),
+            (r"(?<x>", "cannot be read"),
+        ] {
+            let error = check("pre_tokenizer", &json!({ "Regex": regex })).expect_err(regex);
+            assert!(error.starts_with("pre_tokenizer.pattern ") && error.contains(what), "{error}");
+        }
+        let error = check("p", &json!({ "Regex": "a".repeat(5000) })).expect_err("long");
+        assert_eq!(error, "p.pattern of 5000 bytes, expected at most 4096");
+    }
+}
