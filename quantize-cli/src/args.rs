@@ -10,6 +10,7 @@ use kernels::{Format, Isa, Rounding};
 
 pub use network::{EmbedArgs, MachineArgs, RunArgs, SamplingArgs};
 
+use crate::bench::Size;
 use crate::plan::{DEFAULT_FORMAT, Rule};
 
 /// Convert checkpoints to blocked formats of 4 to 8 bits, and measure what it costs.
@@ -316,9 +317,9 @@ pub struct BenchArgs {
     #[arg(long, value_delimiter = ',', value_name = "N,...", default_value = "1,8,64,512",
         value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub rows: Vec<u16>,
-    /// Number of threads to measure beside one [default: one per core].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
-    pub threads: Option<u16>,
+    /// Numbers of threads to measure beside one, separated by commas [default: one per core].
+    #[arg(long, value_delimiter = ',', value_name = "N,...", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub threads: Vec<u16>,
     /// The instruction set, see `quantize isa` [default: what QRUNTIME_ISA says, or else the best one].
     #[arg(long, value_name = "NAME", value_parser = |name: &str| name.parse::<Isa>())]
     pub isa: Option<Isa>,
@@ -334,9 +335,15 @@ pub struct BenchArgs {
     /// Take some ten seconds instead of a minute: fewer rounds, smaller matrices.
     #[arg(long)]
     pub quick: bool,
-    /// Rows and columns of the matrices [default: 4096, with --quick 2048].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(32..=16384))]
-    pub size: Option<u16>,
+    /// Rows (outputs) and columns (inputs) of the matrices, such as 14336x4096; one number for both [default: 4096,
+    /// with --quick 2048].
+    #[arg(long, value_name = "ROWSxCOLUMNS")]
+    pub size: Option<Size>,
+    /// Set the speeds beside those of an earlier run: a file of what --json printed.
+    ///
+    /// Prints the ratio of each, and what the runs do not have in common. The exit status does not depend on it.
+    #[arg(long, value_name = "FILE.json")]
+    pub compare: Option<PathBuf>,
     /// Draw speed against error into FILE, an SVG image; an earlier one of this command is replaced.
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,

@@ -3,7 +3,9 @@
 //! Everything that is compared takes turns in one race, the limit too. Each contestant's weights have gone from the caches when its turn comes again,
 //! because those of the others, and copies of its own, passed through them meanwhile.
 
+use std::fmt;
 use std::hint::black_box;
+use std::str::FromStr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,7 @@ use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg64;
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::machine::Machine;
 use crate::measure::{Contestant, Timing, race, read_all};
@@ -26,11 +28,81 @@ use crate::plan::{Action, Plan};
 use crate::progress::Progress;
 use crate::source::Source;
 
+mod baseline;
+
+pub use baseline::{Baseline, Cell, Comparison};
+
 /// What a piece of arithmetic alone lasts.
 const PEAK_SECONDS: f64 = 0.002;
 
+/// The limit that every race measures anew.
+pub(crate) const INTEGER: &str = "integer arithmetic";
+
 /// Models whose speed is predicted: numbers of parameters.
 const MODELS: [f64; 3] = [1e9, 7e9, 70e9];
+
+/// Beyond this multiple of a limit no product can be: other work disturbed the limit, the product or both.
+const DISTURBED: f64 = 1.15;
+
+/// Rows and columns of a matrix of weights: outputs and inputs of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+}
+
+impl Size {
+    /// Fewest rows and columns, and most of a square.
+    const LEAST: usize = 32;
+    const MOST: usize = 16384;
+
+    /// A matrix with as many rows as columns.
+    #[must_use]
+    pub fn square(n: usize) -> Self {
+        Self { rows: n, cols: n }
+    }
+
+    /// Weights.
+    #[must_use]
+    pub fn elements(self) -> usize {
+        self.rows * self.cols
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {}", self.rows, self.cols)
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        [self.rows, self.cols].serialize(serializer)
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    /// `4096`, `14336x4096`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (rows, cols) = text.split_once(['x', 'X']).unwrap_or((text, text));
+        let size = rows.trim().parse().ok().zip(cols.trim().parse().ok()).map(|(rows, cols)| Self { rows, cols });
+        let fits = |size: &Self| {
+            let elements = size.rows.checked_mul(size.cols);
+            size.rows.min(size.cols) >= Self::LEAST && elements.is_some_and(|n| n <= Self::MOST * Self::MOST)
+        };
+        size.filter(fits).ok_or_else(|| {
+            let (least, most) = (Self::LEAST, Self::MOST);
+            format!(
+                "expected N in {least}..={most}, or ROWSxCOLUMNS of {least} or more each and of {most} x {most} \
+                 weights in all or fewer"
+            )
+        })
+    }
+}
 
 /// What is to be measured.
 #[derive(Clone, Debug)]
@@ -44,7 +116,7 @@ pub struct Options {
     /// The instruction set.
     pub isa: Isa,
     /// Rows and columns of the matrices.
-    pub size: usize,
+    pub size: Size,
     /// Where the weights lie.
     pub pages: Pages,
     /// Whether activations are multiplied as they are.
@@ -80,6 +152,8 @@ pub struct Speed {
     pub gigaops_per_second: f64,
     /// Share of the limit in the same race: for one row reading, for more rows arithmetic.
     pub of_limit: f64,
+    /// Whether that is more than is possible, because other work disturbed the race.
+    pub disturbed: bool,
 }
 
 /// A format, or `f32`.
@@ -165,8 +239,8 @@ pub fn cold_bytes(machine: &Machine) -> usize {
 
 /// Seeded, normally distributed weights.
 #[must_use]
-pub fn normal_weights(size: usize) -> Vec<f32> {
-    let mut weights = vec![0.0; size * size];
+pub fn normal_weights(size: Size) -> Vec<f32> {
+    let mut weights = vec![0.0; size.elements()];
     weights.par_chunks_mut(1 << 16).enumerate().for_each(|(i, weights)| {
         let numbers = StandardNormal.sample_iter(Pcg64::seed_from_u64(i as u64));
         weights.iter_mut().zip(numbers).for_each(|(weight, number)| *weight = number);
@@ -179,13 +253,13 @@ pub fn normal_weights(size: usize) -> Vec<f32> {
 ///
 /// # Errors
 /// If it cannot be read, has no matrices, or weights that are no numbers.
-pub fn weights_of(source: &Source, size: usize) -> Result<Vec<f32>> {
+pub fn weights_of(source: &Source, size: Size) -> Result<Vec<f32>> {
     let plan = Plan::new(source, Format::Q8_0, &[], Rounding::default())?;
     let packed = plan.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Pack(_)));
     let matrices: Vec<_> = packed.map(|tensor| &source.tensors()[tensor.index]).collect();
     let total: usize = matrices.iter().map(|matrix| matrix.elements()).sum();
     ensure!(total > 0, "{} has no matrices to measure", source.path().display());
-    let wanted = size * size;
+    let wanted = size.elements();
     let mut weights = Vec::with_capacity(wanted);
     for matrix in matrices {
         let share = wanted as f64 / total as f64 * matrix.rows() as f64;
@@ -258,7 +332,7 @@ pub fn limits(options: &Options, pools: &Pools, mapped: &[u8]) -> Result<Vec<Lim
     let float = Peak::new(options.isa, peak::float);
 
     let reads = [("read, small pages", &*small), ("read, huge pages", &*huge), ("read, mapped file", mapped)];
-    let peaks = [("integer arithmetic", "GOP/s", &integer), ("f32 arithmetic", "GFLOP/s", &float)];
+    let peaks = [(INTEGER, "GOP/s", &integer), ("f32 arithmetic", "GFLOP/s", &float)];
     let mut contestants = vec![];
     for (_, bytes) in reads {
         contestants.extend(pools.iter().map(|(_, pool)| Contestant::new(move || read(pool, bytes))));
@@ -292,14 +366,14 @@ struct Packed {
 }
 
 impl Packed {
-    /// Packs a square matrix, and copies it until there are `bytes`.
+    /// Packs a matrix, and copies it until there are `bytes`.
     fn new(options: &Options, format: Format, weights: &[f32], bytes: usize) -> Result<Self> {
-        let size = options.size;
-        let panel_bytes = format.panel_bytes(size).context("the matrix is too large")?;
-        let mut matrix = vec![0; format.matrix_bytes(size, size).context("the matrix is too large")?];
-        let panels = matrix.par_chunks_exact_mut(panel_bytes).zip(weights.par_chunks(PANEL_ROWS * size));
+        let Size { rows, cols } = options.size;
+        let panel_bytes = format.panel_bytes(cols).context("the matrix is too large")?;
+        let mut matrix = vec![0; format.matrix_bytes(rows, cols).context("the matrix is too large")?];
+        let panels = matrix.par_chunks_exact_mut(panel_bytes).zip(weights.par_chunks(PANEL_ROWS * cols));
         let parts: Vec<Distortion> = panels
-            .map(|(panel, weights)| encode_panel(options.isa, format, Rounding::default(), weights, size, panel))
+            .map(|(panel, weights)| encode_panel(options.isa, format, Rounding::default(), weights, cols, panel))
             .collect::<Result<_, _>>()
             .with_context(|| format!("these weights cannot become {format}"))?;
         let mut distortion = Distortion::default();
@@ -311,7 +385,7 @@ impl Packed {
 
     fn layers(&self, options: &Options) -> Result<Vec<Linear<'_>>> {
         let layer = |bytes| {
-            let matrix = MatrixRef::new(self.format, options.size, options.size, bytes)?;
+            let matrix = MatrixRef::new(self.format, options.size.rows, options.size.cols, bytes)?;
             Ok(Linear::new(matrix, options.isa).with_exact_activations(options.exact_activations))
         };
         self.copies.chunks_exact(self.matrix_bytes).map(layer).collect()
@@ -333,6 +407,15 @@ fn multiply_f32(pool: &ThreadPool, weights: ArrayView2<'_, f32>, x: ArrayView2<'
     });
 }
 
+/// How fast products are.
+#[derive(Clone, Debug)]
+pub struct Products {
+    /// A row for each format, and one for `f32`.
+    pub rows: Vec<Row>,
+    /// Integer arithmetic in each race, with so many threads, in GOP/s: it should be the same in all of them.
+    pub peaks: Vec<(usize, f64)>,
+}
+
 /// Measures the products of all formats and of `f32`.
 ///
 /// # Errors
@@ -343,20 +426,20 @@ pub fn products(
     machine: &Machine,
     weights: Vec<f32>,
     progress: &Progress,
-) -> Result<Vec<Row>> {
+) -> Result<Products> {
     let size = options.size;
     let share = cold_bytes(machine) / options.formats.len().max(1);
     let packed: Vec<Packed> =
         options.formats.iter().map(|&format| Packed::new(options, format, &weights, share)).collect::<Result<_>>()?;
-    let weights = Array2::from_shape_vec((size, size), weights)?;
+    let weights = Array2::from_shape_vec((size.rows, size.cols), weights)?;
     let to_read = Bytes::copy(&vec![1; share], options.pages).context("not enough memory")?;
     let integer = Peak::new(options.isa, peak::integer);
     let float = Peak::new(options.isa, peak::float);
 
     let most = options.rows.iter().copied().max().unwrap_or(1);
-    let x = Array2::from_shape_fn((most, size), |(i, j)| ((i * 31 + j * 17) % 63) as f32 / 31.0 - 1.0);
+    let x = Array2::from_shape_fn((most, size.cols), |(i, j)| ((i * 31 + j * 17) % 63) as f32 / 31.0 - 1.0);
     // One is at work at a time: they share what they write into.
-    let outputs = Mutex::new((Workspace::default(), Array2::<f32>::zeros((most, size))));
+    let outputs = Mutex::new((Workspace::default(), Array2::<f32>::zeros((most, size.rows))));
     let layers: Vec<Vec<Linear<'_>>> = packed.iter().map(|packed| packed.layers(options)).collect::<Result<_>>()?;
 
     let mut rows: Vec<Row> = packed
@@ -371,6 +454,7 @@ pub fn products(
             models: vec![],
         })
         .collect();
+    let mut peaks = vec![];
     for &n in &options.rows {
         progress.advance(1, &format!("products of {n} rows"));
         let x = x.slice(s![..n, ..]);
@@ -403,21 +487,25 @@ pub fn products(
         let timings = race(&mut contestants, options.budget);
         for (&(threads, _), timings) in pools.iter().zip(timings.chunks(timings.len() / pools.len())) {
             let (timings, limits) = timings.split_at(rows.len());
+            let integer_peak = |timing: &Timing| integer.operations() * threads as f64 / timing.seconds;
+            if let [whole, _, ..] = limits {
+                peaks.push((threads, integer_peak(whole) / 1e9));
+            }
             for (i, (row, timing)) in rows.iter_mut().zip(timings).enumerate() {
                 let (products, matrix_bytes) = match packed.get(i) {
                     Some(packed) if n == 1 => (layers[i].len(), packed.matrix_bytes),
                     Some(packed) => (1, packed.matrix_bytes),
-                    None => (1, 4 * size * size),
+                    None => (1, 4 * size.elements()),
                 };
                 let seconds = timing.seconds / products as f64;
                 let bytes_per_second = matrix_bytes as f64 / seconds;
-                let operations_per_second = 2.0 * (n * size * size) as f64 / seconds;
+                let operations_per_second = 2.0 * (n * size.elements()) as f64 / seconds;
                 let of_limit = match limits {
                     [reading] => bytes_per_second / (to_read.len() as f64 / reading.seconds),
                     [whole, real, ..] => {
                         let rounded = i < packed.len() && !options.exact_activations;
-                        let (peak, limit) = if rounded { (&integer, whole) } else { (&float, real) };
-                        operations_per_second / (peak.operations() * threads as f64 / limit.seconds)
+                        let float_peak = || float.operations() * threads as f64 / real.seconds;
+                        operations_per_second / if rounded { integer_peak(whole) } else { float_peak() }
                     }
                     [] => f64::NAN,
                 };
@@ -430,12 +518,13 @@ pub fn products(
                     gigabytes_per_second: bytes_per_second / 1e9,
                     gigaops_per_second: operations_per_second / 1e9,
                     of_limit,
+                    disturbed: of_limit > DISTURBED,
                 });
             }
         }
     }
     rows.iter_mut().for_each(|row| row.models = predict(row, options, machine));
-    Ok(rows)
+    Ok(Products { rows, peaks })
 }
 
 /// What models of a format can reach at most.

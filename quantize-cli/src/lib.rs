@@ -7,12 +7,14 @@
 
 pub mod args;
 pub mod bench;
+mod clock;
 pub mod command;
 mod companions;
 pub mod compare;
 pub mod convert;
 pub mod eval;
 mod interrupt;
+pub mod load;
 pub mod machine;
 pub mod measure;
 mod output;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
@@ -11,8 +12,16 @@ const USUAL_CACHE: u64 = 32 << 20;
 /// A machine.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
-    /// The processor's name.
+    /// The processor's full name.
     pub processor: String,
+    /// The numbers by which its maker tells its models apart, if known.
+    pub processor_model: Option<String>,
+    /// The architecture, as Rust calls it.
+    pub architecture: &'static str,
+    /// The operating system.
+    pub system: String,
+    /// Its kernel, if known.
+    pub kernel: Option<String>,
     /// Threads that run at the same time.
     pub cores: usize,
     /// Memory, used or not, if known.
@@ -29,13 +38,58 @@ impl Machine {
     pub fn this() -> Self {
         let huge_pages = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
         Self {
-            processor: field("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.into()),
+            processor: processor().unwrap_or_else(|| std::env::consts::ARCH.into()),
+            processor_model: processor_model(),
+            architecture: std::env::consts::ARCH,
+            system: system().unwrap_or_else(|| std::env::consts::OS.into()),
+            kernel: said_by("uname", &["-sr"]),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: field("/proc/meminfo", "MemTotal").and_then(|size| bytes(&size)),
             cache_bytes: cache_bytes().unwrap_or(USUAL_CACHE),
             huge_pages: huge_pages.split_once('[').and_then(|(_, rest)| Some(rest.split_once(']')?.0.into())),
         }
     }
+}
+
+/// The processor's name, from wherever a system has it.
+fn processor() -> Option<String> {
+    let cpuinfo = |name| field("/proc/cpuinfo", name);
+    let names = ["model name", "cpu model", "Model", "cpu"].into_iter().find_map(cpuinfo);
+    // Arm's say numbers only.
+    let part = || Some(format!("Arm part {} of maker {}", cpuinfo("CPU part")?, cpuinfo("CPU implementer")?));
+    let windows = || std::env::var("PROCESSOR_IDENTIFIER").ok();
+    names.or_else(part).or_else(|| said_by("sysctl", &["-n", "machdep.cpu.brand_string"])).or_else(windows)
+}
+
+/// `GenuineIntel, family 6, model 167, stepping 1`.
+fn processor_model() -> Option<String> {
+    let part = |label: &str, name| Some(format!("{label}{}", field("/proc/cpuinfo", name)?));
+    let parts = [
+        part("", "vendor_id"),
+        part("family ", "cpu family"),
+        part("model ", "model"),
+        part("stepping ", "stepping"),
+        part("maker ", "CPU implementer"),
+        part("part ", "CPU part"),
+        part("revision ", "CPU revision"),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// `Debian GNU/Linux 12 (bookworm)`.
+fn system() -> Option<String> {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let pretty = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    let pretty = pretty.map(|name| name.trim_matches('"').to_owned());
+    pretty.or_else(|| Some(format!("macOS {}", said_by("sw_vers", &["-productVersion"])?)))
+}
+
+/// What a program prints, if it is there and succeeds.
+fn said_by(program: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    (output.status.success() && !text.is_empty()).then_some(text)
 }
 
 /// What stands behind `name:` in a file of such lines, the first time.
@@ -91,6 +145,7 @@ mod tests {
     #[test]
     fn there_is_a_machine() {
         let machine = Machine::this();
+        assert!(!machine.system.is_empty() && !machine.architecture.is_empty());
         assert!(!machine.processor.is_empty() && machine.cores > 0 && machine.cache_bytes > 0);
     }
 }

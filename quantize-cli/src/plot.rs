@@ -12,10 +12,12 @@ pub struct Plot {
     pub title: String,
     /// On which machine.
     pub subtitle: String,
+    /// What to beware of, a line each.
+    pub warnings: Vec<String>,
     /// What the points are: with all threads, and with one.
     pub legend: [String; 2],
-    /// Small print: of which weights.
-    pub note: String,
+    /// Small print: of which weights, when, with which program; a line each.
+    pub notes: Vec<String>,
     /// The panels.
     pub panels: Vec<Panel>,
 }
@@ -40,16 +42,22 @@ pub struct Point {
     pub error: f64,
     /// Speed with all threads.
     pub speed: f64,
+    /// Half of the rounds had a speed within so large a part of it.
+    pub spread: f64,
     /// Speed with one thread, if that is something else.
     pub single: Option<f64>,
+    /// Whether the speed is more than is possible, because other work disturbed the measurement.
+    pub disturbed: bool,
 }
 
 const PANEL_WIDTH: f64 = 520.0;
 const PLOT_HEIGHT: f64 = 340.0;
 /// Above and left of the area of the points, and what is below and right of it.
 const TOP: f64 = 128.0;
+/// Of small print.
+const LINE: f64 = 16.0;
 const LEFT: f64 = 56.0;
-const BOTTOM: f64 = 92.0;
+const BOTTOM: f64 = 108.0;
 const RIGHT: f64 = 24.0;
 
 /// Plain rules, without variables: some programs that draw SVG know no others.
@@ -63,6 +71,7 @@ const STYLE: &str = "
   .grid { stroke: #e6e9ed; }
   .leader { stroke: #aeb5bd; }
   .dot { fill: #0b6bcb; stroke: #ffffff; stroke-width: 1.5; }
+  .disturbed { fill: #ffffff; stroke: #b35900; stroke-width: 1.5; stroke-dasharray: 3 2; }
   .single { fill: #ffffff; stroke: #9cc3ea; stroke-width: 2; }
   .range { stroke: #9cc3ea; stroke-width: 2; }
   .reference { stroke: #b35900; stroke-width: 1.5; stroke-dasharray: 6 4; }
@@ -75,6 +84,7 @@ const STYLE: &str = "
     .grid { stroke: #262c34; }
     .leader { stroke: #57606a; }
     .dot { fill: #58a6ff; stroke: #0d1117; }
+    .disturbed { fill: #0d1117; stroke: #e3933b; }
     .single { fill: #0d1117; stroke: #2c5a92; }
     .range { stroke: #2c5a92; }
     .reference { stroke: #e3933b; }
@@ -86,17 +96,22 @@ const STYLE: &str = "
 #[must_use]
 pub fn draw(plot: &Plot) -> String {
     let width = PANEL_WIDTH * plot.panels.len().max(1) as f64;
-    let height = TOP + PLOT_HEIGHT + BOTTOM;
+    let warned = LINE * plot.warnings.len() as f64;
+    let height = TOP + warned + PLOT_HEIGHT + BOTTOM;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\">\n\
          <title>{title}</title>\n<metadata>quantize bench {VERSION}</metadata>\n<style>{STYLE}</style>\n\
          <rect width=\"{width}\" height=\"{height}\" class=\"paper\"/>\n",
         title = escape(&plot.title),
     );
-    let below = height - 16.0;
     text(&mut svg, LEFT / 2.0, 36.0, "title", "start", &plot.title);
     text(&mut svg, LEFT / 2.0, 58.0, "soft", "start", &plot.subtitle);
-    text(&mut svg, LEFT / 2.0, below, "soft", "start", &format!("Errors of {}.", plot.note));
+    for (i, warning) in plot.warnings.iter().enumerate() {
+        text(&mut svg, LEFT / 2.0, 58.0 + LINE * (i + 1) as f64, "mark", "start", warning);
+    }
+    for (i, note) in plot.notes.iter().rev().enumerate() {
+        text(&mut svg, LEFT / 2.0, height - 16.0 - LINE * i as f64, "soft", "start", note);
+    }
     if plot.panels.iter().flat_map(|panel| &panel.points).any(|point| point.single.is_some()) {
         let x = width - RIGHT - 180.0;
         for (i, (class, label)) in ["dot", "single"].into_iter().zip(&plot.legend).enumerate() {
@@ -106,17 +121,17 @@ pub fn draw(plot: &Plot) -> String {
         }
     }
     for (i, panel) in plot.panels.iter().enumerate() {
-        draw_panel(&mut svg, panel, PANEL_WIDTH * i as f64);
+        draw_panel(&mut svg, panel, PANEL_WIDTH * i as f64, TOP + warned);
     }
     svg.push_str("</svg>\n");
     svg
 }
 
-fn draw_panel(svg: &mut String, panel: &Panel, left: f64) {
-    let area = Rect { x: left + LEFT, y: TOP, width: PANEL_WIDTH - LEFT - RIGHT, height: PLOT_HEIGHT };
+fn draw_panel(svg: &mut String, panel: &Panel, left: f64, above: f64) {
+    let area = Rect { x: left + LEFT, y: above, width: PANEL_WIDTH - LEFT - RIGHT, height: PLOT_HEIGHT };
     let (right, bottom) = (area.x + area.width, area.y + area.height);
-    text(svg, left + LEFT / 2.0, TOP - 36.0, "panel", "start", &panel.title);
-    text(svg, left + LEFT / 2.0, TOP - 16.0, "soft", "start", &panel.axis);
+    text(svg, left + LEFT / 2.0, above - 36.0, "panel", "start", &panel.title);
+    text(svg, left + LEFT / 2.0, above - 16.0, "soft", "start", &panel.axis);
 
     let speeds = panel.points.iter().flat_map(|point| [point.speed, point.single.unwrap_or_default()]);
     let fastest = speeds.fold(f64::MIN_POSITIVE, f64::max);
@@ -181,12 +196,52 @@ fn draw_panel(svg: &mut String, panel: &Panel, left: f64) {
     }
     for point in &points {
         let (x, y) = (x_of(point.error), y_of(point.speed));
-        let speed = number(point.speed);
+        let (speed, spread) = (number(point.speed), number(100.0 * point.spread));
+        let (class, why) = match point.disturbed {
+            true => ("disturbed", "; more than is possible: other work disturbed this"),
+            false => ("dot", ""),
+        };
         let _ = writeln!(
             svg,
-            "<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"6\"><title>{}: {speed} at {:.2} % error</title></circle>",
+            "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"6\"><title>{}: {speed} ± {spread} % at {:.2} % \
+             error{why}</title></circle>",
             escape(&point.label),
             100.0 * point.error,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(label: &str, disturbed: bool) -> Point {
+        Point { label: label.into(), error: 0.05, speed: 7.0, spread: 0.02, single: Some(4.0), disturbed }
+    }
+
+    fn plot(warnings: Vec<String>, points: Vec<Point>) -> String {
+        draw(&Plot {
+            title: "Speed".into(),
+            subtitle: "a processor".into(),
+            warnings,
+            legend: ["2 threads".into(), "1 thread".into()],
+            notes: vec!["one".into(), "two".into()],
+            panels: vec![Panel { title: "One row".into(), axis: "GB/s".into(), points }],
+        })
+    }
+
+    #[test]
+    fn a_disturbed_point_is_drawn_as_such() {
+        let quiet = plot(vec![], vec![point("q4_0", false)]);
+        assert_eq!((quiet.matches("class=\"dot\"").count(), quiet.matches("class=\"disturbed\"").count()), (2, 0));
+        let busy = plot(vec!["Busy.".into()], vec![point("q4_0", false), point("q8_0", true)]);
+        assert_eq!((busy.matches("class=\"dot\"").count(), busy.matches("class=\"disturbed\"").count()), (2, 1));
+        assert!(busy.contains(">Busy.</text>") && busy.contains("more than is possible"), "{busy}");
+    }
+
+    #[test]
+    fn a_later_run_recognizes_the_picture() {
+        let mark = crate::place::PICTURE.mark.unwrap();
+        assert!(plot(vec![], vec![])[..4096.min(plot(vec![], vec![]).len())].contains(mark));
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use kernels::Isa;
 use qruntime::CausalLm;
 
@@ -11,21 +11,28 @@ use super::eval::protocol;
 use super::trial::{GENERATED, PROMPT, Trial, language_model, load_seconds, speeds};
 use super::{cancel_on_signal, open_network, pool};
 use crate::args::ReportArgs;
+use crate::clock::utc_now;
 use crate::eval::causal::{Reference, evaluate};
 use crate::eval::network::Size;
 use crate::eval::text;
+use crate::load::Watch;
 use crate::machine::Machine;
-use crate::page::{Entry, Page, html};
+use crate::page::{Costs, Entry, Floor, Page, html};
 use crate::place::{self, Destination};
 use crate::progress::Progress;
-use crate::report::{Answer, bytes, digits, percent, quoted, table, three_digits};
+use crate::report::{Answer, bytes, digits, percent, quoted, three_digits};
 use crate::source::Source;
+use crate::table::{Column, Table, paragraph, terminal_width};
+use crate::version::VERSION;
 
 /// How long each of two speeds is measured, in turns, at least.
 const BUDGET: Duration = Duration::from_secs(4);
 
 pub(super) fn run(args: &ReportArgs) -> Result<Answer> {
     let destination = Destination::new(&args.out, &place::PAGE, &[&args.source, &args.text], args.force)?;
+    for (i, format) in args.formats.iter().enumerate() {
+        ensure!(!args.formats[..i].contains(format), "{format} is there twice");
+    }
     ensure!(args.source.is_dir(), "{}: expected a folder with config.json and a tokenizer", quoted(&args.source));
     let page = pool(args.threads)?.install(|| measure(args))?;
     destination.write(html(&page).as_bytes())?;
@@ -44,9 +51,6 @@ fn measure(args: &ReportArgs) -> Result<Page> {
     let progress = Progress::steps(args.formats.len());
     for &format in &args.formats {
         progress.advance(0, &format!("converting to {format}"));
-        if trials.iter().any(|trial: &Trial| trial.name == format.name()) {
-            bail!("{format} is there twice");
-        }
         trials.push(Trial::new(&source, format, isa, &cancelled)?);
         progress.advance(1, "");
     }
@@ -58,19 +62,26 @@ fn measure(args: &ReportArgs) -> Result<Page> {
     let outcome = evaluate(Reference::Model(&original), &models, &windows, None, &progress, &cancelled)?;
     progress.finish();
 
-    let contestants: Vec<&CausalLm> = std::iter::once(&original).chain(trials.iter().map(|trial| &trial.lm)).collect();
+    let contestants: Vec<&CausalLm> = std::iter::once(&original).chain(models).collect();
     let tokens: Vec<u32> = windows.iter().flat_map(|window| window.tokens).copied().collect();
     let context = original.config().default_context;
+    let watch = Watch::start();
     let speeds = speeds(&contestants, &tokens[..tokens.len().min(context)], BUDGET, &cancelled)?;
+    let busy = watch.stop().reasons();
+    let costs = |i: usize| Costs {
+        size: Size::of(contestants[i].model()),
+        generation: speeds[i].generation,
+        generation_spread: speeds[i].generation_spread,
+        prompt: speeds[i].prompt,
+        prompt_spread: speeds[i].prompt_spread,
+    };
 
     let mut formats = vec![];
-    for ((trial, measured), speed) in trials.iter().zip(&outcome.models).zip(&speeds[1..]) {
+    for (i, (trial, measured)) in trials.iter().zip(&outcome.models).enumerate() {
         formats.push(Entry {
             name: trial.name.clone(),
-            size: Size::of(trial.lm.model()),
+            costs: costs(1 + i),
             load_seconds: trial.load_seconds()?,
-            generation: speed.generation,
-            prompt: speed.prompt,
             summary: Some(measured.statistics.summary()),
             divergences: measured.statistics.divergences().to_vec(),
             worst: trial.worst.clone(),
@@ -80,6 +91,13 @@ fn measure(args: &ReportArgs) -> Result<Page> {
     let machine = Machine::this();
     let memory = machine.memory_bytes.map(|size| format!(", {} of memory", bytes(size))).unwrap_or_default();
     let threads = rayon::current_num_threads();
+    let date = utc_now();
+    let measured = format!(
+        "Measured {} on {}, {threads} threads, {}, with quantize {VERSION}",
+        date.split('T').next().unwrap_or_default(),
+        machine.processor,
+        isa.name()
+    );
     let text_name = text::name(&args.text);
     let config = original.config();
     let facts = [
@@ -106,35 +124,41 @@ fn measure(args: &ReportArgs) -> Result<Page> {
         (
             "Speed",
             format!(
-                "prompts of up to {PROMPT} tokens, then up to {GENERATED} tokens one by one; models in turns, medians"
+                "prompts of up to {PROMPT} tokens, then up to {GENERATED} tokens one by one; models in turns, medians; \
+                 ± is within what half of the rounds lie"
             ),
         ),
         (
             "Opened in",
             "mapping the file and building the network, the file in the system's cache; median of five".into(),
         ),
+        ("Date", date.clone()),
+        ("System", [Some(machine.system), machine.kernel].into_iter().flatten().collect::<Vec<_>>().join(", ")),
         ("Processor", format!("{}{memory}", machine.processor)),
         ("Threads", threads.to_string()),
         ("Instruction set", isa.name().to_owned()),
-        ("Version", concat!("quantize ", env!("CARGO_PKG_VERSION")).to_owned()),
+        ("Version", format!("quantize {VERSION}")),
     ];
     let kinds = source.tensors().iter().max_by_key(|tensor| tensor.elements()).map(|tensor| tensor.dtype());
     Ok(Page {
         model: args.source.canonicalize()?.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         original: Entry {
             name: kinds.map_or_else(|| "original".into(), |dtype| format!("original ({dtype})")),
-            size: Size::of(original.model()),
+            costs: costs(0),
             load_seconds: load_seconds(&args.source)?,
-            generation: speeds[0].generation,
-            prompt: speeds[0].prompt,
             summary: None,
             divergences: vec![],
             worst: vec![],
         },
-        noise_floor: outcome.models.get(trials.len()).map(|measured| measured.statistics.summary()),
+        noise_floor: outcome
+            .models
+            .get(trials.len())
+            .map(|measured| Floor { summary: measured.statistics.summary(), costs: costs(1 + trials.len()) }),
         formats,
         facts: facts.map(|(name, value)| (name.to_owned(), value)).into(),
         command: command(args),
+        measured,
+        busy,
     })
 }
 
@@ -165,26 +189,27 @@ fn command(args: &ReportArgs) -> String {
 }
 
 fn to_text(page: &Page, out: &Path) -> String {
-    let heading = [
-        "format",
-        ">size",
-        ">bits/weight",
-        ">opened",
-        ">token/s",
-        ">prompt",
-        ">perplexity",
-        ">KL divergence",
-        ">99.9 %",
-        ">same token",
+    let columns = [
+        Column::left("format"),
+        Column::right("size"),
+        Column::right("bits/\nweight").optional(),
+        Column::right("opened").optional(),
+        Column::right("token/s"),
+        Column::right("prompt"),
+        Column::right("perplexity"),
+        Column::right("KL\ndivergence"),
+        Column::right("99.9 %").optional(),
+        Column::right("same\ntoken"),
     ];
     let row = |entry: &Entry| {
+        let costs = &entry.costs;
         let mut cells = vec![
             entry.name.clone(),
-            bytes(entry.size.file_bytes),
-            format!("{:.2}", entry.size.layer_bits_per_weight),
+            bytes(costs.size.file_bytes),
+            format!("{:.2}", costs.size.layer_bits_per_weight),
             format!("{} ms", three_digits(1000.0 * entry.load_seconds)),
-            three_digits(entry.generation),
-            three_digits(entry.prompt),
+            three_digits(costs.generation),
+            three_digits(costs.prompt),
         ];
         cells.extend(match &entry.summary {
             Some(s) => [digits(s.model.value, 5), digits(s.kld.mean, 3), digits(s.kld.p999, 3), percent(s.same_top)],
@@ -192,6 +217,10 @@ fn to_text(page: &Page, out: &Path) -> String {
         });
         cells
     };
-    let rows: Vec<Vec<String>> = std::iter::once(&page.original).chain(&page.formats).map(row).collect();
-    format!("{}\nwrote {}\n", table(&heading, &rows), quoted(out))
+    let table = Table::new(columns).with_rows(std::iter::once(&page.original).chain(&page.formats).map(row));
+    let busy = match page.busy.is_empty() {
+        true => String::new(),
+        false => paragraph("busy: ", &format!("speeds are too low; {}", page.busy.join("; ")), terminal_width()),
+    };
+    format!("{table}\n{busy}wrote {}\n", quoted(out))
 }

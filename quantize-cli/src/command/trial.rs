@@ -93,8 +93,12 @@ pub(super) fn load_seconds(folder: &std::path::Path) -> Result<f64> {
 pub(super) struct Speed {
     /// One by one.
     pub(super) generation: f64,
+    /// Half of the rounds lie within so large a part of it.
+    pub(super) generation_spread: f64,
     /// Of a prompt.
     pub(super) prompt: f64,
+    /// As for generation.
+    pub(super) prompt_spread: f64,
 }
 
 /// What of a text is the prompt, and what is fed one by one behind it.
@@ -152,7 +156,9 @@ pub(super) fn speeds(
     ensure!(!interrupted(), "interrupted");
     let speed = |(prompts, generated): (&crate::measure::Timing, &crate::measure::Timing)| Speed {
         generation: behind.len() as f64 / generated.seconds,
+        generation_spread: generated.spread,
         prompt: prompt.len() as f64 / prompts.seconds,
+        prompt_spread: prompts.spread,
     };
     Ok(prompts.iter().zip(&generated).map(speed).collect())
 }

@@ -20,8 +20,12 @@ pub(super) struct Scatter {
 pub(super) struct Spot {
     pub(super) label: String,
     pub(super) x: f64,
+    /// How far it spreads to each side.
+    pub(super) x_error: f64,
     /// Mean divergence.
     pub(super) y: f64,
+    /// Its standard error.
+    pub(super) y_error: f64,
     /// Whether it is the noise floor.
     pub(super) floor: bool,
 }
@@ -37,7 +41,12 @@ impl Scatter {
         let described: Vec<String> = self.spots.iter().map(|spot| self.describe(spot)).collect();
         let mut svg = open(width, height, &self.title, &described.join("; "));
 
-        let most = self.spots.iter().map(|spot| spot.x).filter(|x| x.is_finite()).fold(f64::MIN_POSITIVE, f64::max);
+        let most = self
+            .spots
+            .iter()
+            .map(|spot| spot.x + spot.x_error)
+            .filter(|x| x.is_finite())
+            .fold(f64::MIN_POSITIVE, f64::max);
         let step = step(1.06 * most / if narrow { 4.0 } else { 6.0 });
         let right = (1.06 * most / step).ceil() * step;
         let x_of = |x: f64| area.x + (x / right).clamp(0.0, 1.0) * area.width;
@@ -67,6 +76,18 @@ impl Scatter {
             }
             text(&mut svg, label.x + 2.0, label.y + FONT - 1.0, "label", "start", &spot.label);
         }
+        for spot in &self.spots {
+            let (x, y) = (x_of(spot.x), y_of(spot.y));
+            let (left, right) = (x_of(spot.x - spot.x_error), x_of(spot.x + spot.x_error));
+            let (low, high) = (y_of(spot.y - spot.y_error), y_of(spot.y + spot.y_error));
+            // What is within the point is not drawn.
+            if right - left > 12.0 {
+                line(&mut svg, "spread", (left, y), (right, y));
+            }
+            if low - high > 12.0 {
+                line(&mut svg, "spread", (x, low), (x, high));
+            }
+        }
         for (spot, described) in self.spots.iter().zip(&described) {
             let class = if spot.floor { "floor" } else { "dot" };
             let (x, y) = (x_of(spot.x), y_of(spot.y));
@@ -81,7 +102,9 @@ impl Scatter {
     }
 
     fn describe(&self, spot: &Spot) -> String {
-        format!("{}: KL divergence {} at {} {}", spot.label, digits(spot.y, 3), digits(spot.x, 4), self.unit)
+        let spread = if spot.x_error > 0.0 { format!(" ± {}", digits(spot.x_error, 2)) } else { String::new() };
+        let (y, x) = (digits(spot.y, 3), digits(spot.x, 4));
+        format!("{}: KL divergence {y} at {x}{spread} {}", spot.label, self.unit)
     }
 
     /// A line through those that no other beats in both.

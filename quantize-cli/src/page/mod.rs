@@ -17,6 +17,9 @@ use self::chart::{Scatter, Spot};
 /// Colours follow the reader's preference for light or dark.
 const STYLE: &str = include_str!("style.css");
 
+/// The name of the noise floor.
+const FLOOR: &str = "bf16";
+
 /// How many tensors of a format are shown.
 const WORST: usize = 8;
 
@@ -27,14 +30,45 @@ pub struct Page {
     pub model: String,
     /// The original, as it came.
     pub original: Entry,
-    /// The original with its weights rounded to bfloat16, if it is not that already: what it does to the answers.
-    pub noise_floor: Option<Summary>,
+    /// The original with its weights rounded to bfloat16, if it is not that already.
+    pub noise_floor: Option<Floor>,
     /// The formats.
     pub formats: Vec<Entry>,
     /// What was measured on what: names and values.
     pub facts: Vec<(String, String)>,
     /// The command that made the page.
     pub command: String,
+    /// When, on what and with what program: a sentence without its end.
+    pub measured: String,
+    /// Why the speeds are doubtful: what else the machine did meanwhile.
+    pub busy: Vec<String>,
+}
+
+/// What a model takes.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Costs {
+    /// Bytes.
+    #[serde(flatten)]
+    pub size: Size,
+    /// Tokens per second, one by one.
+    pub generation: f64,
+    /// Half of the rounds lie within so large a part of it.
+    pub generation_spread: f64,
+    /// Tokens per second of a prompt.
+    pub prompt: f64,
+    /// As for generation.
+    pub prompt_spread: f64,
+}
+
+/// The original rounded to bfloat16: differences from it that are smaller than its own are noise.
+#[derive(Clone, Debug, Serialize)]
+pub struct Floor {
+    /// Its answers beside the original's.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// What it takes, measured as for the formats.
+    #[serde(flatten)]
+    pub costs: Costs,
 }
 
 /// A model in one format.
@@ -44,13 +78,9 @@ pub struct Entry {
     pub name: String,
     /// What it takes.
     #[serde(flatten)]
-    pub size: Size,
+    pub costs: Costs,
     /// Seconds to open it, so that the first token can be fed.
     pub load_seconds: f64,
-    /// Tokens per second, one by one.
-    pub generation: f64,
-    /// Tokens per second of a prompt.
-    pub prompt: f64,
     /// Its answers beside the original's; none for the original.
     pub summary: Option<Summary>,
     /// The divergence of every prediction.
@@ -68,16 +98,18 @@ pub fn html(page: &Page) -> String {
          <meta name=\"generator\" content=\"quantize {VERSION}\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>{model} in {count} formats</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
-         <h1>{model} in {count} formats</h1>\n<p>{}</p>\n",
+         <h1>{model} in {count} formats</h1>\n<p>{}</p>\n<p class=\"soft\">{}.</p>\n{}",
         lead(page),
+        escape(&page.measured),
+        busy(page),
         model = escape(&page.model),
         count = page.formats.len(),
     );
-    html.push_str("<h2>Size, speed, accuracy</h2>\n<p class=\"soft\">KL divergence says how far a model's predictions are from the original's: lower is better, each line of the grid is a decade or a part of one. Formats on the line are beaten by no other in both.");
+    html.push_str("<h2>Size, speed, accuracy</h2>\n<p class=\"soft\">KL divergence says how far a model's predictions are from the original's: lower is better, each line of the grid is a decade or a part of one. Formats on the line are beaten by no other in both. Bars show how far speeds spread and the standard error of the divergence; where there is none it is smaller than the point.");
     let scatters = scatters(page);
     if scatters.iter().flat_map(|scatter| &scatter.spots).any(|spot| spot.floor) {
         html.push_str(
-            " The orange point is the original with its weights rounded to bfloat16: less than that is noise.",
+            " The orange point is the original with its weights rounded to bfloat16, run as such: less than that is noise.",
         );
     }
     html.push_str("</p>\n<div class=\"charts\">\n");
@@ -89,7 +121,7 @@ pub fn html(page: &Page) -> String {
         chart::hills(&page.formats, narrow)
     }));
     html.push_str("</div>\n<h2>All figures</h2>\n");
-    html.push_str(&table(page));
+    html.push_str(&tables(page));
     html.push_str("<h2>Where the weights suffer</h2>\n<p class=\"soft\">Relative RMS error of the weights, the worst tensors of each format.</p>\n");
     for (i, entry) in page.formats.iter().enumerate() {
         html.push_str(&worst(entry, i == 0));
@@ -103,11 +135,23 @@ pub fn html(page: &Page) -> String {
     html
 }
 
+/// A warning if the machine was busy.
+fn busy(page: &Page) -> String {
+    if page.busy.is_empty() {
+        return String::new();
+    }
+    let reasons = escape(&page.busy.join("; "));
+    format!(
+        "<p class=\"warning\"><strong>This machine did other work while speeds were measured:</strong> they are too low \
+         and their ratios uncertain ({reasons}). The other figures do not depend on it.</p>\n"
+    )
+}
+
 /// What the figures come to, in a sentence or two.
 fn lead(page: &Page) -> String {
     let kld = |entry: &Entry| entry.summary.as_ref().map_or(f64::NAN, |summary| summary.kld.mean);
-    let mut text = format!("The original takes {}.", bytes(page.original.size.file_bytes));
-    let smallest = page.formats.iter().min_by_key(|entry| entry.size.file_bytes);
+    let mut text = format!("The original takes {}.", bytes(page.original.costs.size.file_bytes));
+    let smallest = page.formats.iter().min_by_key(|entry| entry.costs.size.file_bytes);
     let nearest = page.formats.iter().min_by(|a, b| kld(a).total_cmp(&kld(b)));
     if let (Some(smallest), Some(nearest)) = (smallest, nearest) {
         let describe = |entry: &Entry| {
@@ -117,7 +161,7 @@ fn lead(page: &Page) -> String {
             format!(
                 "{} takes {}{same}",
                 escape(&entry.name),
-                percent(entry.size.file_bytes as f64 / page.original.size.file_bytes as f64)
+                percent(entry.costs.size.file_bytes as f64 / page.original.costs.size.file_bytes as f64)
             )
         };
         let _ = write!(text, " Of that, {}", describe(nearest));
@@ -141,67 +185,87 @@ fn figure(title: &str, caption: &str, class: &str, draw: impl Fn(bool) -> String
 }
 
 fn scatters(page: &Page) -> Vec<Scatter> {
-    let kld = |summary: &Summary| summary.kld.mean;
-    let scatter = |title: &str, caption: &str, less: bool, unit: &'static str, x: &dyn Fn(&Entry) -> f64| {
-        let spot = |entry: &Entry| {
-            Some(Spot { label: entry.name.clone(), x: x(entry), y: kld(entry.summary.as_ref()?), floor: false })
+    // A figure, and by how much of itself it is uncertain.
+    let scatter = |title: &str, caption: &str, less: bool, unit: &'static str, x: &dyn Fn(&Costs) -> (f64, f64)| {
+        let spot = |label: &str, costs: &Costs, summary: &Summary, floor: bool| {
+            let (x, spread) = x(costs);
+            let (y, y_error) = (summary.kld.mean, summary.kld.error);
+            Spot { label: label.into(), x, x_error: x * spread, y, y_error, floor }
         };
-        let floor = page.noise_floor.as_ref().map(|summary| Spot {
-            label: "bf16".into(),
-            x: x(&page.original),
-            y: kld(summary),
-            floor: true,
-        });
-        let spots = page.formats.iter().filter_map(spot).chain(floor).collect();
+        let formats = page.formats.iter().filter_map(|entry| Some((entry, entry.summary.as_ref()?)));
+        let formats = formats.map(|(entry, summary)| spot(&entry.name, &entry.costs, summary, false));
+        let floor = page.noise_floor.iter().map(|floor| spot(FLOOR, &floor.costs, &floor.summary, true));
+        let spots = formats.chain(floor).collect();
         Scatter { title: title.into(), caption: caption.into(), less_is_better: less, unit, spots }
     };
-    let original_is_16_bits = page.original.size.layer_bits_per_weight < 17.0;
-    let mut scatters = vec![
-        scatter("Size against accuracy", "mean KL divergence over megabytes of the file", true, "MB", &|entry| {
-            entry.size.file_bytes as f64 / 1e6
+    vec![
+        scatter("Size against accuracy", "mean KL divergence over megabytes of the file", true, "MB", &|costs| {
+            (costs.size.file_bytes as f64 / 1e6, 0.0)
         }),
         scatter(
             "Generation against accuracy",
             "mean KL divergence over tokens per second, one by one",
             false,
             "tokens/s",
-            &|entry| entry.generation,
+            &|costs| (costs.generation, costs.generation_spread),
         ),
         scatter(
             "Prompt against accuracy",
             "mean KL divergence over tokens per second of a prompt",
             false,
             "tokens/s",
-            &|entry| entry.prompt,
+            &|costs| (costs.prompt, costs.prompt_spread),
         ),
         scatter(
             "Bits against accuracy",
             "mean KL divergence over bits per weight of the layers",
             true,
             "bits",
-            &|entry| entry.size.layer_bits_per_weight,
+            &|costs| (costs.size.layer_bits_per_weight, 0.0),
         ),
-    ];
-    if !original_is_16_bits {
-        // The floor has half of the bytes that the original has, and nothing was timed with it.
-        for scatter in &mut scatters {
-            scatter.spots.retain(|spot| !spot.floor);
-        }
-    }
-    scatters
+    ]
 }
 
-fn table(page: &Page) -> String {
-    let mut html = String::from(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"All figures\"><table>\n<thead><tr>",
-    );
-    for heading in [
+/// Two tables, so that each fits a page.
+fn tables(page: &Page) -> String {
+    costs_table(page) + &answers_table(page)
+}
+
+const DASH: &str = "–";
+
+/// By how much a figure is uncertain.
+fn error(text: &str) -> String {
+    format!(" <span class=\"error\">± {text}</span>")
+}
+
+fn costs_table(page: &Page) -> String {
+    let headings = [
         "Format",
         "File",
         "Bits per weight<br>layers / file",
         "Opened<br>in",
         "Generation<br>tokens/s",
         "Prompt<br>tokens/s",
+    ];
+    let cells = |costs: &Costs, seconds: Option<f64>| {
+        let speed = |speed: f64, spread: f64| format!("{}{}", three_digits(speed), error(&percent(spread)));
+        [
+            bytes(costs.size.file_bytes),
+            format!("{:.2} / {:.2}", costs.size.layer_bits_per_weight, costs.size.bits_per_weight),
+            seconds.map_or_else(|| DASH.into(), |seconds| format!("{} ms", three_digits(1000.0 * seconds))),
+            speed(costs.generation, costs.generation_spread),
+            speed(costs.prompt, costs.prompt_spread),
+        ]
+    };
+    let entries = std::iter::once(&page.original).chain(&page.formats);
+    let rows = entries.map(|entry| (entry.name.as_str(), cells(&entry.costs, Some(entry.load_seconds))));
+    let floor = page.noise_floor.iter().map(|floor| (FLOOR, cells(&floor.costs, None)));
+    table("Size and speed", &headings, rows.chain(floor))
+}
+
+fn answers_table(page: &Page) -> String {
+    let headings = [
+        "Format",
         "Perplexity",
         "Ratio to<br>the original",
         "KL divergence<br>mean",
@@ -210,17 +274,12 @@ fn table(page: &Page) -> String {
         "<br>99.9 %",
         "Same likeliest<br>token",
         "Change of<br>probability, RMS",
-    ] {
-        let _ = write!(html, "<th scope=\"col\">{heading}</th>");
-    }
-    html.push_str("</tr></thead>\n<tbody>\n");
-    let error = |text: String| format!(" <span class=\"error\">± {text}</span>");
-    let perplexity = page.formats.iter().find_map(|entry| entry.summary.as_ref()).map(|s| s.reference);
-    let answers = |summary: &Summary| {
-        vec![
+    ];
+    let cells = |summary: &Summary| {
+        [
             digits(summary.model.value, 5),
-            format!("{:.4}{}", summary.ratio, error(format!("{:.4}", summary.ratio_error))),
-            format!("{}{}", digits(summary.kld.mean, 3), error(digits(summary.kld.error, 1))),
+            format!("{:.4}{}", summary.ratio, error(&format!("{:.4}", summary.ratio_error))),
+            format!("{}{}", digits(summary.kld.mean, 3), error(&digits(summary.kld.error, 1))),
             digits(summary.kld.median, 3),
             digits(summary.kld.p99, 3),
             digits(summary.kld.p999, 3),
@@ -228,27 +287,33 @@ fn table(page: &Page) -> String {
             format!("{:.3} %", 100.0 * summary.rms_change),
         ]
     };
-    let dash = || "–".to_owned();
-    for entry in std::iter::once(&page.original).chain(&page.formats) {
-        let mut cells = vec![
-            bytes(entry.size.file_bytes),
-            format!("{:.2} / {:.2}", entry.size.layer_bits_per_weight, entry.size.bits_per_weight),
-            format!("{} ms", three_digits(1000.0 * entry.load_seconds)),
-            three_digits(entry.generation),
-            three_digits(entry.prompt),
-        ];
-        cells.extend(match (&entry.summary, perplexity) {
-            (Some(summary), _) => answers(summary),
-            (None, Some(perplexity)) => {
-                std::iter::once(digits(perplexity.value, 5)).chain((1..8).map(|_| dash())).collect()
-            }
-            (None, None) => (0..8).map(|_| dash()).collect(),
-        });
-        row(&mut html, &entry.name, &cells);
+    let summaries = || page.formats.iter().filter_map(|entry| Some((entry.name.as_str(), entry.summary.as_ref()?)));
+    let mut original = [DASH; 8].map(ToOwned::to_owned);
+    if let Some((_, summary)) = summaries().next() {
+        original[0] = digits(summary.reference.value, 5);
     }
-    if let Some(summary) = &page.noise_floor {
-        let cells: Vec<String> = (0..5).map(|_| dash()).chain(answers(summary)).collect();
-        row(&mut html, "rounded to bf16", &cells);
+    let floor = page.noise_floor.iter().map(|floor| (FLOOR, cells(&floor.summary)));
+    let rows = std::iter::once((page.original.name.as_str(), original));
+    let rows = rows.chain(summaries().map(|(name, summary)| (name, cells(summary)))).chain(floor);
+    table("Accuracy", &headings, rows)
+}
+
+/// A table that scrolls by itself where the page is too narrow, and then says so.
+fn table<'a, const N: usize>(
+    title: &str,
+    headings: &[&str],
+    rows: impl Iterator<Item = (&'a str, [String; N])>,
+) -> String {
+    let mut html = format!(
+        "<h3 class=\"table\">{title}</h3>\n<p class=\"hint\">Scroll sideways for all columns.</p>\n\
+         <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{title}\"><table>\n<thead><tr>"
+    );
+    for heading in headings {
+        let _ = write!(html, "<th scope=\"col\">{heading}</th>");
+    }
+    html.push_str("</tr></thead>\n<tbody>\n");
+    for (name, cells) in rows {
+        row(&mut html, name, &cells);
     }
     html.push_str("</tbody></table></div>\n");
     html
@@ -302,10 +367,14 @@ mod tests {
             let file_bytes = (1e9 * bits / 8.0) as u64;
             Entry {
                 name: name.into(),
-                size: Size { file_bytes, bits_per_weight: bits + 0.3, layer_bits_per_weight: bits },
+                costs: Costs {
+                    size: Size { file_bytes, bits_per_weight: bits + 0.3, layer_bits_per_weight: bits },
+                    generation: 150.0 / bits,
+                    generation_spread: 0.04,
+                    prompt: 200.0 + 10.0 * i as f64,
+                    prompt_spread: 0.01,
+                },
                 load_seconds: 0.004,
-                generation: 150.0 / bits,
-                prompt: 200.0 + 10.0 * i as f64,
                 summary: Some(statistics.summary()),
                 divergences: statistics.divergences().to_vec(),
                 worst: vec![("model.layers.0.<b>&".into(), 0.08), ("model.layers.1.mlp.down_proj.weight".into(), 0.05)],
@@ -313,14 +382,17 @@ mod tests {
         };
         let names = [("q8_0", 8.5), ("q6_k", 6.56), ("q5_k", 5.5), ("q4_k", 4.5), ("iq4_xs", 4.25), ("q4_0", 4.5)];
         let formats: Vec<Entry> = names.iter().enumerate().map(|(i, (name, bits))| entry(i, name, *bits)).collect();
+        let floor = Costs { generation: 7.0, prompt: 180.0, ..entry(0, "", 16.0).costs };
         let original = Entry { summary: None, divergences: vec![], worst: vec![], ..entry(0, "original (F16)", 16.0) };
         Page {
             model: "a <model> & \"more\"".into(),
             original,
-            noise_floor: formats[0].summary.clone(),
+            noise_floor: formats[0].summary.clone().map(|summary| Floor { summary, costs: floor }),
             formats,
             facts: vec![("Processor".into(), "a processor with a long name @ 3.00 GHz".into())],
             command: "quantize report model --text text".into(),
+            measured: "Measured 2026-11-30 on a processor".into(),
+            busy: vec!["other processes took 40 % of <it>".into()],
         }
     }
 
@@ -351,13 +423,29 @@ mod tests {
     }
 
     #[test]
+    fn every_point_stands_where_it_was_measured() {
+        let mut page = page();
+        let spots = |page: &Page| -> Vec<(f64, f64)> {
+            let spots = scatters(page).into_iter().flat_map(|scatter| scatter.spots).filter(|spot| spot.floor);
+            spots.map(|spot| (spot.x, spot.x_error)).collect()
+        };
+        // The noise floor's own size and speeds, not the original's.
+        assert_eq!(spots(&page), [(2000.0, 0.0), (7.0, 7.0 * 0.04), (180.0, 180.0 * 0.01), (16.0, 0.0)]);
+        let html = html(&page);
+        assert!(html.contains("Measured 2026-11-30 on a processor.") && html.contains("40 % of &lt;it>"), "{html}");
+        assert!(html.contains("<td>7.00 <span class=\"error\">± 4.00 %</span></td>"), "{html}");
+        page.busy.clear();
+        assert!(!super::html(&page).contains("did other work"));
+    }
+
+    #[test]
     fn what_is_no_number_is_drawn_too() {
         let mut page = page();
         page.formats.truncate(1);
         page.noise_floor = None;
         page.formats[0].divergences.fill(f32::NAN);
         page.formats[0].summary = Some(Statistics::default().summary());
-        page.formats[0].generation = f64::INFINITY;
+        page.formats[0].costs.generation = f64::INFINITY;
         let html = html(&page);
         assert!(!html.contains("=\"NaN") && !html.contains("=\"inf"), "coordinates are numbers");
     }

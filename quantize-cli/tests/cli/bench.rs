@@ -55,11 +55,102 @@ fn speeds_stand_beside_limits_and_errors() {
     let exact = json(&bench(&["--formats", "q4_0", "--rows", "8", "--exact-activations", "--json"]));
     assert_eq!((&report["activations"], &exact["activations"]), (&"rounded".into(), &"exact".into()));
 
+    // Which run this was, and under what circumstances.
+    assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
+    assert!(report["date"].as_str().unwrap().ends_with('Z') && report["commit"].as_str().is_none_or(|c| c.len() >= 12));
+    for field in ["processor", "architecture", "system"] {
+        assert!(!report["machine"][field].as_str().unwrap().is_empty(), "{field}");
+    }
+    assert_eq!((&report["size"], &report["threads"]), (&serde_json::json!([64, 64]), &serde_json::json!([1, 2])));
+    let load = &report["load"];
+    assert_eq!(load["busy"], !load["reasons"].as_array().unwrap().is_empty());
+    let disturbed = formats.iter().flat_map(|format| format["speeds"].as_array().unwrap());
+    let disturbed = disturbed.filter(|speed| speed["disturbed"].as_bool().unwrap()).count();
+    assert_eq!(load["disturbed"], disturbed);
+
     let svg = fs::read_to_string(picture).unwrap();
+    assert_eq!(svg.contains("while this machine did other work"), load["busy"].as_bool().unwrap());
     check_well_formed(&svg);
     for label in ["q8_0", "q4_0", "f32", "Generating: one row", "Reading a prompt: 8 rows", "2 threads"] {
         assert!(svg.contains(&format!(">{label}</text>")), "{label}");
     }
+}
+
+/// The names of all fields of a value, and of what is in it.
+fn fields(value: &Value, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            found.extend(object.keys().cloned());
+            object.values().for_each(|value| fields(value, found));
+        }
+        Value::Array(values) => values.iter().for_each(|value| fields(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn runs_are_compared_and_every_field_is_documented() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old.json");
+    let args = ["bench", "--quick", "--size", "96x64", "--threads", "1,2,3", "--formats", "q4_0", "--rows", "8,1"];
+    let printed = ok(&[&args[..], &["--json"]].concat());
+    fs::write(&old, &printed).unwrap();
+    let first: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((&first["threads"], &first["size"]), (&serde_json::json!([1, 2, 3]), &serde_json::json!([96, 64])));
+    assert!(first["comparison"].is_null());
+
+    let later = ["bench", "--quick", "--size", "64", "--threads", "2", "--formats", "q4_0,q8_0", "--rows", "1"];
+    let second = json(&[&later[..], &["--compare", text(&old), "--json"]].concat());
+    let comparison = &second["comparison"];
+    assert_eq!(comparison["date"], first["date"]);
+    let warnings = comparison["warnings"].to_string();
+    assert!(warnings.contains("matrix: 96x64 then, 64 now") && warnings.contains("not the same formats"), "{warnings}");
+    let cells: Vec<String> = comparison["formats"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|cell| {
+            assert!(cell["ratio"].as_f64().unwrap() > 0.0);
+            format!("{} {} {}", cell["name"].as_str().unwrap(), cell["rows"], cell["threads"])
+        })
+        .collect();
+    assert_eq!(cells, ["q4_0 1 1", "q4_0 1 2", "f32 1 1", "f32 1 2"]);
+
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarking.md");
+    let docs = fs::read_to_string(docs).unwrap();
+    let mut names = std::collections::BTreeSet::new();
+    fields(&second, &mut names);
+    assert!(names.len() > 40);
+    for name in names {
+        assert!(docs.contains(&format!("`{name}`")), "docs/benchmarking.md says nothing of {name}");
+    }
+    let missing = refused(&["bench", "--compare", "no/such.json"]);
+    assert!(missing.contains("no/such.json"), "{missing}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupted_run_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_quantize"))
+        .args(["bench", "--size", "64", "--threads", "1", "--formats", "q4_0", "--plot"])
+        .arg(folder.path().join("speed.svg"))
+        .env("TMPDIR", folder.path())
+        .spawn()
+        .unwrap();
+    // The mapped file is there, without a name.
+    let maps = format!("/proc/{}/maps", run.id());
+    let mapped = || fs::read_to_string(&maps).unwrap_or_default().contains(text(folder.path()));
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(300);
+    while !mapped() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(mapped(), "no file was mapped");
+    assert!(super::listing(folder.path()).is_empty());
+    // Not even a signal that no program can handle leaves a file.
+    run.kill().unwrap();
+    run.wait().unwrap();
+    assert!(super::listing(folder.path()).is_empty());
 }
 
 /// Every element that is opened is closed, in order.
