@@ -94,7 +94,7 @@ impl Disturbance {
             reasons.push(format!("the same arithmetic was up to {} faster from one race to the next", percent(drift)));
         }
         if disturbed > 0 {
-            reasons.push(format!("{disturbed} figures are above what is possible"));
+            reasons.push(format!("{disturbed} of {} figures are above what is possible", spreads.len()));
         }
         Self { busy: !reasons.is_empty(), reasons, load, spread, spread_nine_in_ten, drift, disturbed }
     }
@@ -250,7 +250,7 @@ mod tests {
         for (disturbance, reason) in [
             (found(Load { others: Some(0.5), ..quiet }, 0.02, 0.9, 95.0), "other processes took 50.0 %"),
             (found(quiet, 0.2, 0.9, 95.0), "quartiles 20.0 % or more"),
-            (found(quiet, 0.02, 6.63, 95.0), "1 figures are above what is possible"),
+            (found(quiet, 0.02, 6.63, 95.0), "1 of 1 figures are above what is possible"),
             (found(quiet, 0.02, 0.9, 50.0), "up to 100 % faster"),
         ] {
             assert!(disturbance.busy);

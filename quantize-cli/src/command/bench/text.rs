@@ -43,11 +43,11 @@ fn at_once(width: Option<usize>, before: usize, figures: usize) -> usize {
     width.map_or(usize::MAX, |width| (width.saturating_sub(before) / figures).max(1))
 }
 
-/// A heading that in a terminal breaks at the bar; a pipe gets it in one line.
+/// A heading that in a terminal breaks at the bars; a pipe gets it in one line.
 fn heading(text: &str, width: Option<usize>) -> Column {
-    match (width, text.split_once('|')) {
-        (Some(_), Some((above, below))) => Column::right(&format!("{}\n{below}", above.trim_end())),
-        _ => Column::right(&text.replace('|', "")),
+    match width {
+        Some(_) => Column::right(&text.split('|').map(str::trim_end).collect::<Vec<_>>().join("\n")),
+        None => Column::right(&text.replace('|', "")),
     }
 }
 
@@ -113,8 +113,8 @@ fn limits_table(report: &Report) -> Table {
 fn products_table(report: &Report, rows: &[usize], threads: usize, width: Option<usize>) -> String {
     let mut columns = vec![Column::left("format"), heading("bits/|weight", width), Column::right("error")];
     columns.extend(rows.iter().flat_map(|&n| match n {
-        1 => [heading("1 row |GB/s", width), heading("of |read", width)],
-        n => [heading(&format!("{n} rows |GOP/s"), width), heading("of |peak", width)],
+        1 => [heading("1 |row |GB/s", width), heading("of |read", width)],
+        n => [heading(&format!("{n} |rows |GOP/s"), width), heading("of |peak", width)],
     }));
     let cells = |row: &Row| {
         let error = if row.relative_rms == 0.0 { "-".into() } else { percent(row.relative_rms) };
