@@ -3,5 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod support;
+#[path = "hostile_text/templates.rs"]
+mod templates;
 #[path = "hostile_text/tokenizers.rs"]
 mod tokenizers;

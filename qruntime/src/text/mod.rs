@@ -1,6 +1,8 @@
 //! Text: tokens from it and back, and what networks make of it.
 
 mod chat;
+mod date;
+mod jinja;
 mod sentence;
 mod tokenizer;
 
@@ -8,7 +10,8 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-pub use chat::{ChatTemplate, Date, Message};
+pub use chat::{ChatTemplate, Message};
+pub use date::Date;
 pub use sentence::{Embeddings, Prompt};
 pub use tokenizer::{DecodeStream, Tokenizer};
 

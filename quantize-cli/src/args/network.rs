@@ -21,6 +21,12 @@ pub struct RunArgs {
     /// Let special tokens that stand in what is said be special tokens [default: they are plain text].
     #[arg(long, requires = "chat")]
     pub special_tokens: bool,
+    /// Tell the chat template of these tools: a JSON file with a list of descriptions of functions.
+    #[arg(long, value_name = "FILE.json", requires = "chat")]
+    pub tools: Option<PathBuf>,
+    /// Hand a variable to the chat template, such as `enable_thinking=false`: JSON, or else a string; may be repeated.
+    #[arg(long, value_name = "NAME=JSON", requires = "chat")]
+    pub template_arg: Vec<String>,
     /// Stop after so many tokens [default: at the end of the text or of the context].
     #[arg(long, short = 'n', value_name = "N")]
     pub max_tokens: Option<usize>,

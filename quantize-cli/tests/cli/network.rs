@@ -152,6 +152,44 @@ pub(super) fn tiny_encoder(folder: &Path) -> PathBuf {
     model
 }
 
+/// What the command line gives a template.
+#[test]
+fn tools_and_variables_reach_the_template() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(format!("{MODEL}/{file}"), folder.path().join(file)).unwrap();
+    }
+    // It says what it got, as an error.
+    let template = "{{ raise_exception(tools | tojson ~ think ~ (name | tojson) ~ (documents is none)) }}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let (path, tools) = (folder.path().to_str().unwrap(), folder.path().join("tools.json"));
+    let tools = tools.to_str().unwrap();
+    std::fs::write(tools, r#"[{"name": "é"}]"#).unwrap();
+    let run = |more: &[&str]| refused(&[&["run", path, "--chat", "--prompt", "Hi"], more].concat());
+    let complaint = run(&["--tools", tools, "--template-arg", "think=false", "--template-arg", "name=Bo=b"]);
+    assert!(complaint.contains(r#"[{"name": "é"}]False"Bo=b"True"#), "{complaint}");
+    let complaint = run(&["--template-arg", "think=[1, 2.0]", "--template-arg", "name=\"5\""]);
+    assert!(complaint.contains(r#"null[1, 2.0]"5"True"#), "{complaint}");
+    for (args, expected) in [
+        (&["--template-arg", "think"][..], "expected a name, = and a value"),
+        (&["--template-arg", "=1"], "expected a name, = and a value"),
+        (&["--template-arg", "messages=1"], "sets that itself"),
+        (&["--template-arg", "a=1", "--template-arg", "a=2"], "a is given twice"),
+        (&["--tools", tools, "--template-arg", "tools=[]"], "tools is given twice"),
+        (&["--tools", "/nowhere.json"], "/nowhere.json"),
+    ] {
+        let complaint = run(args);
+        assert!(complaint.contains(expected), "{args:?}: {complaint}");
+    }
+    for (text, expected) in
+        [("{", "is not JSON"), ("{}", "is not a list of objects"), ("[1]", "is not a list of objects")]
+    {
+        std::fs::write(tools, text).unwrap();
+        let complaint = run(&["--tools", tools]);
+        assert!(complaint.contains(expected) && complaint.contains("tools.json"), "{text}: {complaint}");
+    }
+}
+
 #[test]
 fn lines_become_vectors() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,0 +1,118 @@
+//! An interpreter of the Jinja that chat templates are written in, with the semantics of Jinja2 and Python as
+//! transformers uses them: `ImmutableSandboxedEnvironment` with `trim_blocks`, `lstrip_blocks`, loop controls, its
+//! own `tojson`, `raise_exception`, `strftime_now`, and `{% generation %}`, which changes nothing.
+//!
+//! Templates come from strangers, so everything has a bound, stated below: the length of a template, how deeply it
+//! and its values are nested, the steps and the memory that a rendering takes. Parsing and rendering run on a thread
+//! of their own, whose stack holds the deepest of what the bounds allow; where there are no threads (wasm32), on the
+//! caller's.
+
+mod ast;
+mod attributes;
+mod calls;
+mod eval;
+mod expression;
+mod filters;
+mod format;
+mod lexer;
+mod operators;
+mod parser;
+mod print;
+mod select;
+mod strings;
+mod tests;
+mod value;
+
+use std::fmt;
+
+use serde_json::{Map, Value as Json};
+
+use super::date::Date;
+
+/// The longest template, in bytes. The longest known ones have 50 KB.
+pub(crate) const MAX_TEMPLATE: usize = 1 << 20;
+
+/// Levels of statements, brackets, `not`, signs and `else` of conditions within each other.
+pub(crate) const MAX_NESTING: usize = 64;
+
+/// Levels of expressions, statements and macros that a rendering may be within.
+pub(crate) const MAX_DEPTH: usize = 1000;
+
+/// Levels of a value: of lists within lists.
+pub(crate) const MAX_VALUE_DEPTH: usize = 200;
+
+/// Steps of a rendering: operations, and values that they touch, or 32 bytes of a text. About a second.
+pub(crate) const MAX_STEPS: u64 = 20_000_000;
+
+/// Bytes of all values and text that a rendering makes together, whether it keeps them or not, its output included.
+pub(crate) const MAX_BYTES: usize = 256 << 20;
+
+/// The stack of the thread that parses and renders.
+const STACK: usize = 32 << 20;
+
+/// What is wrong with a template, or why it refuses.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    message: String,
+    /// The line; 0 if it is not known yet.
+    line: usize,
+}
+
+impl Fault {
+    fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), line: 0 }
+    }
+
+    fn at(line: usize, message: impl Into<String>) -> Self {
+        Self { message: message.into(), line }
+    }
+
+    /// The same, in this line if no other one is known.
+    fn in_line(mut self, line: usize) -> Self {
+        if self.line == 0 {
+            self.line = line;
+        }
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => f.write_str(&self.message),
+            line => write!(f, "{} (line {line})", self.message),
+        }
+    }
+}
+
+/// A template that has been understood.
+#[derive(Debug)]
+pub(crate) struct Template(ast::Tree);
+
+impl Template {
+    /// Understands a template.
+    pub(crate) fn parse(source: &str) -> Result<Self, Fault> {
+        with_stack(|| parser::parse(source).map(Self))
+    }
+
+    /// The text of a template with these variables. Without a date there is no `strftime_now`.
+    pub(crate) fn render(&self, variables: &Map<String, Json>, date: Option<Date>) -> Result<String, Fault> {
+        with_stack(|| eval::render(&self.0, variables, date))
+    }
+}
+
+/// Does something on a stack that is large enough.
+#[cfg(not(target_family = "wasm"))]
+fn with_stack<T: Send>(work: impl FnOnce() -> Result<T, Fault> + Send) -> Result<T, Fault> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, work);
+        let thread = thread.map_err(|error| Fault::new(format!("cannot start a thread for it: {error}")))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+#[cfg(target_family = "wasm")]
+fn with_stack<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    work()
+}

@@ -1,0 +1,356 @@
+//! Values of a template, as Python has them, and the account of what a rendering has used.
+//!
+//! Values form no cycles: lists and mappings never change, and what does change (namespaces, what `loop.changed`
+//! saw) lies in tables of its own. A value knows how deep it is when it is made, so that dropping, printing and
+//! comparing one recurses to a stated depth.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use super::{Fault, MAX_BYTES, MAX_STEPS, MAX_VALUE_DEPTH};
+
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Undefined(Missing),
+    None,
+    Bool(bool),
+    Int(i128),
+    Float(f64),
+    Text(Text),
+    Sequence(Rc<Sequence>),
+    Dict(Rc<Dict>),
+    Range(Range),
+    /// A place in [`Heap::namespaces`].
+    Namespace(usize),
+    Macro(Rc<Closure>),
+    /// A function by its name.
+    Function(&'static str),
+    /// A method with its receiver.
+    Method(Rc<(Self, Arc<str>)>),
+    Loop(Rc<Loop>),
+    Cycler(Rc<(Rc<Sequence>, Cell<usize>)>),
+    Joiner(Rc<(Self, Cell<bool>)>),
+}
+
+/// Why a value is undefined.
+#[derive(Clone, Debug)]
+pub(super) enum Missing {
+    Name(Arc<str>),
+    /// An attribute that values of a type have not.
+    Attribute(&'static str, Arc<str>),
+    /// An attribute that templates may not use.
+    Forbidden(&'static str, Arc<str>),
+    Other(&'static str),
+}
+
+impl Missing {
+    /// The error of using it.
+    pub(super) fn fault(&self) -> Fault {
+        Fault::new(match self {
+            Self::Name(name) => format!("'{name}' is undefined"),
+            Self::Attribute(kind, name) => format!("'{kind} object' has no attribute '{name}'"),
+            Self::Forbidden(kind, name) => format!("access to attribute '{name}' of '{kind}' object is unsafe"),
+            Self::Other(message) => (*message).to_owned(),
+        })
+    }
+}
+
+/// A string; a safe one escapes what is added to it, as Python's `Markup` does.
+#[derive(Clone, Debug)]
+pub(super) struct Text {
+    pub(super) text: Arc<str>,
+    pub(super) safe: bool,
+}
+
+impl std::ops::Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    List,
+    Tuple,
+    /// Views of a mapping.
+    Keys,
+    Values,
+    Items,
+    /// What can be gone through once.
+    Generator,
+}
+
+#[derive(Debug)]
+pub(super) struct Sequence {
+    pub(super) kind: Kind,
+    pub(super) items: Vec<Value>,
+    pub(super) depth: usize,
+    /// Items that a generator has given already.
+    pub(super) given: Cell<usize>,
+}
+
+/// A mapping, in the order of insertion.
+#[derive(Debug)]
+pub(super) struct Dict {
+    pub(super) entries: Vec<(Value, Value)>,
+    pub(super) depth: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) start: i64,
+    pub(super) step: i64,
+    pub(super) len: usize,
+}
+
+impl Range {
+    /// An item that there is.
+    pub(super) fn item(self, index: usize) -> Value {
+        Value::Int(i128::from(self.start) + i128::from(self.step) * index as i128)
+    }
+}
+
+/// A macro with the variables around it: places in the tree and in the table of scopes.
+#[derive(Debug)]
+pub(super) struct Closure {
+    pub(super) place: usize,
+    pub(super) scope: usize,
+}
+
+/// A loop, as it is seen from inside.
+#[derive(Debug)]
+pub(super) struct Loop {
+    /// Tells loops apart.
+    pub(super) number: usize,
+    pub(super) items: Rc<Sequence>,
+    pub(super) index: Cell<usize>,
+    /// Loops of the same statement around it.
+    pub(super) depth0: usize,
+    /// The statement, if it may be called.
+    pub(super) recursive: Option<usize>,
+    /// The scope around it.
+    pub(super) scope: usize,
+}
+
+impl Value {
+    /// A string of the template.
+    pub(super) fn literal(text: &Arc<str>) -> Self {
+        Self::Text(Text { text: text.clone(), safe: false })
+    }
+
+    pub(super) fn truth(&self) -> bool {
+        match self {
+            Self::Undefined(_) | Self::None => false,
+            Self::Bool(value) => *value,
+            Self::Int(number) => *number != 0,
+            Self::Float(number) => *number != 0.0,
+            Self::Text(text) => !text.is_empty(),
+            Self::Sequence(sequence) => sequence.kind == Kind::Generator || !sequence.items.is_empty(),
+            Self::Dict(dict) => !dict.entries.is_empty(),
+            Self::Range(range) => range.len > 0,
+            Self::Loop(of) => !of.items.items.is_empty(),
+            _ => true,
+        }
+    }
+
+    /// The name of its type in Python.
+    pub(super) fn type_name(&self) -> &'static str {
+        match self {
+            Self::Undefined(_) => "Undefined",
+            Self::None => "NoneType",
+            Self::Bool(_) => "bool",
+            Self::Int(_) => "int",
+            Self::Float(_) => "float",
+            Self::Text(Text { safe: true, .. }) => "Markup",
+            Self::Text(_) => "str",
+            Self::Sequence(sequence) => match sequence.kind {
+                Kind::List => "list",
+                Kind::Tuple => "tuple",
+                Kind::Keys => "dict_keys",
+                Kind::Values => "dict_values",
+                Kind::Items => "dict_items",
+                Kind::Generator => "generator",
+            },
+            Self::Dict(_) => "dict",
+            Self::Range(_) => "range",
+            Self::Namespace(_) => "Namespace",
+            Self::Macro(_) => "Macro",
+            Self::Function(_) => "function",
+            Self::Method(_) => "method",
+            Self::Loop(_) => "LoopContext",
+            Self::Cycler(_) => "Cycler",
+            Self::Joiner(_) => "Joiner",
+        }
+    }
+
+    /// How many levels of values are in it.
+    fn depth(&self) -> usize {
+        match self {
+            Self::Sequence(sequence) => sequence.depth,
+            Self::Dict(dict) => dict.depth,
+            Self::Method(method) => method.0.depth() + 1,
+            Self::Loop(of) => of.items.depth + 1,
+            Self::Cycler(cycler) => cycler.0.depth + 1,
+            Self::Joiner(joiner) => joiner.0.depth() + 1,
+            _ => 0,
+        }
+    }
+
+    /// A number, where Python's arithmetic takes it for one.
+    pub(super) fn as_int(&self) -> Option<i128> {
+        match self {
+            Self::Bool(value) => Some(i128::from(*value)),
+            Self::Int(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    pub(super) fn as_float(&self) -> Option<f64> {
+        match self {
+            Self::Float(number) => Some(*number),
+            other => other.as_int().map(|number| number as f64),
+        }
+    }
+
+    pub(super) fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// What a rendering has used of what it may use, and the values that change.
+#[derive(Debug, Default)]
+pub(super) struct Heap {
+    steps: u64,
+    bytes: usize,
+    pub(super) namespaces: Vec<Vec<(Arc<str>, Value)>>,
+}
+
+/// Bytes of text that are looked at in one step.
+const BYTES_PER_STEP: usize = 32;
+
+impl Heap {
+    /// Takes steps: one for each operation, and for each value that it touches.
+    pub(super) fn steps(&mut self, count: usize) -> Result<(), Fault> {
+        self.steps += count as u64;
+        match self.steps > MAX_STEPS {
+            true => Err(Fault::new(format!("more than {MAX_STEPS} steps"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes the steps of looking at so many bytes of text.
+    pub(super) fn scan(&mut self, bytes: usize) -> Result<(), Fault> {
+        self.steps(1 + bytes / BYTES_PER_STEP)
+    }
+
+    /// Takes memory, before it is used.
+    pub(super) fn take(&mut self, bytes: usize) -> Result<(), Fault> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > MAX_BYTES {
+            return Err(Fault::new(format!("more than {} MiB of values and text", MAX_BYTES >> 20)));
+        }
+        self.scan(bytes)
+    }
+
+    /// Adds to a text that is being made.
+    pub(super) fn push(&mut self, out: &mut String, text: &str) -> Result<(), Fault> {
+        self.take(text.len())?;
+        out.push_str(text);
+        Ok(())
+    }
+
+    /// Adds a character so many times.
+    pub(super) fn fill(&mut self, out: &mut String, c: char, count: usize) -> Result<(), Fault> {
+        self.take(count.saturating_mul(c.len_utf8()))?;
+        out.extend(std::iter::repeat_n(c, count));
+        Ok(())
+    }
+
+    pub(super) fn text(&mut self, text: impl AsRef<str>) -> Result<Value, Fault> {
+        let text = text.as_ref();
+        self.take(text.len() + 32)?;
+        Ok(Value::Text(Text { text: text.into(), safe: false }))
+    }
+
+    /// Text that is as safe as the one that it came from.
+    pub(super) fn text_as(&mut self, from: &Text, text: impl AsRef<str>) -> Result<Value, Fault> {
+        let text = text.as_ref();
+        self.take(text.len() + 32)?;
+        Ok(Value::Text(Text { text: text.into(), safe: from.safe }))
+    }
+
+    fn level(depth: Option<usize>) -> Result<usize, Fault> {
+        let depth = depth.map_or(1, |depth| depth + 1);
+        match depth > MAX_VALUE_DEPTH {
+            true => Err(Fault::new(format!("a value with more than {MAX_VALUE_DEPTH} levels"))),
+            false => Ok(depth),
+        }
+    }
+
+    pub(super) fn sequence(&mut self, kind: Kind, items: Vec<Value>) -> Result<Rc<Sequence>, Fault> {
+        self.take(64 + items.len() * size_of::<Value>())?;
+        self.steps(items.len())?;
+        let depth = Self::level(items.iter().map(Value::depth).max())?;
+        Ok(Rc::new(Sequence { kind, items, depth, given: Cell::new(0) }))
+    }
+
+    pub(super) fn list(&mut self, items: Vec<Value>) -> Result<Value, Fault> {
+        self.sequence(Kind::List, items).map(Value::Sequence)
+    }
+
+    pub(super) fn tuple(&mut self, items: Vec<Value>) -> Result<Value, Fault> {
+        self.sequence(Kind::Tuple, items).map(Value::Sequence)
+    }
+
+    /// A mapping of keys that are different.
+    pub(super) fn dict(&mut self, entries: Vec<(Value, Value)>) -> Result<Value, Fault> {
+        self.take(64 + entries.len() * size_of::<(Value, Value)>())?;
+        self.steps(entries.len())?;
+        let depth = Self::level(entries.iter().map(|(key, value)| key.depth().max(value.depth())).max())?;
+        Ok(Value::Dict(Rc::new(Dict { entries, depth })))
+    }
+
+    /// A method with its receiver.
+    pub(super) fn method(&mut self, receiver: &Value, name: &Arc<str>) -> Result<Value, Fault> {
+        self.take(64)?;
+        Self::level(Some(receiver.depth()))?;
+        Ok(Value::Method(Rc::new((receiver.clone(), name.clone()))))
+    }
+
+    /// A value of the caller.
+    pub(super) fn json(&mut self, json: &Json) -> Result<Value, Fault> {
+        self.json_at(json, 0)
+    }
+
+    fn json_at(&mut self, json: &Json, level: usize) -> Result<Value, Fault> {
+        if level > MAX_VALUE_DEPTH {
+            return Err(Fault::new(format!("a variable with more than {MAX_VALUE_DEPTH} levels")));
+        }
+        Ok(match json {
+            Json::Null => Value::None,
+            Json::Bool(value) => Value::Bool(*value),
+            Json::Number(number) => match number.as_i128() {
+                Some(number) => Value::Int(number),
+                None => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Json::String(text) => self.text(text)?,
+            Json::Array(items) => {
+                let items = items.iter().map(|item| self.json_at(item, level + 1)).collect::<Result<_, _>>()?;
+                self.list(items)?
+            }
+            Json::Object(fields) => {
+                let entry = |(key, value): (&String, &Json)| Ok((self.text(key)?, self.json_at(value, level + 1)?));
+                let entries = fields.iter().map(entry).collect::<Result<_, _>>()?;
+                self.dict(entries)?
+            }
+        })
+    }
+}
