@@ -1,10 +1,10 @@
-// Does with a tokenizer what applications do. Shared with `qruntime/tests/fuzz_corpus.rs`.
+//! What applications do with a tokenizer. Shared with `qruntime/tests/fuzz_corpus.rs`.
 
 use qruntime::Tokenizer;
 
 /// Opens the tokenizer that the bytes begin with and encodes the text after the first zero byte in
 /// every way; what it gives is decoded at once and token by token. Returns whether it was opened.
-pub fn tokenize(bytes: &[u8]) -> bool {
+pub(crate) fn tokenize(bytes: &[u8]) -> bool {
     let (json, text) = match bytes.iter().position(|&byte| byte == 0) {
         Some(end) => (&bytes[..end], &bytes[end + 1..]),
         None => (bytes, &b"Two caf\xc3\xa9s,  <s> 12\n\n"[..]),

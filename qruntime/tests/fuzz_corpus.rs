@@ -74,7 +74,6 @@ fn damage_tokenizers(times: u64) {
             opened += u64::from(tokenize::tokenize(&file));
         }
     }
-    println!("{opened} of {} opened", times * seeds.len() as u64);
     assert!(opened > times / 10, "{opened} of {times} times {} opened", seeds.len());
 }
 
