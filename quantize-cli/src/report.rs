@@ -24,7 +24,7 @@ impl Answer {
     /// The answer yes.
     #[must_use]
     pub fn yes(text: String) -> Self {
-        Self { text, yes: true }
+        Self { text: printable_lines(&text), yes: true }
     }
 
     /// A report as JSON with its schema, or the text that `text` makes of it.
@@ -33,7 +33,7 @@ impl Answer {
     /// If the report cannot be serialized.
     pub fn of<T: Serialize>(report: &T, json: bool, yes: bool, text: impl FnOnce(&T) -> String) -> Result<Self> {
         if !json {
-            return Ok(Self { text: text(report), yes });
+            return Ok(Self { text: printable_lines(&text(report)), yes });
         }
         let mut object = serde_json::Map::new();
         object.insert("schema".into(), SCHEMA.into());
@@ -41,7 +41,7 @@ impl Answer {
             Value::Object(fields) => object.extend(fields),
             other => drop(object.insert("report".into(), other)),
         }
-        let mut text = serde_json::to_string_pretty(&object)?;
+        let mut text = printable_json(&serde_json::to_string_pretty(&object)?);
         text.push('\n');
         Ok(Self { text, yes })
     }
@@ -57,11 +57,31 @@ pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     Table::new(heading.iter().map(column)).with_rows(rows.iter().cloned()).to_string()
 }
 
-/// Text with what is invisible or steers a terminal escaped, and quotes as they are.
+/// Text with what is invisible or steers a terminal escaped, line ends and tabs too; quotes and letters of every script
+/// stay as they are.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    let quote = |c: char| matches!(c, '"' | '\'' | '\\');
-    text.chars().map(|c| if quote(c) { c.to_string() } else { c.escape_debug().to_string() }).collect()
+    text.chars().map(|c| if steers(c) { c.escape_debug().to_string() } else { c.to_string() }).collect()
+}
+
+/// The same for a text of several lines, which may have tabs.
+#[must_use]
+pub fn printable_lines(text: &str) -> String {
+    let stays = |c: char| matches!(c, '\n' | '\t') || !steers(c);
+    text.chars().map(|c| if stays(c) { c.to_string() } else { c.escape_debug().to_string() }).collect()
+}
+
+/// Whether a character is an instruction to a terminal: a control character, or one of the invisible characters that
+/// change the order of others.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// JSON with those control characters escaped that it may have in texts.
+fn printable_json(text: &str) -> String {
+    let escaped = |c: char| if c != '\n' && steers(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 /// A path as messages show it: as it is or, if that could be misread, in quotes and escaped.

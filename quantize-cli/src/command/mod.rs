@@ -27,7 +27,7 @@ use qruntime::{CausalLm, Encoder, Model};
 use crate::args::{Args, Command};
 use crate::eval::network::Network;
 use crate::interrupt::{self, cancel_on_signal};
-use crate::report::{Answer, printable};
+use crate::report::{Answer, printable_lines};
 
 /// Runs a command, prints its answer to stdout or its error to stderr, and returns the exit status. Handles signals from then on.
 #[must_use]
@@ -59,8 +59,7 @@ pub fn main(args: Args) -> u8 {
 fn complain(error: &anyhow::Error) -> std::io::Result<()> {
     let style = clap::builder::Styles::styled();
     let style = style.get_error();
-    let message: Vec<String> = format!("{error:#}").lines().map(printable).collect();
-    writeln!(anstream::stderr(), "{style}error:{style:#} {}", message.join("\n"))
+    writeln!(anstream::stderr(), "{style}error:{style:#} {}", printable_lines(&format!("{error:#}")))
 }
 
 fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -93,7 +92,7 @@ pub fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<Answer> {
 fn note(sentences: &[String]) {
     for sentence in sentences {
         // With stderr gone there is nobody left to tell.
-        let _ = writeln!(std::io::stderr(), "quantize: {sentence}");
+        let _ = writeln!(std::io::stderr(), "note: {}", printable_lines(sentence));
     }
 }
 

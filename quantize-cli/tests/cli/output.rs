@@ -225,3 +225,42 @@ fn threads_have_a_limit() {
     let message = refused(&["convert", "a", "b", "--to", "q4_0", "--threads", "513"]);
     assert!(message.contains("513 is not in 1..=512"), "{message}");
 }
+
+#[cfg(unix)]
+#[test]
+fn no_name_steers_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = checkpoint(folder.path(), unchanged);
+    // Red, a title for the window, eight-bit control, and text that runs backwards; as letters, what has to stay.
+    let name = "\u{1b}[31m\u{1b}]0;x\u{7}\u{9b}5m\u{202e}हि";
+    let (out, missing) = (folder.path().join(name), folder.path().join(format!("{name}-")));
+    let leftover = folder.path().join(format!(".{name}.1-0.partial"));
+    fs::create_dir(&leftover).unwrap();
+    let renamed = folder.path().join(format!("{name}+"));
+    let outputs = [
+        quantize(&["convert", text(&source), text(&out), "--to", "q4_0"]),
+        quantize(&["convert", text(&source), text(&out), "--to", "q4_0", "--json", "--force"]),
+        quantize(&["convert", text(&source), text(&out), "--to", "q4_0"]),
+        quantize(&["inspect", text(&out)]),
+        quantize(&["verify", text(&out)]),
+        quantize(&["compare", text(&source), text(&out)]),
+        quantize(&["inspect", text(&missing)]),
+        quantize(&["run", text(&missing), "--prompt", "a"]),
+        quantize(&["convert", text(&source), text(&out), "--to", name]),
+        quantize(&[name]),
+        {
+            fs::rename(&source, &renamed).unwrap();
+            fs::remove_file(renamed.join("config.json")).unwrap();
+            quantize(&["run", text(&renamed), "--prompt", "a"])
+        },
+    ];
+    for output in &outputs {
+        let printed = stdout(output) + &stderr(output);
+        let steering = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!printed.contains(steering), "{printed:?}");
+    }
+    assert_eq!(outputs.each_ref().map(|output| output.status.code().unwrap()), [0, 0, 2, 0, 0, 0, 2, 2, 2, 2, 2]);
+    assert!(stderr(&outputs[0]).contains("note: removed ") && stderr(&outputs[0]).contains("हि"), "{outputs:?}");
+    let report: Value = serde_json::from_slice(&outputs[1].stdout).unwrap();
+    assert_eq!(report["out"], text(&out), "the same text in JSON");
+}
