@@ -152,7 +152,7 @@ fn open_encoder(path: &Path, huge_pages: bool) -> Result<Encoder> {
 /// Tells whoever is at stderr of something doubtful that does not stop the program.
 fn warn(message: &str) {
     // With stderr gone there is nobody left to tell.
-    let _ = writeln!(std::io::stderr(), "warning: {message}");
+    let _ = writeln!(std::io::stderr(), "warning: {}", printable_lines(message));
 }
 
 /// A pool of so many threads, or of one for every core.
