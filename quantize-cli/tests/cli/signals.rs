@@ -65,14 +65,14 @@ pub(super) fn endless(folder: &Path, tensor_bytes: u64, tokenizer_bytes: u64) ->
     source
 }
 
-/// Sends every signal, and one twice, to the program while it has a temporary file or folder in `folder`.
+/// Sends every signal, and one twice, to the program while it has a temporary file or folder in either folder.
 fn interrupt_each(folder: &Path, scratch: &Path, args: &[&str], mut meanwhile: impl FnMut(&mut Child)) {
     let before = (listing(folder), listing(scratch));
     let signals = [(vec![Signal::INT], 130), (vec![Signal::TERM], 143), (vec![Signal::HUP], 129)];
     for (signals, code) in signals.into_iter().chain([(vec![Signal::INT; 2], 130)]) {
         let mut child = start(args, scratch);
         meanwhile(&mut child);
-        wait_until(&mut child, "a temporary file", || listing(folder).len() > before.0.len());
+        wait_until(&mut child, "a temporary file", || (listing(folder), listing(scratch)) != before);
         for &signal in &signals {
             send(&child, signal);
         }
@@ -157,7 +157,7 @@ fn a_source_that_changes_while_it_is_converted() {
     for (what, change, expected) in changes {
         let folder = tempfile::tempdir().unwrap();
         let scratch = tempfile::tempdir().unwrap();
-        let source = endless(folder.path(), 256 << 20, 2);
+        let source = endless(folder.path(), 64 << 20, 2);
         let out = folder.path().join("out");
         let mut child = start(&["convert", text(&source), text(&out), "--to", "q4_0"], scratch.path());
         wait_until(&mut child, "the model's file", || weights_begun(folder.path()));
