@@ -10,6 +10,7 @@ use std::path::Path;
 use memmap2::Advice;
 use memmap2::{Mmap, MmapMut};
 
+use crate::checkpoint::recognize;
 use crate::error::Error;
 
 /// In units of what size a processor looks up where memory is. The larger, the fewer look-ups, and the faster memory is read.
@@ -103,7 +104,10 @@ pub(crate) fn open(path: &Path) -> Result<(File, usize), Error> {
         let len = ordinary(file.metadata()?)?;
         Ok((file, len))
     };
-    open().map_err(Error::io(path))
+    open().map_err(|error: std::io::Error| match recognize::dangling(path) {
+        Some(dangling) if error.kind() == ErrorKind::NotFound => dangling.into(),
+        _ => Error::io(path)(error),
+    })
 }
 
 impl Deref for Bytes {

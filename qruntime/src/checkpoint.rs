@@ -2,8 +2,11 @@
 //!
 //! For programs that read checkpoints themselves, piece by piece; [`Model`](crate::Model) begins here, too.
 
-use std::collections::BTreeMap;
-use std::fs::read_dir;
+mod foreign;
+pub(crate) mod recognize;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{read_dir, symlink_metadata};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
@@ -15,6 +18,9 @@ use crate::config::MAX_CONFIG;
 use crate::container::MAX_HEADER;
 use crate::error::{Error, FileError, FileErrorKind};
 use crate::json;
+use crate::model::Model;
+
+pub use foreign::refuse_foreign;
 
 const INDEX: &str = "model.safetensors.index.json";
 const MODEL: &str = "model.safetensors";
@@ -25,42 +31,61 @@ pub struct Checkpoint {
     files: Vec<PathBuf>,
     /// Where the index is, and which file it has for each tensor.
     index: Option<(PathBuf, BTreeMap<String, String>)>,
+    warnings: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
 }
 
 impl Checkpoint {
-    /// Finds the files of the model at `path`. That is the file itself; or, in a folder, the first that is there of: the shards that
-    /// `model.safetensors.index.json` lists, `model.safetensors`, the only `.safetensors` file. None of them is opened.
+    /// Finds the files of the model at `path`. That is the file itself; or, in a folder, the first that is there of: `model.safetensors`, the shards that
+    /// `model.safetensors.index.json` lists, the only `.safetensors` file. This is the order of `transformers`. None of them is opened.
     ///
     /// # Errors
-    /// If the folder has nothing of the kind or cannot be read, or its index cannot be read, is malformed, or lists no shard, one that is missing or one that
-    /// is not directly in the folder.
+    /// If the folder has nothing of the kind (the message says what it has instead) or cannot be read; if its index cannot be read, is malformed, or lists no
+    /// shard, one that is missing or one that is not directly in the folder.
     pub fn find(path: &Path) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
-        }
-
+        let single = |file, warnings| Self { files: vec![file], index: None, warnings };
         if !path.is_dir() {
-            return Ok(Self { files: vec![path.into()], index: None });
+            return Ok(single(path.into(), vec![]));
+        }
+        if let Some(error) = recognize::adapter_alone(path) {
+            return Err(error.into());
+        }
+        let mut warnings = vec![];
+        if recognize::has_adapter(path) {
+            warnings.push(format!("{path:?}: an adapter lies beside the model and is not applied"));
         }
         let index = path.join(INDEX);
-        if index.exists() {
+        let file = path.join(MODEL);
+        if is_there(&file) {
+            warnings.extend(stale(&index));
+            return Ok(single(file, warnings));
+        }
+        if is_there(&index) {
             let Index { weight_map } = read_json(&index)?;
             let files = shards(path, &weight_map).map_err(|error| error.in_file(&index))?;
-            return Ok(Self { files, index: Some((index, weight_map)) });
+            return Ok(Self { files, index: Some((index, weight_map)), warnings });
         }
-        let mut file = path.join(MODEL);
-        if !file.exists() {
-            let names = file_names(path, |name| name.ends_with(".safetensors"))?;
-            file = path.join(only(&names).map_err(|error| error.in_file(path))?);
+        let names = file_names(path, |name| name.ends_with(".safetensors"))?;
+        if names.is_empty() {
+            return Err(recognize::without_weights(path).into());
         }
-        Ok(Self { files: vec![file], index: None })
+        Ok(single(path.join(only(&names).map_err(|error| error.in_file(path))?), warnings))
     }
 
     /// The files, sorted by name.
     #[must_use]
     pub fn files(&self) -> &[PathBuf] {
         &self.files
+    }
+
+    /// What a person should know although it is no error: files that are left out, each warning a sentence.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Checks that index and shards agree on who holds what. `tensors` is what the files hold: for each tensor the position of its file in
@@ -98,6 +123,52 @@ impl Checkpoint {
     }
 }
 
+/// A warning if an index beside a single file lists other files.
+fn stale(index: &Path) -> Option<String> {
+    if !is_there(index) {
+        return None;
+    }
+    let listed = match read_json(index) {
+        Ok(Index { weight_map }) => weight_map.into_values().filter(|shard| shard != MODEL).collect(),
+        Err(_) => BTreeSet::new(),
+    };
+    let listed = match (listed.first(), listed.len()) {
+        (None, _) => return None,
+        (Some(first), 1) => format!("{first:?}"),
+        (Some(first), count) => format!("{first:?} and {} more", count - 1),
+    };
+    Some(format!(
+        "{index:?}: ignored, with the files that it lists ({listed}): {MODEL} beside it is read, as transformers does"
+    ))
+}
+
+/// Whether a name is taken in a folder, if only by a link to nowhere, which is then reported as such when it is opened.
+pub(crate) fn is_there(path: &Path) -> bool {
+    symlink_metadata(path).is_ok()
+}
+
+/// Refuses what a network cannot be made of although it may be a whole file: codes of other methods, adapters, 8-bit floats.
+pub(crate) fn refuse_unrunnable<'v>(
+    path: &Path,
+    field: impl Fn(&str) -> Option<&'v serde_json::Value>,
+    model: &Model,
+) -> Result<(), Error> {
+    if model.is_described() {
+        return Ok(());
+    }
+    let tensors = || model.tensors().map(|entry| (entry.name(), entry.storage().dtype(), entry.shape()));
+    refuse_foreign(path, field, tensors())?;
+    for (name, dtype, shape) in tensors() {
+        if shape.len() > 1 && dtype.bitsize() == 8 && format!("{dtype:?}").starts_with('F') {
+            let message =
+                format!("{dtype:?}: 8-bit floats, which only `quantize convert` reads: convert the model first");
+            let error = FileError { kind: FileErrorKind::Foreign, ..FileError::tensor(name, message) };
+            return Err(error.in_file(path).into());
+        }
+    }
+    Ok(())
+}
+
 fn shards_disagree(tensor: &str, message: String) -> FileError {
     FileError { kind: FileErrorKind::Shards, ..FileError::tensor(tensor, message) }
 }
@@ -115,7 +186,14 @@ fn shards(folder: &Path, weight_map: &BTreeMap<String, String>) -> Result<Vec<Pa
             return Err(shards_disagree(tensor, message));
         }
         let file = folder.join(shard);
-        if file.exists() { Ok(file) } else { Err(shards_disagree(tensor, format!("shard {shard:?} is missing"))) }
+        match std::fs::read_link(&file) {
+            _ if file.exists() => Ok(file),
+            Ok(target) => {
+                let target = recognize::to_nowhere(&target);
+                Err(shards_disagree(tensor, format!("shard {shard:?} is {target}: download it again")))
+            }
+            Err(_) => Err(shards_disagree(tensor, format!("shard {shard:?} is missing: download it"))),
+        }
     };
     wanted.into_iter().map(find).collect()
 }
@@ -124,7 +202,6 @@ fn shards(folder: &Path, weight_map: &BTreeMap<String, String>) -> Result<Vec<Pa
 fn only(names: &[String]) -> Result<&str, FileError> {
     let message = match names {
         [name] if !is_one_of_several(name) => return Ok(name),
-        [] => format!("no {INDEX}, {MODEL} or other .safetensors file"),
         [name] => format!("no {INDEX}, but {name:?} is one shard of several"),
         names => {
             format!("no {INDEX} to tell which of {} .safetensors files belong together: {names:?}", names.len())
@@ -200,5 +277,8 @@ pub(crate) fn read_text(path: &Path, most: usize) -> Result<Vec<u8>, Error> {
     }
     let mut text = vec![0; len];
     file.read_exact(&mut text).map_err(Error::io(path))?;
-    Ok(text)
+    match recognize::replaced(&text) {
+        Some(error) => Err(error.in_file(path).into()),
+        None => Ok(text),
+    }
 }

@@ -50,7 +50,7 @@ impl Config {
     }
 
     /// A field, unless it is null.
-    fn get(&self, field: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, field: &str) -> Option<&Value> {
         self.fields.get(field).filter(|value| !value.is_null())
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use kernels::{Isa, normalize_l2};
 use ndarray::Array2;
 
+use crate::checkpoint::{Checkpoint, refuse_unrunnable};
 use crate::config::Config;
 use crate::error::Error;
 use crate::family;
@@ -118,10 +119,14 @@ impl Encoder {
     }
 
     fn new(path: &Path, model: impl FnOnce() -> Result<Model, Error>) -> Result<Self, Error> {
+        // Says what a folder is that is no checkpoint, before anything else is missed.
+        Checkpoint::find(path)?;
         let folder = folder(path);
-        let (family, spec) = family::encoder(&Config::read(&folder.join("config.json"))?)?;
+        let file = Config::read(&folder.join("config.json"))?;
+        let (family, spec) = family::encoder(&file)?;
         let config = EncoderConfig::new(family, &spec, &folder)?;
         let model = model()?;
+        refuse_unrunnable(path, |field| file.get(field), &model)?;
         let isa = model.isa();
         let network = OwnedEncoder::try_new(Arc::new(model), |model| {
             EncoderNetwork::new(&spec, &Weights::new(model, path, isa))

@@ -208,6 +208,9 @@ pub enum FileErrorKind {
     Shards,
     /// What describes the network (`config.json` and its like) is not what is expected, or disagrees with the tensors.
     Network,
+    /// It is something else than a checkpoint of plain weights: quantized by another program, an adapter, a file of another kind, a download that did not
+    /// arrive.
+    Foreign,
 }
 
 /// A file that was refused: what is wrong with it, and where.

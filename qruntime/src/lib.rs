@@ -89,7 +89,7 @@ pub use parallel::keep_awake;
 pub use safetensors::Dtype;
 pub use sample::{Greedy, Sample, SampleOptions, Sampler};
 pub use session::{FinishReason, Generate, Session, SessionOptions};
-pub use tensor::{PackedTensor, PlainTensor};
+pub use tensor::{PackedTensor, PlainTensor, first_not_finite};
 #[cfg(feature = "text")]
 pub use text::{ChatTemplate, Date, DecodeStream, Embeddings, Message, Prompt, Tokenizer};
 pub use weight::Weight;

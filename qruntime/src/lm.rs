@@ -8,6 +8,7 @@ use std::sync::Arc;
 use kernels::Isa;
 use ndarray::Array2;
 
+use crate::checkpoint::{Checkpoint, refuse_unrunnable};
 use crate::config::Config;
 use crate::error::Error;
 use crate::family;
@@ -143,11 +144,14 @@ impl CausalLm {
     }
 
     fn new(path: &Path, model: impl FnOnce() -> Result<Model, Error>) -> Result<Self, Error> {
+        // Says what a folder is that is no checkpoint, before anything else is missed.
+        Checkpoint::find(path)?;
         let folder = folder(path);
         let file = Config::read(&folder.join("config.json"))?;
         let (family, spec) = family::decoder(&file)?;
         let config = LmConfig::new(family, &spec, &file, &folder)?;
         let model = model()?;
+        refuse_unrunnable(path, |field| file.get(field), &model)?;
         let isa = model.isa();
         let network =
             OwnedDecoder::try_new(Arc::new(model), |model| Decoder::new(&spec, &Weights::new(model, path, isa)))?;

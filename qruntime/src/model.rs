@@ -25,6 +25,7 @@ pub struct Model {
     /// Tensor name to file and entry.
     tensors: BTreeMap<String, (usize, usize)>,
     isa: Isa,
+    warnings: Vec<String>,
 }
 
 struct ModelFile {
@@ -78,7 +79,7 @@ impl Model {
         checkpoint.check(
             files.iter().enumerate().flat_map(|(f, file)| file.entries.iter().map(move |entry| (f, entry.name()))),
         )?;
-        Self::new(files)
+        Ok(Self { warnings: checkpoint.warnings().to_vec(), ..Self::new(files)? })
     }
 
     /// A model of files that have no tensor of the same name.
@@ -89,7 +90,7 @@ impl Model {
                 tensors.insert(entry.name.clone(), (f, e));
             }
         }
-        Ok(Self { files, tensors, isa: Isa::from_env()? })
+        Ok(Self { files, tensors, isa: Isa::from_env()?, warnings: vec![] })
     }
 
     /// The tensors, by name.
@@ -113,6 +114,12 @@ impl Model {
     #[must_use]
     pub fn is_described(&self) -> bool {
         self.files.iter().all(|file| file.described)
+    }
+
+    /// What a person should know of the files although it is no error, each a sentence: [`Checkpoint::warnings`].
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Bytes of all files together.

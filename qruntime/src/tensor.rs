@@ -133,6 +133,12 @@ impl<'a> PlainTensor<'a> {
         Ok(PlainRef::new(ty, rows, cols, &self.bytes[index * bytes..(index + 1) * bytes])?)
     }
 
+    /// The position of the first NaN or infinity; none if all numbers are finite, or not floating point.
+    #[must_use]
+    pub fn first_not_finite(self) -> Option<usize> {
+        first_not_finite(self.dtype, self.bytes)
+    }
+
     fn not_floats(self) -> Error {
         Error::WrongKind {
             name: self.entry.name.clone(),
@@ -153,6 +159,32 @@ impl<'a> PlainTensor<'a> {
             Dtype::BF16 => Ok(pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect()),
             _ => Err(self.not_floats()),
         }
+    }
+}
+
+/// The position of the first NaN or infinity among numbers as safetensors stores them; none if all are finite, or not floating point.
+///
+/// Floats of 8 bits and fewer count as finite.
+#[must_use]
+pub fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
+    /// Piece by piece, since the compiler makes vectors of loops that have no early end.
+    fn find<const N: usize>(bytes: &[u8], is_finite: impl Fn([u8; N]) -> bool) -> Option<usize> {
+        const PIECE: usize = 1024;
+        let mut start = 0;
+        for piece in bytes.as_chunks::<N>().0.chunks(PIECE) {
+            if piece.iter().fold(false, |found, &number| found | !is_finite(number)) {
+                return piece.iter().position(|&number| !is_finite(number)).map(|i| start + i);
+            }
+            start += piece.len();
+        }
+        None
+    }
+    match dtype {
+        Dtype::F64 => find(bytes, |b| f64::from_le_bytes(b).is_finite()),
+        Dtype::F32 => find(bytes, |b| f32::from_le_bytes(b).is_finite()),
+        Dtype::F16 => find(bytes, |b| u16::from_le_bytes(b) & 0x7c00 != 0x7c00),
+        Dtype::BF16 => find(bytes, |b| u16::from_le_bytes(b) & 0x7f80 != 0x7f80),
+        _ => None,
     }
 }
 

@@ -2,16 +2,18 @@
 
 mod network;
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
 use clap::{ArgGroup, Parser, Subcommand};
 use kernels::{Format, Isa, Rounding};
 
 pub use network::{EmbedArgs, MachineArgs, RunArgs, SamplingArgs};
 
 use crate::bench::Size;
-use crate::plan::{DEFAULT_FORMAT, Rule};
+use crate::plan::{DEFAULT_FORMAT, Rule, format_named};
 
 /// Convert checkpoints to blocked formats of 4 to 8 bits, and measure what it costs.
 ///
@@ -75,12 +77,31 @@ pub enum Command {
     Man(ManArgs),
 }
 
-fn format_parser() -> impl TypedValueParser<Value = Format> {
-    let value = |format: &Format| {
-        let help = format!("{} bits per weight, blocks of {}", format.bits_per_weight(), format.block_len());
-        PossibleValue::new(format.name()).help(help)
-    };
-    PossibleValuesParser::new(Format::ALL.iter().map(value)).try_map(|name| name.parse::<Format>())
+/// Reads a format's name in any case; names of other programs are explained.
+#[derive(Clone)]
+struct FormatParser;
+
+impl TypedValueParser for FormatParser {
+    type Value = Format;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Format, clap::Error> {
+        format_named(&value.to_string_lossy()).map_err(|problem| {
+            let arg = arg.map_or_else(|| "a format".into(), ToString::to_string);
+            clap::Error::raw(ErrorKind::InvalidValue, format!("{problem}, for '{arg}'\n")).with_cmd(command)
+        })
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Format::ALL.iter().map(|format| {
+            let help = format!("{} bits per weight, blocks of {}", format.bits_per_weight(), format.block_len());
+            PossibleValue::new(format.name()).help(help)
+        })))
+    }
 }
 
 fn rounding_parser() -> impl TypedValueParser<Value = Rounding> {
@@ -102,12 +123,13 @@ pub struct ConvertArgs {
     ///
     /// Formats with blocks of 256 columns fill up rows to whole blocks. Where that would make a matrix larger than the next better format with blocks
     /// of 32, that one is taken: q4_1 for q4_k, iq4_nl for iq4_xs, q8_0 for q5_k and q6_k. A rule says otherwise.
-    #[arg(long, value_parser = format_parser(), value_name = "FORMAT", default_value = DEFAULT_FORMAT.name())]
+    #[arg(long, visible_alias = "format", value_parser = FormatParser, value_name = "FORMAT", default_value = DEFAULT_FORMAT.name())]
     pub to: Format,
     /// Another format, or `keep`, for the tensors whose names match GLOB (`*.down_proj.*=q8_0`); the last rule that matches decides.
     ///
     /// Rules come before the built-in choices: token embeddings and output heads are packed as q8_0 when the rest has fewer bits;
-    /// norms, biases, routers and position embeddings are kept.
+    /// norms, biases, routers and position embeddings are kept. A rule for many tensors packs those that are matrices, and keeps the norms among
+    /// them; a rule that matches nothing is worth a warning.
     #[arg(long = "rule", value_name = "GLOB=FORMAT")]
     pub rules: Vec<Rule>,
     /// How codes and scales are chosen: `search` for the least squared error; `nearest`, faster, from the largest weights alone.
@@ -170,7 +192,8 @@ pub struct VerifyArgs {
 
 /// Measure a model's error.
 ///
-/// Exit status 1 if a tensor is missing, new, of another shape, kept but changed, or packed with an error that is not finite, or above --max-error.
+/// Exit status 1 if a tensor is missing, new, of another shape, kept but changed or not finite, or packed with an error that is not finite, or above
+/// --max-error.
 #[derive(Debug, clap::Args)]
 pub struct CompareArgs {
     /// The checkpoint the model was made from.
@@ -262,7 +285,7 @@ pub struct ReportArgs {
     /// The checkpoint: a Hugging Face folder.
     pub source: PathBuf,
     /// The formats, separated by commas.
-    #[arg(long, value_parser = format_parser(), value_delimiter = ',', value_name = "FORMAT,...",
+    #[arg(long, value_parser = FormatParser, value_delimiter = ',', value_name = "FORMAT,...",
         default_value = "q8_0,q6_k,q5_k,q4_k,iq4_xs,q4_0")]
     pub formats: Vec<Format>,
     /// The text to predict; `-` reads it from stdin.
@@ -311,7 +334,7 @@ pub struct DemoArgs {
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
     /// The formats, separated by commas [default: all].
-    #[arg(long, value_parser = format_parser(), value_delimiter = ',', value_name = "FORMAT,...")]
+    #[arg(long, value_parser = FormatParser, value_delimiter = ',', value_name = "FORMAT,...")]
     pub formats: Vec<Format>,
     /// Numbers of rows of activations, separated by commas: 1 is generating a token, 512 reading a prompt.
     #[arg(long, value_delimiter = ',', value_name = "N,...", default_value = "1,8,64,512",

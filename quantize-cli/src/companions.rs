@@ -82,8 +82,22 @@ pub(crate) fn find(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
         // A module such as a final dense layer has weights of its own, which stay as they are.
         found.extend(folders.iter().flat_map(|path| [CONFIG, WEIGHTS].map(|name| Path::new(path).join(name))));
     }
+    for path in &found {
+        check_link(&folder.join(path))?;
+    }
     found.retain(|path| folder.join(path).is_file());
     Ok(found)
+}
+
+/// Refuses a link to nowhere: the file is missing, and nobody would be told.
+fn check_link(path: &Path) -> Result<(), SourceError> {
+    match fs::read_link(path) {
+        Ok(target) if !path.exists() => {
+            let problem = format!("a link to {target:?}, which is missing: download it again");
+            Err(SourceError::checkpoint(path, None, problem))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Copies companions from one folder to another and flushes them to the disk, until `cancelled` becomes true.

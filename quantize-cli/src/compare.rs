@@ -14,6 +14,7 @@ use rand_pcg::Pcg64;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::finite;
 use crate::progress::Progress;
 use crate::source::{Source, SourceTensor};
 
@@ -57,7 +58,8 @@ pub struct Comparison {
     pub identical: usize,
     /// Kept tensors whose numbers were widened or narrowed (8-bit floats), not compared.
     pub converted: Vec<String>,
-    /// What should not be: tensors that are missing, new, of another shape, kept but changed, or packed with an error that is not finite.
+    /// What should not be: tensors that are missing, new, of another shape, kept but changed or not finite, or packed with an error
+    /// that is not finite.
     pub mismatches: Vec<String>,
 }
 
@@ -85,8 +87,11 @@ pub fn compare(source: &Source, model: &Model, progress: &Progress) -> Result<Co
                 }
                 Storage::Plain(dtype) if *dtype != tensor.dtype() => comparison.converted.push(name.into()),
                 Storage::Plain(_) => {
-                    if identical(source, tensor, model.plain(name)?.as_bytes())? {
+                    let kept = model.plain(name)?;
+                    if identical(source, tensor, kept.as_bytes())? {
                         comparison.identical += 1;
+                        let complaint = finite::complaint(name, kept.dtype(), kept.shape(), kept.as_bytes(), 0);
+                        comparison.mismatches.extend(complaint.map(|complaint| format!("{name}: {complaint}")));
                     } else {
                         comparison.mismatches.push(format!("{name}: kept, but not as it is in the source"));
                     }

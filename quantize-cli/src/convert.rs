@@ -15,6 +15,7 @@ use qruntime::container::{Storage, Writer};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
+use crate::finite;
 use crate::plan::{Action, Plan, PlannedTensor};
 use crate::progress::Progress;
 use crate::source::{Source, SourceTensor};
@@ -30,7 +31,7 @@ const F32_PER_JOB: usize = 4 << 20;
 /// Encoding uses rayon's current pool; the bytes do not depend on the number of threads. When `cancelled` becomes true, the conversion stops with an error.
 ///
 /// # Errors
-/// If the source cannot be read, a weight is not finite, or the output fails.
+/// If the source cannot be read, a weight is not finite (masks, which are kept, may be infinite), or the output fails.
 pub fn convert<W: Write + Seek + Send>(
     source: &Source,
     plan: &Plan,
@@ -168,7 +169,11 @@ fn jobs(plan: &Plan, tensor: usize, elements_per_job: usize) -> Vec<Job<'_>> {
         (_, Storage::Plain(dtype), _) if *dtype != planned.dtype => {
             pieces(planned.elements(), elements_per_job).map(Work::Bf16).map(job).collect()
         }
-        _ => pieces(planned.bytes, elements_per_job * size_of::<f32>()).map(Work::Copy).map(job).collect(),
+        // Whole numbers of elements, the longest of which have 8 bytes.
+        _ => pieces(planned.bytes, elements_per_job.next_multiple_of(2) * size_of::<f32>())
+            .map(Work::Copy)
+            .map(job)
+            .collect(),
     }
 }
 
@@ -196,9 +201,17 @@ impl Job<'_> {
             Work::Copy(range) => {
                 let mut bytes = vec![0; range.len()];
                 source.read_bytes(tensor, range.clone(), &mut bytes)?;
+                let PlannedTensor { name, shape, .. } = self.planned;
+                let start = range.start * 8 / tensor.dtype().bitsize();
+                if let Some(complaint) = finite::complaint(name, tensor.dtype(), shape, &bytes, start) {
+                    bail!(self.not_finite(&complaint));
+                }
                 Ok(Done { bytes, distortion: None, read: range.len() as u64 })
             }
             Work::Bf16(range) => with_weights(source, tensor, range.clone(), f32_per_job, |weights| {
+                if let Some(i) = weights.iter().position(|weight| !weight.is_finite()) {
+                    bail!(self.not_finite(&finite::at(&self.planned.shape, range.start + i, weights[i].into())));
+                }
                 let bytes = weights.iter().flat_map(|&w| bf16::from_f32(w).to_le_bytes()).collect();
                 Ok(Done { bytes, distortion: None, read: range.len() as u64 })
             }),
@@ -226,9 +239,17 @@ impl Job<'_> {
     fn describe(&self, matrix: usize) -> String {
         let name = self.planned.name.escape_debug();
         match self.planned.shape.len() {
-            2 => format!("cannot pack \"{name}\" (a rule can keep it as it is)"),
-            _ => format!("cannot pack matrix {matrix} of \"{name}\" (a rule can keep it as it is)"),
+            2 => format!("cannot pack \"{name}\""),
+            _ => format!("cannot pack matrix {matrix} of \"{name}\""),
         }
+    }
+
+    /// What is wrong with a kept tensor.
+    fn not_finite(&self, complaint: &str) -> String {
+        let name = self.planned.name.escape_debug();
+        format!(
+            "cannot keep \"{name}\": {complaint}, expected finite numbers; the checkpoint is damaged, or training diverged"
+        )
     }
 }
 

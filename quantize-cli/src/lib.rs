@@ -13,6 +13,7 @@ mod companions;
 pub mod compare;
 pub mod convert;
 pub mod eval;
+mod finite;
 mod interrupt;
 pub mod load;
 pub mod machine;

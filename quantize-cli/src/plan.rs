@@ -1,5 +1,7 @@
 //! What is to become of every tensor: decided before anything is done, printed by `--dry-run`, carried out by [`crate::convert`].
 
+pub mod role;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -11,6 +13,7 @@ use kernels::{Format, Rounding};
 use qruntime::Dtype;
 use qruntime::container::{Storage, packed_bytes};
 
+use self::role::{Fate, Role, Roles};
 use crate::source::{Source, SourceTensor};
 
 /// The format of a conversion that names none: of those near 4.5 bits the one with the least error.
@@ -49,10 +52,18 @@ impl FromStr for Rule {
         let (glob, action) = text.rsplit_once('=').ok_or("expected GLOB=FORMAT")?;
         let action = match action {
             "keep" => Action::Keep,
-            format => Action::Pack(format.parse().map_err(|e| format!("{e}, keep"))?),
+            format => Action::Pack(format_named(format).map_err(|e| format!("{e}, keep"))?),
         };
         let glob = Glob::new(glob).map_err(|e| e.to_string())?.compile_matcher();
         Ok(Self { text: text.into(), glob, action })
+    }
+}
+
+impl Rule {
+    /// Whether it decides on a tensor whose name it matches. One for many tensors packs those that can be packed; one that names a tensor in full
+    /// means it.
+    fn applies(&self, tensor: &SourceTensor, role: Role) -> bool {
+        self.action == Action::Keep || role.is_packable(tensor.shape()) || self.glob.glob().glob() == tensor.name()
     }
 }
 
@@ -65,6 +76,8 @@ pub struct PlannedTensor {
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
+    /// What it does in its network.
+    pub role: Role,
     /// What becomes of it.
     pub action: Action,
     /// The type of its numbers in the source.
@@ -102,31 +115,38 @@ pub struct Plan {
     pub room: usize,
     /// Files that are put beside the model, relative to its folder; the recipe lists them. None at first.
     pub companions: Vec<PathBuf>,
+    /// What a person should know although it is no error: rules that match no tensor.
+    pub warnings: Vec<String>,
 }
 
 impl Plan {
     /// Decides.
     ///
     /// # Errors
-    /// If a rule matches no tensor, or wants to pack one that is no matrix of floats.
+    /// If a rule wants to pack one tensor that is no matrix of floats, or many of which none is.
     pub fn new(source: &Source, to: Format, rules: &[Rule], rounding: Rounding) -> Result<Self> {
+        let model_type = source.config().and_then(|config| config.get("model_type")?.as_str());
+        let roles = Roles::new(source.tensors().iter().map(|tensor| (tensor.name(), tensor.shape())), model_type);
+        let role = |tensor: &SourceTensor| roles.of(tensor.name(), tensor.dtype(), tensor.shape());
+        let mut warnings = vec![];
         for rule in rules {
-            if !source.tensors().iter().any(|tensor| rule.glob.is_match(tensor.name())) {
+            let mut matching = source.tensors().iter().filter(|tensor| rule.glob.is_match(tensor.name())).peekable();
+            let Some(&first) = matching.peek() else {
                 let names = source.tensors().iter().take(3).map(|tensor| tensor.name().escape_debug().to_string());
                 let names: Vec<String> = names.collect();
-                bail!("rule {:?} matches no tensor; names are like {}", rule.text, names.join(", "));
+                warnings.push(format!("rule {:?} matches no tensor; names are like {}", rule.text, names.join(", ")));
+                continue;
+            };
+            if !matching.any(|tensor| rule.applies(tensor, role(tensor))) {
+                let why = role(first).fate().1;
+                bail!("rule {:?} packs nothing: cannot pack {} ({why})", rule.text, described(first));
             }
         }
         let tensors = source.tensors().iter().enumerate();
-        let tensors = tensors.map(|(i, tensor)| plan_tensor(i, tensor, to, rules)).collect::<Result<_>>()?;
-        Ok(Self {
-            tensors,
-            to,
-            rounding,
-            rules: rules.iter().map(|rule| rule.text.clone()).collect(),
-            room: 0,
-            companions: vec![],
-        })
+        let tensors =
+            tensors.map(|(i, tensor)| plan_tensor(i, tensor, role(tensor), to, rules)).collect::<Result<_>>()?;
+        let rules = rules.iter().map(|rule| rule.text.clone()).collect();
+        Ok(Self { tensors, to, rounding, rules, room: 0, companions: vec![], warnings })
     }
 
     /// Bytes of all tensors in the model.
@@ -148,11 +168,12 @@ impl Plan {
     }
 }
 
-fn plan_tensor(index: usize, tensor: &SourceTensor, to: Format, rules: &[Rule]) -> Result<PlannedTensor> {
+fn plan_tensor(index: usize, tensor: &SourceTensor, role: Role, to: Format, rules: &[Rule]) -> Result<PlannedTensor> {
     let rule = rules.iter().rev().find(|rule| rule.glob.is_match(tensor.name()));
     let (action, mut why) = match rule {
-        Some(rule) => (rule.action, format!("rule {}", rule.text)),
-        None => built_in(tensor, to),
+        Some(rule) if rule.applies(tensor, role) => (rule.action, format!("rule {}", rule.text)),
+        Some(rule) => (Action::Keep, format!("{}: not packed by rule {}", role.fate().1, rule.text)),
+        None => built_in(tensor, role, to),
     };
     let shape = tensor.shape().to_vec();
     let packed = |format| {
@@ -172,16 +193,17 @@ fn plan_tensor(index: usize, tensor: &SourceTensor, to: Format, rules: &[Rule]) 
                 }
                 (storage, bytes)
             }
-            None => bail!("{why}: cannot pack \"{}\", {:?} {shape:?}", tensor.name().escape_debug(), tensor.dtype()),
+            None => bail!("{why}: cannot pack {}", described(tensor)),
         },
         // Without its scales an 8-bit float means nothing, and few readers know one.
-        Action::Keep if tensor.dtype() == Dtype::F8_E4M3 => (Storage::Plain(Dtype::BF16), 2 * tensor.elements()),
+        Action::Keep if tensor.is_fp8() => (Storage::Plain(Dtype::BF16), 2 * tensor.elements()),
         Action::Keep => (Storage::Plain(tensor.dtype()), tensor.bytes()),
     };
     Ok(PlannedTensor {
         index,
         name: tensor.name().into(),
         shape,
+        role,
         action,
         dtype: tensor.dtype(),
         storage,
@@ -191,38 +213,24 @@ fn plan_tensor(index: usize, tensor: &SourceTensor, to: Format, rules: &[Rule]) 
     })
 }
 
+/// A tensor for a message.
+fn described(tensor: &SourceTensor) -> String {
+    format!("\"{}\", {:?} {:?}", tensor.name().escape_debug(), tensor.dtype(), tensor.shape())
+}
+
 /// What becomes of a tensor that no rule names, and why.
-fn built_in(tensor: &SourceTensor, to: Format) -> (Action, String) {
-    let name = tensor.name();
-    let stem = name.strip_suffix(".weight").unwrap_or(name);
-    let module = stem.rsplit('.').next().unwrap_or(stem);
-    let matrix = match tensor.shape() {
-        [rows, cols] => *rows >= 16 && *cols >= 32,
-        // The experts of a mixture, fused into one tensor.
-        [_, rows, cols] => name.contains("experts") && *rows >= 16 && *cols >= 32,
-        _ => false,
-    };
-    let (action, why) = if !tensor.is_float() {
-        (Action::Keep, "not a type that can be packed")
-    } else if tensor.shape().len() < 2 {
-        (Action::Keep, "vector")
-    } else if !matrix {
-        (Action::Keep, "tiny, or of too many dimensions")
-    } else if module.contains("norm") || module.contains("bias") {
-        (Action::Keep, "norm or bias")
-    } else if matches!(module, "gate" | "router" | "shared_expert_gate") {
-        (Action::Keep, "router: decides between experts, small")
-    } else if matches!(module, "position_embeddings" | "token_type_embeddings" | "wpe" | "position_embedding") {
-        (Action::Keep, "added to embeddings, small")
-    } else if is_vocabulary(module) && to.bits_per_weight() < Format::Q8_0.bits_per_weight() {
-        (Action::Pack(Format::Q8_0), "token embedding or output head")
-    } else {
-        return match shorter(tensor, to) {
-            Some(other) => (Action::Pack(other), format!("matrix; smaller than {to} with rows of {}", tensor.cols())),
-            None => (Action::Pack(to), "matrix".into()),
-        };
-    };
-    (action, why.into())
+fn built_in(tensor: &SourceTensor, role: Role, to: Format) -> (Action, String) {
+    let (fate, why) = role.fate();
+    match fate {
+        Fate::Kept => (Action::Keep, why.into()),
+        Fate::PackedFinely if to.bits_per_weight() < Format::Q8_0.bits_per_weight() => {
+            (Action::Pack(Format::Q8_0), why.into())
+        }
+        Fate::Packed | Fate::PackedFinely => match shorter(tensor, to) {
+            Some(other) => (Action::Pack(other), format!("{why}; smaller than {to} with rows of {}", tensor.cols())),
+            None => (Action::Pack(to), why.into()),
+        },
+    }
 }
 
 /// The format with blocks of 32 columns that is no worse than `format`, whose blocks are long, where `format` would take more bytes, its last
@@ -238,7 +246,46 @@ fn shorter(tensor: &SourceTensor, format: Format) -> Option<Format> {
     (bytes(other)? < bytes(format)?).then_some(other)
 }
 
-/// Whether the rows of a module are tokens.
-pub(crate) fn is_vocabulary(module: &str) -> bool {
-    matches!(module, "embed_tokens" | "word_embeddings" | "wte" | "tok_embeddings" | "lm_head" | "embed_out" | "output")
+/// Names of formats elsewhere, and what to write here.
+const OTHER_NAMES: &[(&str, &str)] = &[
+    (
+        "q4_k_m",
+        "llama.cpp's mix of q4_k and q6_k: write q4_k, and rules for tensors that should have more bits (--rule '*.down_proj.*=q6_k')",
+    ),
+    ("q4_k_s", "llama.cpp's mix of q4_k and q5_k: write q4_k, and rules for tensors that should have more bits"),
+    (
+        "q5_k_m",
+        "llama.cpp's mix of q5_k and q6_k: write q5_k, and rules for tensors that should have more bits (--rule '*.down_proj.*=q6_k')",
+    ),
+    ("q5_k_s", "llama.cpp's mix of q5_k and others: write q5_k"),
+    ("mxfp4_moe", "llama.cpp's mix of mxfp4 and q8_0: write mxfp4, or q8_0 and a rule (--rule '*experts*=mxfp4')"),
+    ("q8", "the format of 8 bits is q8_0"),
+    ("int8", "the format of 8 bits is q8_0"),
+    ("8bit", "the format of 8 bits is q8_0"),
+    ("w8a8", "the format of 8 bits is q8_0, and activations have 8 bits with every format"),
+    ("q6", "the format of 6 bits is q6_k"),
+    ("q5", "the format of 5 bits is q5_k"),
+    ("q4", "the formats of 4 bits are q4_k, iq4_xs, iq4_nl, q4_1, q4_0 and mxfp4"),
+    ("int4", "the formats of 4 bits are q4_k, iq4_xs, iq4_nl, q4_1, q4_0 and mxfp4"),
+    ("4bit", "the formats of 4 bits are q4_k, iq4_xs, iq4_nl, q4_1, q4_0 and mxfp4"),
+    ("nf4", "the nearest format is iq4_nl, 4 bits with levels that are not evenly spaced"),
+    ("fp4", "the format of floats of 4 bits is mxfp4"),
+    ("f16", "plain numbers are no format to pack: a rule can keep tensors (--rule '*=keep')"),
+    ("fp16", "plain numbers are no format to pack: a rule can keep tensors (--rule '*=keep')"),
+    ("bf16", "plain numbers are no format to pack: a rule can keep tensors (--rule '*=keep')"),
+    ("f32", "plain numbers are no format to pack: a rule can keep tensors (--rule '*=keep')"),
+];
+
+/// The format of a name as people type it: in any case, and names of other programs are explained.
+///
+/// # Errors
+/// What the name means elsewhere, or that it is not known; with the names that there are.
+pub fn format_named(name: &str) -> std::result::Result<Format, String> {
+    let lower = name.to_ascii_lowercase();
+    if let Some(format) = Format::ALL.iter().find(|format| format.name() == lower) {
+        return Ok(*format);
+    }
+    let names: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
+    let meaning = OTHER_NAMES.iter().find(|(other, _)| *other == lower).map(|(_, meaning)| format!(" ({meaning})"));
+    Err(format!("unknown format {name:?}{}, expected {}", meaning.unwrap_or_default(), names.join(", ")))
 }

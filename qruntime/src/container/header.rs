@@ -16,6 +16,7 @@ use serde::{Deserialize, Deserializer};
 use super::write::plain_bytes;
 use super::{Entry, MAX_HEADER, METADATA, Storage};
 use crate::bytes::open;
+use crate::checkpoint::recognize::{BEGINNING, by_beginning};
 use crate::error::{Error, FileError, FileErrorKind};
 
 /// Bytes before the header, which say how long it is.
@@ -41,7 +42,15 @@ impl Header {
         let (mut file, file_bytes) = open(path)?;
         let mut beginning = vec![0; file_bytes.min(PREFIX)];
         file.read_exact(&mut beginning).map_err(Error::io(path))?;
-        let len = Self::length(&beginning, file_bytes).map_err(|error| error.in_file(path))?;
+        let len = match Self::length(&beginning, file_bytes) {
+            Ok(len) => len,
+            Err(error) => {
+                let mut more = vec![0; BEGINNING.min(file_bytes - beginning.len())];
+                file.read_exact(&mut more).map_err(Error::io(path))?;
+                beginning.extend(more);
+                return Err(by_beginning(&beginning).unwrap_or(error).in_file(path).into());
+            }
+        };
         let mut text = vec![0; len];
         file.read_exact(&mut text).map_err(Error::io(path))?;
         Ok((Self::parse(&text, file_bytes).map_err(|error| error.in_file(path))?, file))
@@ -49,7 +58,7 @@ impl Header {
 
     /// The header of a file in memory.
     pub(super) fn of(file: &[u8]) -> Result<Self, FileError> {
-        let len = Self::length(file, file.len())?;
+        let len = Self::length(file, file.len()).map_err(|error| by_beginning(file).unwrap_or(error))?;
         Self::parse(&file[PREFIX..][..len], file.len())
     }
 
@@ -59,6 +68,9 @@ impl Header {
             bad(format!("{file_bytes} bytes, shorter than the length of its header, expected at least {PREFIX}"))
         })?;
         let len = usize::try_from(u64::from_le_bytes(len)).unwrap_or(usize::MAX);
+        if len == 0 {
+            return Err(bad("header of 0 bytes: the file was perhaps not written or downloaded to its end".into()));
+        }
         let rest = file_bytes - PREFIX;
         if len > MAX_HEADER {
             return Err(bad(format!("header of {len} bytes, expected at most {MAX_HEADER}")));

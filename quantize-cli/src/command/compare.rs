@@ -26,6 +26,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<Answer> {
         limit.unwrap_or(0.0)
     );
     let source = Source::open(&args.source)?;
+    source.warnings().iter().for_each(|warning| super::warn(warning));
     let model = super::open(&args.model)?;
     let progress = Progress::new(source.total_bytes(), args.json);
     let comparison = compare(&source, &model, &progress)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kernels::{Distortion, Isa};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -38,6 +38,8 @@ struct Report {
     /// Bytes in the model that fill up rows, panels and tensors.
     padding_bytes: u64,
     bits_per_weight: f64,
+    /// What is no error and yet worth knowing.
+    warnings: Vec<String>,
     /// Tensors of the source that mean nothing in the model: activation scales of 8-bit layers.
     dropped: Vec<String>,
     /// Whole-model relative RMS error of the packed weights.
@@ -64,6 +66,9 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
     let isa = Isa::from_env()?;
     let source = Source::open(&args.source)?;
     let mut plan = Plan::new(&source, args.to, &args.rules, args.rounding)?;
+    source.warnings().iter().chain(&plan.warnings).for_each(|warning| super::warn(warning));
+    // What a real run refuses a dry run refuses, too.
+    check_output(args, &source, &plan)?;
     let (distortions, evaluation) = if args.dry_run {
         (vec![None; plan.tensors.len()], None)
     } else {
@@ -78,6 +83,22 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
     Answer::of(&report, args.json, good, |report| to_text(report, args.quiet))
 }
 
+/// Refuses an output that cannot be written, or must not be.
+fn check_output(args: &ConvertArgs, source: &Source, plan: &Plan) -> Result<()> {
+    let out = args.out.display();
+    let extension = args.out.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    if let Some(extension @ ("gguf" | "ggml" | "bin" | "pt" | "pth" | "onnx" | "npz")) = extension.as_deref() {
+        bail!(
+            "{out}: files of the kind .{extension} are not written; name a folder, or a file that ends in .safetensors"
+        );
+    }
+    check_apart(source, &args.out)?;
+    check_destination(&args.out, args.force)?;
+    let beside = if is_folder(&args.out) { companions::bytes(source.companions(), source.path()) } else { 0 };
+    let parent = args.out.parent().filter(|parent| !parent.as_os_str().is_empty());
+    check_space(parent.unwrap_or(Path::new(".")), plan.bytes() + beside)
+}
+
 /// Converts into a temporary sibling of the output and puts it in its place, unless it was to be measured and was found too bad.
 fn write(
     args: &ConvertArgs,
@@ -86,9 +107,7 @@ fn write(
     isa: Isa,
 ) -> Result<(Vec<Option<Distortion>>, Option<Evaluation>)> {
     let gate = Question::new(args)?;
-    check_apart(source, &args.out)?;
     super::note(&sweep(&args.out)?);
-    check_destination(&args.out, args.force)?;
     let cancelled = super::cancel_on_signal();
     let progress = Progress::new(source.total_bytes(), args.quiet);
 
@@ -192,6 +211,7 @@ fn report(
         source_bytes: source.total_bytes(),
         padding_bytes: plan.padding(),
         bits_per_weight: 8.0 * plan.bytes() as f64 / plan.elements().max(1) as f64,
+        warnings: [source.warnings(), &plan.warnings].concat(),
         dropped: source.dropped().to_vec(),
         relative_rms: distortions.iter().any(Option::is_some).then(|| total.relative_rms()),
         evaluation,

@@ -101,7 +101,9 @@ fn note(sentences: &[String]) {
 fn open(path: &Path) -> Result<Model> {
     // SAFETY: this program writes to no model while it has it open: `convert` replaces files by renaming. That no other program changes
     // them meanwhile is for the person to see to who runs it, as with every program that maps its input; the README says so.
-    Ok(unsafe { Model::map(path) }?)
+    let model = unsafe { Model::map(path) }?;
+    model.warnings().iter().for_each(|warning| warn(warning));
+    Ok(model)
 }
 
 /// Maps a network of either kind.
@@ -134,6 +136,7 @@ fn open_lm(path: &Path, huge_pages: bool) -> Result<CausalLm> {
     }
     let lm = lm.with_context(|| format!("cannot run {}", path.display()))?;
     lm.warnings().for_each(warn);
+    lm.model().warnings().iter().for_each(|warning| warn(warning));
     Ok(lm)
 }
 
@@ -146,7 +149,9 @@ fn open_encoder(path: &Path, huge_pages: bool) -> Result<Encoder> {
     if encoder.is_err() && matches!(open_network(path), Ok(Network::Lm(_))) {
         bail!("{} is a language model: see quantize run", path.display());
     }
-    encoder.with_context(|| format!("cannot run {}", path.display()))
+    let encoder = encoder.with_context(|| format!("cannot run {}", path.display()))?;
+    encoder.model().warnings().iter().for_each(|warning| warn(warning));
+    Ok(encoder)
 }
 
 /// Tells whoever is at stderr of something doubtful that does not stop the program.

@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use qruntime::Error;
+use qruntime::container::Storage;
 use serde::Serialize;
 
 use crate::args::VerifyArgs;
+use crate::finite;
 use crate::report::{Answer, bytes, printable, quoted};
 
 #[derive(Default, Serialize)]
@@ -22,6 +24,8 @@ struct Report {
     damaged: Vec<String>,
     /// Tensors for which the file has no checksum.
     unchecked: Vec<String>,
+    /// Kept tensors with numbers that are NaN or infinite, and where.
+    not_finite: Vec<String>,
 }
 
 /// Several models.
@@ -75,6 +79,13 @@ fn check(path: &Path) -> Result<Report> {
             report.file_bytes = model.file_bytes();
             for entry in model.tensors() {
                 report.tensors += 1;
+                if matches!(entry.storage(), Storage::Plain(_)) {
+                    let plain = model.plain(entry.name())?;
+                    let complaint = finite::complaint(plain.name(), plain.dtype(), plain.shape(), plain.as_bytes(), 0);
+                    let complaint =
+                        complaint.map(|complaint| format!("tensor \"{}\": {complaint}", plain.name().escape_debug()));
+                    report.not_finite.extend(complaint);
+                }
                 match model.verify(entry.name())? {
                     Some(true) => {}
                     Some(false) => report.damaged.push(entry.name().into()),
@@ -87,7 +98,8 @@ fn check(path: &Path) -> Result<Report> {
         Err(Ok(error)) => return Err(error.into()),
         Err(Err(error)) => return Err(error),
     }
-    report.whole = report.described && report.damaged.is_empty() && report.unchecked.is_empty();
+    let faults = report.damaged.len() + report.unchecked.len() + report.not_finite.len();
+    report.whole = report.described && faults == 0;
     Ok(report)
 }
 
@@ -102,11 +114,17 @@ fn to_text(report: &Report) -> String {
     for name in &report.damaged {
         text.push_str(&format!("damaged: tensor \"{}\" does not have its checksum\n", name.escape_debug()));
     }
+    for complaint in &report.not_finite {
+        text.push_str(&format!("not finite: {complaint}\n"));
+    }
     if !report.unchecked.is_empty() {
         text.push_str(&format!("damaged: {} tensors have no checksum\n", report.unchecked.len()));
     }
     let (tensors, size) = (report.tensors, bytes(report.file_bytes));
     text + &match report.damaged.len() + report.unchecked.len() {
+        0 if !report.not_finite.is_empty() => {
+            format!("unusable: {} of {tensors} tensors are not finite, {size}\n", report.not_finite.len())
+        }
         0 => format!("whole: {tensors} tensors, {tensors} checksums, {size}\n"),
         n => format!("damaged: {n} of {tensors} tensors, {size}\n"),
     }

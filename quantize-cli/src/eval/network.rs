@@ -6,7 +6,7 @@ use anyhow::Result;
 use qruntime::{CausalLm, Encoder, Error, FileErrorKind, Model};
 use serde::Serialize;
 
-use crate::plan::is_vocabulary;
+use crate::plan::role::is_vocabulary;
 
 /// A network that can be evaluated.
 #[derive(Debug)]
@@ -71,8 +71,7 @@ impl Size {
         let (mut all, mut layers, mut layer_bytes) = (0, 0, 0);
         for entry in model.tensors() {
             all += entry.elements();
-            let stem = entry.name().trim_end_matches(".weight");
-            if !is_vocabulary(stem.rsplit('.').next().unwrap_or(stem)) {
+            if !is_vocabulary(entry.name()) {
                 layers += entry.elements();
                 layer_bytes += entry.bytes();
             }

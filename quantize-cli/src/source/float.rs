@@ -12,6 +12,7 @@ pub(super) enum Float {
     F16,
     Bf16,
     F8E4m3,
+    F8E5m2,
 }
 
 impl Float {
@@ -23,6 +24,7 @@ impl Float {
             Dtype::F16 => Some(Self::F16),
             Dtype::BF16 => Some(Self::Bf16),
             Dtype::F8_E4M3 => Some(Self::F8E4m3),
+            Dtype::F8_E5M2 => Some(Self::F8E5m2),
             _ => None,
         }
     }
@@ -33,7 +35,7 @@ impl Float {
             Self::F64 => 8,
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
-            Self::F8E4m3 => 1,
+            Self::F8E4m3 | Self::F8E5m2 => 1,
         }
     }
 
@@ -50,6 +52,8 @@ impl Float {
             Self::F16 => decode_f16(bytes, out),
             Self::Bf16 => map(bytes, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
             Self::F8E4m3 => map(bytes, out, |[b]| E4M3[usize::from(b)]),
+            // The upper half of an F16.
+            Self::F8E5m2 => map(bytes, out, |[b]| f16::from_bits(u16::from(b) << 8).to_f32()),
         }
     }
 }

@@ -19,7 +19,7 @@
 //! Every byte is untrusted. What [`Source::open`] lets through is whole: each file is as long as its header says, its
 //! tensors tile it, and index and shards agree on who holds what.
 //!
-//! 8-bit floating-point tensors (`F8_E4M3`) come with their scales applied; the scales are not listed as tensors.
+//! 8-bit floating-point tensors (`F8_E4M3`, `F8_E5M2`) come with their scales applied; the scales are not listed as tensors.
 
 mod error;
 mod float;
@@ -32,9 +32,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use qruntime::Dtype;
-use qruntime::checkpoint::Checkpoint;
-use qruntime::container::Entry;
+use qruntime::checkpoint::{Checkpoint, refuse_foreign};
+use qruntime::container::{Entry, Header};
+use qruntime::{Dtype, Error, FileErrorKind};
 use serde_json::Value;
 
 use self::float::Float;
@@ -62,6 +62,7 @@ pub struct Source {
     /// The companions as they were at first.
     stamps: Vec<Stamp>,
     dropped: Vec<String>,
+    warnings: Vec<String>,
 }
 
 /// A tensor of a [`Source`].
@@ -74,17 +75,21 @@ pub struct SourceTensor {
 }
 
 impl Source {
-    /// Opens a `.safetensors` file, or a folder with `model.safetensors.index.json` and its shards, with
-    /// `model.safetensors`, or with exactly one `.safetensors` file; the first of these wins.
+    /// Opens a `.safetensors` file, or a folder with `model.safetensors`, with `model.safetensors.index.json` and its
+    /// shards, or with exactly one `.safetensors` file; the first of these wins.
     ///
     /// # Errors
     ///
     /// If a file cannot be read; is malformed, truncated or too long; if a shard is missing, or index and shards
-    /// disagree; if there are no tensors; if it is quantized already, except as 8-bit floats; or if the scales of an
-    /// 8-bit tensor do not fit it.
+    /// disagree; if there are no tensors; if it is quantized already, except as 8-bit floats with scales; or if the
+    /// scales of an 8-bit tensor are missing or do not fit it.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         if path.is_file() && path.extension().is_none_or(|extension| extension != "safetensors") {
-            return Err(SourceError::checkpoint(path, None, "expected a .safetensors file or a folder with one"));
+            // Says what the file is, where its beginning tells.
+            return Err(match Header::read(path) {
+                Err(Error::File(error)) if error.kind() == FileErrorKind::Foreign => Error::File(error).into(),
+                _ => SourceError::checkpoint(path, None, "expected a .safetensors file or a folder with one"),
+            });
         }
         let checkpoint = Checkpoint::find(path)?;
         let mut shards = Vec::with_capacity(checkpoint.files().len());
@@ -100,12 +105,17 @@ impl Source {
         }
 
         let is_folder = path.is_dir();
-        let config = if is_folder { folder::config(path)? } else { None };
+        let folder = if is_folder { path } else { path.parent().unwrap_or(path) };
+        // Of a single file, too, the config beside it says what the weights are; but it does not belong to what was named.
+        let config = folder::config(folder)?;
         let companions = if is_folder { companions::find(path)? } else { Vec::new() };
-        let refuse = |problem| SourceError::checkpoint(&path.join(companions::CONFIG), None, problem);
-        folder::check_not_quantized(config.as_ref()).map_err(refuse)?;
+        let described = tensors.iter().map(|tensor| (tensor.name(), tensor.dtype(), tensor.shape()));
+        refuse_foreign(path, |field| config.as_ref()?.get(field), described)?;
+        let refuse = |problem| SourceError::checkpoint(&folder.join(companions::CONFIG), None, problem);
         let block = scale::block_size(config.as_ref()).map_err(refuse)?;
+        let config = config.filter(|_| is_folder);
         let stamps = companions.iter().map(|companion| Stamp::at(&path.join(companion))).collect::<Result<_, _>>()?;
+        let warnings = checkpoint.warnings().to_vec();
         let total_bytes = tensors.iter().map(|tensor| tensor.bytes() as u64).sum();
         let dropped = scale::absorb(&shards, &mut tensors, block)?;
         let positions = tensors.iter().enumerate().map(|(i, tensor)| (tensor.name().to_owned(), i)).collect();
@@ -119,6 +129,7 @@ impl Source {
             companions,
             stamps,
             dropped,
+            warnings,
         })
     }
 
@@ -171,6 +182,11 @@ impl Source {
     /// 8-bit layers.
     pub fn dropped(&self) -> &[String] {
         &self.dropped
+    }
+
+    /// What a person should know although it is no error: files that are left out, each warning a sentence.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Whether any tensor is 8-bit floating point. The config's `quantization_config` then speaks of these tensors,
@@ -254,13 +270,15 @@ impl SourceTensor {
         self.entry.range().start as u64
     }
 
-    /// Whether [`Source::read_f32`] can convert it: `F64`, `F32`, `F16`, `BF16` or `F8_E4M3`.
+    /// Whether [`Source::read_f32`] can convert it: `F64`, `F32`, `F16`, `BF16`, `F8_E4M3` or
+    /// `F8_E5M2`.
     pub fn is_float(&self) -> bool {
         Float::of(self.dtype()).is_some()
     }
 
-    fn is_fp8(&self) -> bool {
-        Float::of(self.dtype()) == Some(Float::F8E4m3)
+    /// Whether its elements are 8-bit floats, which come with scales.
+    pub(crate) fn is_fp8(&self) -> bool {
+        matches!(self.dtype(), Dtype::F8_E4M3 | Dtype::F8_E5M2)
     }
 
     fn read_f32(&self, shards: &[Shard], elements: Range<usize>, out: &mut [f32]) -> Result<(), SourceError> {

@@ -1,11 +1,20 @@
 //! Scales of 8-bit floating-point weights.
 //!
-//! Such a tensor `N` is worth its codes times scales that lie beside it, in a tensor `N_scale_inv` or `N_scale` (so
-//! `X.weight_scale_inv` for `X.weight`). Despite the first name both are multiplied. The shape says what a scale
-//! covers: `[]` or `[1]` the whole tensor; `[rows]` or `[rows, 1]` a row; `[⌈rows/b₀⌉, ⌈cols/b₁⌉]` a block, those at
-//! the edges smaller.
+//! Such a tensor is worth its codes times scales that lie beside it under one of the names in [`SCALES`] (despite the
+//! name of one all are multiplied). The shape says what a scale covers. For matrices `[.., rows, cols]`, `n` of them:
+//!
+//! | shape | covers |
+//! |---|---|
+//! | one element | the whole tensor |
+//! | `[n]` or `[.., 1, 1]` | a matrix |
+//! | `[n * rows]`, `[n * rows, 1]` or `[.., rows, 1]` | a row |
+//! | `[.., 1, cols]` | a column |
+//! | `[.., rows / b0, cols / b1]`, both rounded up | a block; those at the edges are smaller |
+//!
+//! A matrix of 8-bit floats without a scale is refused, and so is one with a scale of an unknown name: its weights would
+//! be a hundred times too large, and nothing would say so.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use qruntime::Dtype;
@@ -18,22 +27,44 @@ use super::{SourceError, SourceTensor};
 /// Rows and columns of a block where the config names none.
 const DEFAULT_BLOCK: [usize; 2] = [128, 128];
 
-/// The scales of one tensor: `values[(row / block_rows) * grid_cols + col / block_cols]` for every row and column.
+/// What follows the name of a tensor of 8-bit floats in the name of its scales.
+const SCALES: &[&str] = &["_scale_inv", "_scale", "_weight_scale"];
+
+/// The same after the name of the layer whose `.weight` it is.
+const LAYER_SCALES: &[&str] = &[".scale_weight", ".scale"];
+
+/// Scales of a layer's activations, and of what it writes: nothing needs them once the weights are no 8-bit floats.
+const ACTIVATION_SCALES: &[&str] = &[
+    "input_scale",
+    "activation_scale",
+    "scale_input",
+    "output_scale",
+    "scale_output",
+    "k_scale",
+    "v_scale",
+    "q_scale",
+];
+
+/// The scales of one tensor: for each matrix of `matrix_rows` a grid, one value for each block.
 #[derive(Debug)]
 pub(super) struct Scales {
     values: Vec<f32>,
+    matrix_rows: usize,
     block_rows: usize,
     block_cols: usize,
-    grid_cols: usize,
+    grid: [usize; 2],
 }
 
 impl Scales {
     /// Multiplies elements of a tensor with `cols` columns, which begin at element `start`, by their scales.
     pub(super) fn apply(&self, mut start: usize, cols: usize, mut elements: &mut [f32]) {
+        let [grid_rows, grid_cols] = self.grid;
         while !elements.is_empty() {
             let (row, col) = (start / cols, start % cols);
+            let (matrix, row) = (row / self.matrix_rows, row % self.matrix_rows);
             let run = (cols - col).min(self.block_cols - col % self.block_cols).min(elements.len());
-            let scale = self.values[(row / self.block_rows) * self.grid_cols + col / self.block_cols];
+            let grid_row = matrix * grid_rows + row / self.block_rows;
+            let scale = self.values[grid_row * grid_cols + col / self.block_cols];
             let (same_scale, rest) = elements.split_at_mut(run);
             same_scale.iter_mut().for_each(|x| *x *= scale);
             elements = rest;
@@ -49,62 +80,117 @@ impl Scales {
         block: [usize; 2],
     ) -> Result<Self, SourceError> {
         let refuse = |problem| scale.refused(shards, problem);
-        if !matches!(scale.dtype(), Dtype::F32 | Dtype::BF16 | Dtype::F16) {
-            return Err(refuse(format!("{} scales, expected F32, BF16 or F16", scale.dtype())));
-        }
-        let (rows, cols, [b0, b1]) = (weight.rows(), weight.cols(), block);
+        let (all_rows, cols, [b0, b1]) = (weight.rows(), weight.cols(), block);
+        let (leading, rows) = match weight.shape() {
+            [leading @ .., rows, _] => (leading, *rows),
+            _ => (&[][..], 1),
+        };
         let grid = [rows.div_ceil(b0), cols.div_ceil(b1)];
-        let is_matrix = weight.shape().len() == 2;
-        let (block_rows, block_cols, grid_cols) = match scale.shape() {
-            [] | [1] => (usize::MAX, usize::MAX, 1),
-            &[n] | &[n, 1] if n == rows => (1, usize::MAX, 1),
-            &[m, n] if is_matrix && [m, n] == grid => (b0, b1, n),
-            _ => {
-                let by_block = if is_matrix { format!(", {grid:?} (blocks of {b0} x {b1})") } else { String::new() };
+        let whole = usize::MAX;
+        let [matrix_rows, block_rows, block_cols, grid_rows, grid_cols] = match scale.shape() {
+            shape if shape.iter().product::<usize>() == 1 => [whole, whole, whole, 1, 1],
+            &[n] | &[n, 1] if n == all_rows => [whole, 1, whole, all_rows, 1],
+            &[n] if leading == [n] => [rows, whole, whole, 1, 1],
+            [before @ .., 1, 1] if before == leading => [rows, whole, whole, 1, 1],
+            &[ref before @ .., m, 1] if before == leading && m == rows => [rows, 1, whole, rows, 1],
+            &[ref before @ .., m, n] if before == leading && [m, n] == grid => [rows, b0, b1, m, n],
+            &[ref before @ .., 1, n] if before == leading && n == cols => [rows, whole, 1, 1, cols],
+            found => {
+                let of_rank = |last: [usize; 2]| [leading, &last].concat();
+                let (row, by_block) = (of_rank([rows, 1]), of_rank(grid));
                 return Err(refuse(format!(
-                    "scales of shape {:?} for {:?} of shape {:?}, expected [], [1], [{rows}], [{rows}, 1]{by_block}",
-                    scale.shape(),
+                    "scales of shape {found:?} for {:?} of shape {:?}, expected [], [1], [{all_rows}], {row:?}, {by_block:?} (blocks of {b0} x {b1})",
                     weight.name(),
                     weight.shape()
                 )));
             }
         };
         let mut values = vec![0.0; scale.elements()];
-        scale.read_f32(shards, 0..scale.elements(), &mut values)?;
+        match scale.dtype() {
+            Dtype::F32 | Dtype::BF16 | Dtype::F16 => scale.read_f32(shards, 0..scale.elements(), &mut values)?,
+            Dtype::F8_E8M0 => {
+                let mut exponents = vec![0; scale.elements()];
+                shards[scale.file].read_at(scale.name(), &mut exponents, scale.offset())?;
+                values.iter_mut().zip(exponents).for_each(|(value, exponent)| *value = power(exponent));
+            }
+            other => return Err(refuse(format!("{other} scales, expected F32, BF16, F16 or F8_E8M0"))),
+        }
         if let Some(i) = values.iter().position(|value| !value.is_finite()) {
             return Err(refuse(format!("scale {i} is {}, expected a finite number", values[i])));
         }
-        Ok(Self { values, block_rows, block_cols, grid_cols })
+        Ok(Self { values, matrix_rows, block_rows, block_cols, grid: [grid_rows, grid_cols] })
+    }
+}
+
+/// The power of two that an E8M0 code means.
+fn power(code: u8) -> f32 {
+    match code {
+        0 => f32::from_bits(1 << 22),
+        255 => f32::NAN,
+        code => f32::from_bits(u32::from(code) << 23),
     }
 }
 
 /// Moves the scales of 8-bit tensors into them. Returns the names of tensors that are dropped: scales of the
-/// activations (`X.input_scale`, `X.activation_scale`) of such weights, which nothing needs once they are none.
+/// activations of such weights, which nothing needs once they are none.
 pub(super) fn absorb(
     shards: &[Shard],
     tensors: &mut Vec<SourceTensor>,
     block: [usize; 2],
 ) -> Result<Vec<String>, SourceError> {
-    let positions: HashMap<&str, usize> = tensors.iter().enumerate().map(|(i, t)| (t.name(), i)).collect();
+    if !tensors.iter().any(SourceTensor::is_fp8) {
+        return Ok(Vec::new());
+    }
+    let names: BTreeMap<&str, usize> = tensors.iter().enumerate().map(|(i, t)| (t.name(), i)).collect();
     let mut gone = vec![false; tensors.len()];
     let mut dropped = Vec::new();
     let mut found = Vec::new();
     for (i, weight) in tensors.iter().enumerate().filter(|(_, tensor)| tensor.is_fp8()) {
-        let position = |name: String| positions.get(name.as_str()).copied();
-        let beside = ["_scale_inv", "_scale"].map(|suffix| position(weight.name().to_owned() + suffix));
-        if beside.iter().all(Option::is_some) {
-            return Err(weight.refused(shards, "both scale_inv and scale lie beside it, expected one".to_owned()));
-        }
-        if let Some(j) = beside.into_iter().flatten().next() {
-            found.push((i, Scales::read(shards, weight, &tensors[j], block)?));
-            gone[j] = true;
-        }
-        let Some(layer) = weight.name().strip_suffix(".weight") else { continue };
-        for suffix in [".input_scale", ".activation_scale"] {
-            if let Some(j) = position(layer.to_owned() + suffix) {
-                dropped.push(tensors[j].name().to_owned());
+        let layer = weight.name().strip_suffix(".weight");
+        let after = |name: &str, endings: &[&str]| endings.iter().map(|end| format!("{name}{end}")).collect::<Vec<_>>();
+        let candidates =
+            [after(weight.name(), SCALES), layer.map_or(vec![], |layer| after(layer, LAYER_SCALES))].concat();
+        let beside: Vec<usize> = candidates.iter().filter_map(|name| names.get(name.as_str()).copied()).collect();
+        match *beside {
+            [j] => {
+                found.push((i, Scales::read(shards, weight, &tensors[j], block)?));
                 gone[j] = true;
             }
+            // A vector may be what it says; a matrix would have lost its size.
+            [] if weight.shape().len() < 2 => {}
+            [] => {
+                let problem = format!(
+                    "{} without scales, expected one of {}: give the original checkpoint",
+                    weight.dtype(),
+                    candidates.join(", ")
+                );
+                return Err(weight.refused(shards, problem));
+            }
+            [a, b, ..] => {
+                let problem =
+                    format!("both {:?} and {:?} lie beside it, expected one", tensors[a].name(), tensors[b].name());
+                return Err(weight.refused(shards, problem));
+            }
+        }
+        let scope = layer.map_or_else(|| format!("{}_", weight.name()), |layer| format!("{layer}."));
+        for (name, &j) in names.range(scope.as_str()..).take_while(|(name, _)| name.starts_with(&scope)) {
+            let what = &name[scope.len()..];
+            if ACTIVATION_SCALES.contains(&what) {
+                dropped.push((*name).to_owned());
+                gone[j] = true;
+            } else if !gone[j] && what != "weight" && ["scale", "amax", "zero"].iter().any(|word| what.contains(word)) {
+                let problem =
+                    format!("lies beside the 8-bit floats of {:?}, and what it means is not known", weight.name());
+                return Err(tensors[j].refused(shards, problem));
+            }
+        }
+    }
+    for (name, &j) in &names {
+        let cache = ["k_scale", "v_scale", "q_scale"].iter().any(|scale| name.ends_with(&format!(".{scale}")));
+        // The mark that ComfyUI leaves, and scales for keys and values in 8 bits.
+        if !gone[j] && (*name == "scaled_fp8" || cache && tensors[j].elements() == 1) {
+            dropped.push((*name).to_owned());
+            gone[j] = true;
         }
     }
     for (i, scales) in found {

@@ -183,7 +183,7 @@ fn a_model_lends_its_weights_and_a_person_reads_a_table() {
 #[test]
 fn what_cannot_be_measured_is_refused() {
     for (arguments, complaint) in [
-        (&["--formats", "q4_9"][..], "possible values"),
+        (&["--formats", "q4_9"][..], "unknown format \"q4_9\", expected q8_0, "),
         (&["--isa", "sse9"], "unknown instruction set"),
         (&["--rows", "0"], "1..=4096"),
         (&["--threads", "0"], "1..=512"),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which clippy.toml lets do both")]
 
+mod foreign;
 mod fp8;
 mod refusals;
 
@@ -197,8 +198,7 @@ fn shards_are_read_as_their_index_says() {
         ),
         ("1.safetensors", file(&[("b", small(10.0))])),
         ("2.safetensors", file(&[("a", small(20.0)), ("c", small(30.0))])),
-        // The index wins over these.
-        ("model.safetensors", file(&[("a", small(0.0))])),
+        // The index does not list it.
         ("consolidated.safetensors", b"broken".to_vec()),
     ]);
     let source = Source::open(folder.path()).unwrap();

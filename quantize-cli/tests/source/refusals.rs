@@ -41,7 +41,7 @@ fn broken_checkpoints_are_refused() {
 
     let rows = [
         // Folders.
-        (vec![], "no model.safetensors.index.json, model.safetensors or other .safetensors file"),
+        (vec![], "an empty folder, expected a checkpoint: config.json and .safetensors files"),
         (
             vec![("x.safetensors", good()), ("y.safetensors", good())],
             r#"which of 2 .safetensors files belong together: ["x.s"#,
@@ -121,8 +121,11 @@ fn broken_checkpoints_are_refused() {
             fp8(vec![300, 200], (Dtype::F32, vec![2, 2], f32s([1.0; 4]))),
             r#"tensor "x.weight_scale": scales of shape [2, 2] for "x.weight" of shape [300, 200], expected [], [1], [300], [300, 1], [3, 2] (blocks of 128 x 128)"#,
         ),
-        (fp8(vec![2, 3, 4], (Dtype::F32, vec![2, 1], f32s([1.0; 2]))), "expected [], [1], [6], [6, 1]"),
-        (fp8(vec![2, 2], (Dtype::F64, vec![], vec![0; 8])), "F64 scales, expected F32, BF16 or F16"),
+        (
+            fp8(vec![2, 3, 4], (Dtype::F32, vec![2, 1], f32s([1.0; 2]))),
+            "expected [], [1], [6], [2, 3, 1], [2, 1, 1] (blocks of 128 x 128)",
+        ),
+        (fp8(vec![2, 2], (Dtype::F64, vec![], vec![0; 8])), "F64 scales, expected F32, BF16, F16 or F8_E8M0"),
         (fp8(vec![2, 2], (Dtype::F32, vec![2], f32s([1.0, f32::NAN]))), "scale 1 is NaN, expected a finite number"),
         (fp8(vec![2, 2], (Dtype::F16, vec![], vec![0, 0x7c])), "scale 0 is inf, expected a finite number"),
         (
@@ -134,7 +137,7 @@ fn broken_checkpoints_are_refused() {
                     ("x_scale_inv", small(0.0)),
                 ]),
             )],
-            r#"tensor "x": both scale_inv and scale lie beside it, expected one"#,
+            r#"tensor "x": both "x_scale_inv" and "x_scale" lie beside it, expected one"#,
         ),
     ];
     let mut failures = Vec::new();

@@ -1,0 +1,220 @@
+//! Recognizes checkpoints whose weights are codes of another method. Codes that are taken for numbers, and scales that are quantized
+//! once more, give a model that runs and answers nonsense.
+//!
+//! Three things give a method away: `config.json`, a file beside it, and the names and types of the tensors themselves. The last one holds
+//! for a single file, too, whatever lies beside it.
+
+use std::path::Path;
+
+use safetensors::Dtype;
+use serde_json::Value;
+
+use super::{is_there, recognize};
+use crate::error::{Error, FileError, FileErrorKind};
+use crate::nn::weights::folder;
+
+/// What `quant_method` says, and what the method is called.
+const METHODS: &[(&str, &str)] = &[
+    ("aqlm", "AQLM"),
+    ("awq", "AWQ"),
+    ("bitnet", "BitNet"),
+    ("eetq", "EETQ"),
+    ("exl2", "EXL2"),
+    ("exl3", "EXL3"),
+    ("gptq", "GPTQ"),
+    ("higgs", "HIGGS"),
+    ("hqq", "HQQ"),
+    ("modelopt", "ModelOpt"),
+    ("mxfp4", "MXFP4"),
+    ("quip", "QuIP#"),
+    ("spqr", "SpQR"),
+    ("vptq", "VPTQ"),
+];
+
+/// Files that a method writes beside the weights.
+const FILES: &[(&str, &str)] = &[
+    ("quantize_config.json", "GPTQ"),
+    ("quant_config.json", "AWQ"),
+    ("quantization_map.json", "quanto"),
+    ("quanto_qmap.json", "quanto"),
+];
+
+/// How names of tensors end that only a method's codes and their helpers have.
+const NAMES: &[(&str, &str)] = &[
+    (".g_idx", "GPTQ"),
+    (".qweight", "GPTQ or AWQ"),
+    (".weight_packed", "compressed-tensors"),
+    (".weight_global_scale", "NVFP4"),
+    (".weight_scale_2", "NVFP4"),
+    (".SCB", "bitsandbytes"),
+    (".absmax", "bitsandbytes"),
+    (".quant_map", "bitsandbytes"),
+    (".weight_format", "bitsandbytes"),
+    (".weight._data", "quanto"),
+    (".W_q", "HQQ"),
+    (".weight_scales", "EETQ"),
+    (".codes", "AQLM"),
+    (".centroids.weight", "VPTQ"),
+    (".Qidxs", "QuIP#"),
+    (".dense_weights", "SpQR"),
+    (".q_weight", "EXL2"),
+    (".q_invperm", "EXL2"),
+    (".trellis", "EXL3"),
+    ("._weight_qdata", "torchao"),
+    (".weight_qdata", "torchao"),
+];
+
+/// Refuses a checkpoint whose weights are codes of another method, or an adapter's. 8-bit floats with scales pass: a converter can read them.
+///
+/// `path` is the checkpoint, a folder or a file with others beside it; `field` gives the fields of its `config.json`, and `tensors` are names, types
+/// and shapes.
+///
+/// # Errors
+/// Of [`FileErrorKind::Foreign`]: it names the method, what shows it, and what to do.
+pub fn refuse_foreign<'a, 'v>(
+    path: &Path,
+    field: impl Fn(&str) -> Option<&'v Value>,
+    tensors: impl IntoIterator<Item = (&'a str, Dtype, &'a [usize])>,
+) -> Result<(), Error> {
+    let tensors: Vec<_> = tensors.into_iter().collect();
+    let folder = &folder(path);
+    let refuse = |path: &Path, method: &str, shown: &str| {
+        let message =
+            format!("already quantized by {method} ({shown}), which is not read; give the original checkpoint");
+        Err(FileError::new(FileErrorKind::Foreign, message).in_file(path).into())
+    };
+    if let Some((method, shown)) = by_config(&field) {
+        return refuse(&folder.join("config.json"), &method, &shown);
+    }
+    for (name, method) in FILES {
+        if is_there(&folder.join(name)) {
+            return refuse(folder, method, name);
+        }
+    }
+    if let Some(shown) = by_modelopt(folder) {
+        return refuse(&folder.join(MODELOPT), "ModelOpt", &shown);
+    }
+    if let Some((method, shown)) = by_tensors(&tensors) {
+        return refuse(path, method, &shown);
+    }
+    let is_adapter = |name: &str| name.starts_with("base_model.model.") || name.contains(".lora_");
+    if !tensors.is_empty() && tensors.iter().all(|(name, ..)| is_adapter(name)) {
+        let message =
+            format!("a LoRA adapter without the model that it changes: {}", recognize::merge("its base model"));
+        return Err(FileError::new(FileErrorKind::Foreign, message).in_file(path).into());
+    }
+    Ok(())
+}
+
+/// The method that `config.json` speaks of, and where.
+fn by_config<'v>(field: &impl Fn(&str) -> Option<&'v Value>) -> Option<(String, String)> {
+    for section in ["", "text_config", "llm_config", "language_config"] {
+        let get = |key: &str| if section.is_empty() { field(key) } else { field(section)?.get(key) };
+        let at = |key: &str| if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+        // MLX writes the second name, too, in later versions.
+        if let Some(quantization) = get("quantization")
+            && (quantization.get("bits").is_some() || quantization.get("group_size").is_some())
+        {
+            return Some(("MLX".into(), at("quantization")));
+        }
+        for key in ["quantization_config", "compression_config"] {
+            if let Some((method, shown)) = get(key).and_then(by_section) {
+                return Some((method, format!("{}.{shown}", at(key))));
+            }
+        }
+    }
+    None
+}
+
+/// The method of a `quantization_config`, and the field that shows it; none if that means plain weights or 8-bit floats.
+fn by_section(section: &Value) -> Option<(String, String)> {
+    let is_true = |key: &str| section.get(key) == Some(&Value::Bool(true));
+    match section.get("quant_method") {
+        Some(Value::String(method)) => {
+            let plain = match method.as_str() {
+                // What this library's own models say; their files tell what is packed.
+                "qruntime" => true,
+                // 8-bit floats with scales.
+                "fp8" | "fbgemm_fp8" => true,
+                "compressed-tensors" => is_float8(section),
+                "modelopt" => section.get("quant_algo").is_some_and(is_fp8_algorithm),
+                "bitsandbytes" => {
+                    section.get("load_in_4bit").is_some() && !is_true("load_in_4bit") && !is_true("load_in_8bit")
+                }
+                _ => false,
+            };
+            let name = METHODS.iter().find(|(known, _)| known == method).map_or(method.as_str(), |(_, name)| name);
+            (!plain).then(|| (name.to_owned(), format!("quant_method is {method:?}")))
+        }
+        None | Some(Value::Null) => {
+            if let Some(key) = ["load_in_4bit", "load_in_8bit"].into_iter().find(|key| is_true(key)) {
+                return Some(("bitsandbytes".into(), key.into()));
+            }
+            let grouped = section.get("bits").or_else(|| section.get("w_bit")).is_some();
+            grouped.then(|| ("a method without a name".into(), "bits".into()))
+        }
+        Some(other) => Some(("a method without a name".into(), format!("quant_method is {other}"))),
+    }
+}
+
+/// Whether all groups of `compressed-tensors` have weights of 8-bit floats.
+fn is_float8(section: &Value) -> bool {
+    let groups = section.get("config_groups").and_then(Value::as_object);
+    groups.is_some_and(|groups| {
+        groups.values().all(|group| {
+            let weights = |key| group.pointer("/weights").and_then(|weights| weights.get(key));
+            weights("type") == Some(&Value::from("float")) && weights("num_bits") == Some(&Value::from(8))
+        })
+    })
+}
+
+const MODELOPT: &str = "hf_quant_config.json";
+
+/// What ModelOpt's own file says, if that is not 8-bit floats.
+fn by_modelopt(folder: &Path) -> Option<String> {
+    let path = folder.join(MODELOPT);
+    if !is_there(&path) {
+        return None;
+    }
+    let config: Value = super::read_json_within(&path, super::MAX_HEADER).unwrap_or_default();
+    let algorithm = config.pointer("/quantization/quant_algo").unwrap_or(&Value::Null);
+    (!is_fp8_algorithm(algorithm)).then(|| format!("quant_algo is {algorithm}"))
+}
+
+fn is_fp8_algorithm(algorithm: &Value) -> bool {
+    algorithm.as_str().is_some_and(|name| name.starts_with("FP8"))
+}
+
+/// The method that a tensor shows by its name and type.
+fn by_tensors(tensors: &[(&str, Dtype, &[usize])]) -> Option<(&'static str, String)> {
+    let shown = |method: &'static str, name: &str| Some((method, format!("tensor \"{}\"", name.escape_debug())));
+    // In the table's order: of GPTQ and AWQ only the former has groups with an index.
+    for (ending, method) in NAMES {
+        if let Some((name, ..)) = tensors.iter().find(|(name, ..)| name.ends_with(ending)) {
+            return shown(method, name);
+        }
+    }
+    if let Some((name, ..)) = tensors.iter().find(|(name, ..)| name.contains(".quant_state.")) {
+        return shown("bitsandbytes", name);
+    }
+    for &(name, dtype, shape) in tensors {
+        let is_code = matches!(dtype, Dtype::U8 | Dtype::I8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32);
+        let is_matrix = shape.len() > 1;
+        if matches!(dtype, Dtype::F4 | Dtype::F6_E2M3 | Dtype::F6_E3M2) {
+            return shown("a method with floats of 4 or 6 bits", name);
+        }
+        if !is_code || !is_matrix {
+            continue;
+        }
+        if name.ends_with("_blocks") {
+            return shown("MXFP4", name);
+        }
+        if name.ends_with(".weight") || name.contains("experts") {
+            let stem = name.strip_suffix("weight").unwrap_or(name);
+            let scales = format!("{stem}scales");
+            let is_mlx = dtype == Dtype::U32 && tensors.iter().any(|(name, ..)| *name == scales);
+            return shown(if is_mlx { "MLX" } else { "a method with whole numbers for weights" }, name);
+        }
+    }
+    None
+}
