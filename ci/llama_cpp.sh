@@ -13,7 +13,7 @@ fetch_llama_cpp() {
   source=$home/source
   [ ! -d "$source" ] || return 0
   mkdir -p "$home"
-  "$venv/bin/python" "$here/llama_cpp_source.py" "$version" "$sha256" "$home/sdist.tar.gz" || skip "no source of llama.cpp"
+  python3 "$here/llama_cpp_source.py" "$version" "$sha256" "$home/sdist.tar.gz" || skip "no source of llama.cpp"
   rm -rf "$home/unpacked"
   mkdir "$home/unpacked"
   tar -xzf "$home/sdist.tar.gz" -C "$home/unpacked" --strip-components=3 "llama_cpp_python-$version/vendor/llama.cpp"

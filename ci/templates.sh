@@ -19,5 +19,5 @@ if [ -z "$folder" ]; then
   folder=$source/models/templates
 fi
 environment=templates source "$here/venv.sh"
-cargo build --release --locked --quiet -p qruntime --example render
-"$venv/bin/python" "$here/templates.py" "$target/release/examples/render" "$folder"
+cargo build --locked --quiet -p qruntime --example render
+"$venv/bin/python" "$here/templates.py" "$target/debug/examples/render" "$folder"

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::Fault;
 use super::ast::{Comparison, Operator};
 use super::format::percent;
-use super::value::{Dict, Heap, Kind, Range, Sequence, Text, Value};
+use super::value::{Dict, Heap, Kind, Missing, Range, Sequence, Text, Value};
 
 /// `a == b`.
 pub(super) fn equal(heap: &mut Heap, a: &Value, b: &Value) -> Result<bool, Fault> {
@@ -386,7 +386,7 @@ pub(super) fn slice(heap: &mut Heap, value: &Value, parts: [Option<i128>; 3]) ->
         Value::Sequence(sequence) if matches!(sequence.kind, Kind::List | Kind::Tuple) => sequence.items.len(),
         Value::Range(range) => range.len,
         Value::Undefined(missing) => return Err(missing.fault()),
-        other => return Err(Fault::new(format!("'{}' object is not subscriptable", other.type_name()))),
+        _ => return Ok(Value::Undefined(Missing::Other("a value that has no slices"))),
     };
     let (start, step, count) = slice_indices(parts, len)?;
     let indices = (0..count).map(|i| (start + step * i as i128) as usize);

@@ -256,7 +256,7 @@ fn json_text(heap: &mut Heap, text: &str, style: &Style, out: &mut String) -> Re
             '\t' => out.push_str("\\t"),
             '\x08' => out.push_str("\\b"),
             '\x0c' => out.push_str("\\f"),
-            c if c < ' ' || (style.ascii && !c.is_ascii()) => {
+            c if c < ' ' || (style.ascii && c > '~') => {
                 heap.take(6)?;
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     let _ = write!(out, "\\u{unit:04x}");
