@@ -106,14 +106,12 @@ pub(crate) struct Stop(());
 
 impl Stop {
     /// Takes Ctrl-C over.
-    #[expect(dead_code, reason = "the chat is the first to use it")]
     pub(crate) fn on_interrupt() -> Self {
         STOP.store(STOP_WAITS, Ordering::SeqCst);
         Self(())
     }
 
     /// Whether Ctrl-C was pressed since [`on_interrupt`](Self::on_interrupt).
-    #[expect(dead_code, reason = "the chat is the first to use it")]
     pub(crate) fn requested(&self) -> bool {
         STOP.load(Ordering::SeqCst) == STOP_CAME
     }

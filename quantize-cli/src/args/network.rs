@@ -12,7 +12,7 @@ pub struct RunArgs {
     /// The text to go on from, or with --chat what to say; `-` reads it from stdin, as does a pipe without --prompt.
     #[arg(long, short, value_name = "TEXT")]
     pub prompt: Option<String>,
-    /// Have a conversation: every line is said to the model in the form of its chat template. Ctrl-D ends it. With --prompt there is one answer.
+    /// Have a conversation: every line is said to the model in the form of its chat template. Ctrl-C stops an answer, Ctrl-D ends the conversation. Where the context is full the oldest turns are forgotten. With --prompt there is one answer.
     #[arg(long)]
     pub chat: bool,
     /// Begin the conversation with these instructions.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{chat, open_lm, pool};
 use crate::args::RunArgs;
+use crate::interrupt::Stop;
 use crate::report::{Answer, three_digits};
 
 /// What was generated, and how fast.
@@ -49,13 +50,13 @@ fn go_on(args: &RunArgs, writer: &mut Writer<'_>, out: &mut (dyn Write + Send)) 
         None => bail!("--prompt is missing: the text to go on from"),
     };
     let tokens = writer.tokenizer.encode(&prompt, true)?;
-    let read = writer.read(&tokens)?;
+    let read = writer.read(&tokens, None)?;
     if args.json {
-        let turn = writer.write(read, &mut io::sink())?;
+        let turn = writer.write(read, None, &mut io::sink())?;
         return Answer::of(&writer.report(args, prompt, turn), true, true, |_| String::new());
     }
     writer.screen.write(&prompt, out)?;
-    let turn = writer.write(read, out)?;
+    let turn = writer.write(read, None, out)?;
     out.write_all(b"\n")?;
     writer.print_figures(&turn)?;
     Ok(Answer::yes(String::new()))
@@ -79,7 +80,7 @@ pub(super) struct Writer<'a> {
     pub(super) session: Session,
     pub(super) tokenizer: &'a Tokenizer,
     sampler: Sample,
-    max_tokens: usize,
+    pub(super) max_tokens: usize,
     /// A token that ends the text beside those that the model knows.
     pub(super) end: Option<u32>,
     /// Whether special tokens that stand in what is said are special tokens.
@@ -118,6 +119,9 @@ fn too_long(error: Error) -> anyhow::Error {
         error => error.into(),
     }
 }
+
+/// Tokens that are read between two looks at whether to stop.
+const PIECE: usize = 256;
 
 /// What was written in one go.
 pub(super) struct Turn {
@@ -160,24 +164,34 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Has the session hold these tokens. What it has of them already is kept.
-    pub(super) fn read(&mut self, tokens: &[u32]) -> Result<Pace> {
+    /// Has the session hold these tokens, or the first of them if `stop` is requested meanwhile. What it has of them
+    /// already is kept.
+    pub(super) fn read(&mut self, tokens: &[u32], stop: Option<&Stop>) -> Result<Pace> {
         ensure!(!tokens.is_empty(), "the prompt is empty, and this model's texts have no token to begin with");
         let start = Instant::now();
         let known = self.session.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
         self.session.rewind(known.min(tokens.len() - 1));
         let new = &tokens[self.session.len()..];
-        self.session.feed(new).map_err(too_long)?;
-        Ok(Pace { tokens: new.len(), time: start.elapsed() })
+        // In one go where nobody can stop it, so that what is too long is refused before the work.
+        let piece = if stop.is_some() { PIECE } else { new.len() };
+        let mut read = 0;
+        for piece in new.chunks(piece).take_while(|_| !stop.is_some_and(Stop::requested)) {
+            self.session.feed(piece).map_err(too_long)?;
+            read += piece.len();
+        }
+        Ok(Pace { tokens: read, time: start.elapsed() })
     }
 
-    /// Goes on after what was read, and writes the text as it comes.
-    pub(super) fn write(&mut self, prompt: Pace, out: &mut (dyn Write + Send)) -> Result<Turn> {
+    /// Goes on after what was read, and writes the text as it comes, until its end or until `stop` is requested.
+    pub(super) fn write(&mut self, prompt: Pace, stop: Option<&Stop>, out: &mut (dyn Write + Send)) -> Result<Turn> {
         let start = Instant::now();
         let (tokenizer, end) = (self.tokenizer, self.end);
         let mut stream = tokenizer.stream(self.session.tokens());
         let (mut text, mut count, mut ended) = (String::new(), 0, false);
-        for token in self.session.generate(&mut self.sampler).take(self.max_tokens) {
+        let going_on = |_: &Result<u32, Error>| !stop.is_some_and(Stop::requested);
+        // Of a prompt that was not read to its end nothing goes on.
+        let most = if stop.is_some_and(Stop::requested) { 0 } else { self.max_tokens };
+        for token in self.session.generate(&mut self.sampler).take(most).take_while(going_on) {
             let token = token?;
             count += 1;
             if Some(token) == end {
@@ -192,6 +206,7 @@ impl<'a> Writer<'a> {
         let rest = stream.finish()?;
         self.screen.write(&rest, out)?;
         let stopped = match count {
+            _ if stop.is_some_and(Stop::requested) => "interrupt",
             _ if ended => "end of text",
             count if count == self.max_tokens => "tokens",
             _ if self.session.len() == self.session.context() => "context",
@@ -231,6 +246,7 @@ impl<'a> Writer<'a> {
             match turn.stopped {
                 "tokens" => "--max-tokens",
                 "context" => "the end of the context",
+                "interrupt" => "Ctrl-C",
                 _ => "the end of the text",
             },
             self.session.lm().model().isa().name(),
