@@ -117,6 +117,8 @@ CASES = [
     ("another file's name", {"sentence_bert_config.json": None, "sentence_roberta_config.json": {"max_seq_length": 7}}, {}),
     ("beginnings are cut off", {"sentence_bert_config.json": {"max_seq_length": 7},
                                 "tokenizer_config.json": TOKENIZER_CONFIG | {"truncation_side": "left"}}, {}),
+    ("beginnings are cut off, as tokenizer.json says", {"sentence_bert_config.json": {"max_seq_length": 7}, "tokenizer.json": tokenizer(False) | {
+        "truncation": {"direction": "Left", "max_length": 5, "strategy": "LongestFirst", "stride": 0}}}, {}),
     ("do_lower_case", {"sentence_bert_config.json": {"max_seq_length": 32, "do_lower_case": True}}, {}),
     ("do_lower_case of the tokenizer", {"tokenizer_config.json": TOKENIZER_CONFIG | {"tokenizer_class": "BertTokenizer", "do_lower_case": True}}, {}),
     ("do_lower_case of the tokenizer left out", {"tokenizer_config.json": TOKENIZER_CONFIG | {"tokenizer_class": "BertTokenizer"}}, {}),

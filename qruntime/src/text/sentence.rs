@@ -131,8 +131,16 @@ fn open(folder: &Path, config: &EncoderConfig) -> Result<Tokenizer, Error> {
         true => read_json_within(&path, MAX_TEXT).map_err(Config::as_network)?,
         false => json!({}),
     };
-    let tokenizer = Tokenizer::open_changed(folder, |file| change(file, &settings, config.lower_case))?;
-    let left = settings.get("truncation_side").and_then(Value::as_str) == Some("left");
+    let mut left_in_file = false;
+    let tokenizer = Tokenizer::open_changed(folder, |file| {
+        // Of the truncation that the file may ask for, the side counts.
+        left_in_file = file.pointer("/truncation/direction") == Some(&"Left".into());
+        change(file, &settings, config.lower_case)
+    })?;
+    let left = match settings.get("truncation_side").and_then(Value::as_str) {
+        Some(side) => side == "left",
+        None => left_in_file,
+    };
     tokenizer.with_limit_at(config.max_tokens, left)
 }
 
