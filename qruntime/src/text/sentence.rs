@@ -135,7 +135,7 @@ fn open(folder: &Path, config: &EncoderConfig) -> Result<Tokenizer, Error> {
     let tokenizer = Tokenizer::open_changed(folder, |file| {
         // Of the truncation that the file may ask for, the side counts.
         left_in_file = file.pointer("/truncation/direction") == Some(&"Left".into());
-        change(file, &settings, config.lower_case)
+        change(file, &settings, config.lower_case);
     })?;
     let left = match settings.get("truncation_side").and_then(Value::as_str) {
         Some(side) => side == "left",
@@ -144,14 +144,10 @@ fn open(folder: &Path, config: &EncoderConfig) -> Result<Tokenizer, Error> {
     tokenizer.with_limit_at(config.max_tokens, left)
 }
 
-/// Changes what is in `tokenizer.json` as transformers and sentence-transformers do when they load it. Returns whether
-/// something was changed.
-fn change(file: &mut Value, settings: &Value, lower_case: bool) -> bool {
+/// Changes what is in `tokenizer.json` as transformers and sentence-transformers do when they load it.
+fn change(file: &mut Value, settings: &Value, lower_case: bool) {
     let class = settings.get("tokenizer_class").and_then(Value::as_str);
-    // Anything else will be refused.
-    let Some(file) = file.as_object_mut() else { return false };
-    let normalizer = file.entry("normalizer").or_insert(Value::Null);
-    let before = normalizer.clone();
+    let normalizer = &mut file["normalizer"];
     // This class of tokenizers takes what its own fields say, and their defaults.
     if matches!(class, None | Some("BertTokenizer" | "BertTokenizerFast")) && normalizer["type"] == "BertNormalizer" {
         normalizer["clean_text"] = true.into();
@@ -173,5 +169,4 @@ fn change(file: &mut Value, settings: &Value, lower_case: bool) -> bool {
         }
         *normalizer = json!({"type": "Sequence", "normalizers": steps});
     }
-    *normalizer != before
 }

@@ -48,6 +48,8 @@ struct File<'a> {
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
     #[serde(borrow)]
+    truncation: Option<&'a RawValue>,
+    #[serde(borrow)]
     normalizer: Option<&'a RawValue>,
     #[serde(borrow)]
     pre_tokenizer: Option<&'a RawValue>,
@@ -73,8 +75,8 @@ struct ModelFields {
     ignore_merges: Option<bool>,
 }
 
-/// Makes a tokenizer of the text of a `tokenizer.json`, after `change` has had its normalizer.
-pub(super) fn pipeline(json: &[u8], change: impl FnOnce(&mut Value) -> bool) -> tokenizers::Result<Pipeline> {
+/// Makes a tokenizer of the text of a `tokenizer.json`, after `change` has had its normalizer and its truncation.
+pub(super) fn pipeline(json: &[u8], change: impl FnOnce(&mut Value)) -> tokenizers::Result<Pipeline> {
     if json.len() > MAX_FILE {
         return Err(format!("{} bytes, expected at most {MAX_FILE}", json.len()).into());
     }
@@ -88,7 +90,10 @@ pub(super) fn pipeline(json: &[u8], change: impl FnOnce(&mut Value) -> bool) -> 
         }
         part => part.map(|part| serde_json::from_str::<Value>(part.get())).transpose().map_err(|e| e.to_string()),
     };
-    let mut changed = json!({"normalizer": part("normalizer", file.normalizer)?});
+    let mut changed = json!({
+        "normalizer": part("normalizer", file.normalizer)?,
+        "truncation": part("truncation", file.truncation)?,
+    });
     change(&mut changed);
     let normalizer = Some(&changed["normalizer"]).filter(|normalizer| !normalizer.is_null());
     let pre_tokenizer = part("pre_tokenizer", file.pre_tokenizer)?;

@@ -52,12 +52,12 @@ impl Tokenizer {
     /// If there is none of these, it cannot be understood, or something in it is beyond the
     /// bounds that keep memory and time in proportion to the file and to texts (`docs/security.md`).
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::open_changed(folder.as_ref(), |_| false)
+        Self::open_changed(folder.as_ref(), |_| ())
     }
 
     /// The same; `change` gets an object with the normalizer of the file, which it may change before
-    /// anything is made of it.
-    pub(super) fn open_changed(folder: &Path, change: impl FnOnce(&mut Value) -> bool) -> Result<Self, Error> {
+    /// anything is made of it, and its truncation.
+    pub(super) fn open_changed(folder: &Path, change: impl FnOnce(&mut Value)) -> Result<Self, Error> {
         let path = folder.join(FILE);
         if !path.exists()
             && let Some((json, path)) = legacy::json(folder)?
@@ -73,10 +73,10 @@ impl Tokenizer {
     /// # Errors
     /// As [`open`](Self::open); they name the file `tokenizer.json`.
     pub fn from_bytes(json: &[u8]) -> Result<Self, Error> {
-        Self::new(json, FILE.into(), |_| false)
+        Self::new(json, FILE.into(), |_| ())
     }
 
-    fn new(json: &[u8], path: PathBuf, change: impl FnOnce(&mut Value) -> bool) -> Result<Self, Error> {
+    fn new(json: &[u8], path: PathBuf, change: impl FnOnce(&mut Value)) -> Result<Self, Error> {
         let pipeline = guarded(&path, "not a tokenizer", json.len(), Vec::new(), || file::pipeline(json, change))?;
         Ok(Self(Arc::new(Inner { pipeline, path })))
     }
