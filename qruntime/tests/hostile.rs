@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use qruntime::FileErrorKind::{self, Metadata, NotSafetensors, Shards, Tensor, Version};
+use qruntime::FileErrorKind::{self, Foreign, Metadata, NotSafetensors, Shards, Tensor, Version};
 use qruntime::{Error, Model};
 use support::{allocations, assembled, small_file};
 
@@ -79,7 +79,7 @@ fn not_safetensors() -> Vec<Row> {
     vec![
         ("empty", vec![], NotSafetensors, "shorter than"),
         ("seven bytes", vec![0; 7], NotSafetensors, "shorter than"),
-        ("no header", vec![0; 8], NotSafetensors, "EOF"),
+        ("no header", vec![0; 8], NotSafetensors, "header of 0 bytes"),
         ("header beyond the file", with_length(10_000), NotSafetensors, "header of 10000 bytes"),
         ("header beyond the limit", with_length(100_000_001), NotSafetensors, "at most 100000000"),
         ("header of 2⁶⁴-1 bytes", with_length(u64::MAX), NotSafetensors, "at most 100000000"),
@@ -417,18 +417,19 @@ fn a_folder_without_an_index_has_one_file_that_can_be_a_model() {
     let rows = [
         (&["other.safetensors"][..], None),
         (&["model.safetensors", "other.safetensors"], None),
-        (&[], Some("no model.safetensors.index.json")),
-        (&["other.bin"], Some("no model.safetensors.index.json, model.safetensors or other")),
-        (&shards[..1], Some("\"1-of-2.safetensors\" is one shard of several")),
-        (&shards, Some("which of 2 .safetensors files belong together")),
+        (&[], Some((Foreign, "an empty folder"))),
+        (&["other.bin"], Some((Foreign, "no .safetensors file, but PyTorch weights (\"other.bin\")"))),
+        (&["other.txt"], Some((Shards, "no model.safetensors.index.json, model.safetensors or other"))),
+        (&shards[..1], Some((Shards, "\"1-of-2.safetensors\" is one shard of several"))),
+        (&shards, Some((Shards, "which of 2 .safetensors files belong together"))),
     ];
     for (names, refused) in rows {
         let folder = tempfile::tempdir().unwrap();
         names.iter().for_each(|name| fs::write(folder.path().join(name), small_file()).unwrap());
         match (Model::read(folder.path()), refused) {
             (Ok(model), None) => assert_eq!(model.tensors().count(), 2),
-            (Err(Error::File(error)), Some(fragment)) => {
-                assert_eq!((error.kind(), error.path()), (Shards, Some(folder.path())));
+            (Err(Error::File(error)), Some((kind, fragment))) => {
+                assert_eq!((error.kind(), error.path()), (kind, Some(folder.path())));
                 assert!(error.to_string().contains(fragment), "{error}");
             }
             (found, _) => panic!("{names:?}: {found:?}"),
@@ -453,8 +454,8 @@ fn files_that_cannot_be_read_are_named() {
 #[cfg(unix)]
 #[test]
 fn a_pipe_is_refused_and_not_waited_for() {
-    let folder = tempfile::tempdir().unwrap();
     for name in ["model.safetensors", "model.safetensors.index.json"] {
+        let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join(name);
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         let error = Model::read(folder.path()).unwrap_err();

@@ -292,20 +292,6 @@ fn a_long_context_takes_no_memory_before_it_is_used() {
     assert_eq!(logits, lm.config().vocab_size);
 }
 
-/// A list has a step for each item, and the items are one text: JSON is where it becomes long.
-#[cfg(feature = "text")]
-#[test]
-fn json_of_a_template_is_no_longer_than_it_may_be() {
-    let folder = tempfile::tempdir().unwrap();
-    for options in ["", "(indent=2)"] {
-        let text = format!("{{{{ (['a' * 1000000] * 1000) | tojson{options} }}}}");
-        fs::write(folder.path().join("chat_template.jinja"), text).unwrap();
-        let template = qruntime::ChatTemplate::open(folder.path()).unwrap().unwrap();
-        let (error, asked) = support::allocations::measure(|| template.render(&[], true).unwrap_err().to_string());
-        assert!(error.contains("fuel") && asked.peak < 300 << 20, "{error}: {} bytes", asked.peak);
-    }
-}
-
 #[test]
 fn tiny_heads_do_not_take_memory_by_the_gigabyte() {
     let heads = json!({

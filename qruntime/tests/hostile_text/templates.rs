@@ -205,6 +205,7 @@ fn memory_is_bounded() {
     for large in [
         "{% set ns = namespace(x='12345678') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
         "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        "{{ (['a' * 1000000] * 1000) | tojson }}",
         "{{ 'a' * 1000000000000 }}",
         "{{ [1] * 1000000000000 }}",
         "{{ 1000000000000 * 'a' }}",
