@@ -387,7 +387,9 @@ mod tests {
             let mut reader = LogitsReader::open(&path).unwrap();
             assert_eq!((reader.vocabulary(), reader.form()), (VOCABULARY, Form::of(&path)));
             // A file does not say how much of the text was left over.
-            assert!(reader.windows().iter().eq(windows().iter()) && reader.windows().coverage().is_none());
+            let expected = windows();
+            assert!(reader.windows().iter().eq(expected.iter()));
+            assert_eq!(reader.windows().coverage(), None);
             for row in rows() {
                 let (Answer::Logits(found) | Answer::Rounded(found)) = reader.next_row().unwrap();
                 let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
