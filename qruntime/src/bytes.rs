@@ -8,7 +8,7 @@ use std::path::Path;
 
 #[cfg(target_os = "linux")]
 use memmap2::Advice;
-use memmap2::{Mmap, MmapMut};
+use memmap2::Mmap;
 
 use crate::checkpoint::recognize;
 use crate::error::Error;
@@ -24,8 +24,38 @@ pub enum Pages {
     Huge,
 }
 
-/// Bytes that stay as they are: a mapped file, or memory of their own. They begin at a page, so that offsets in a file are alignments in memory.
-pub struct Bytes(Option<Mmap>);
+/// Bytes that stay as they are: a mapped file, or memory of their own. They begin at a page, so that offsets in a file are
+/// alignments in memory; on systems without pages (WebAssembly) at a multiple of 64.
+pub struct Bytes(Memory);
+
+enum Memory {
+    /// None for no bytes, which cannot be mapped.
+    Mapped(Option<Mmap>),
+    #[cfg(any(test, not(any(unix, windows))))]
+    Aligned(Aligned),
+}
+
+/// Memory that begins at a multiple of 64 bytes, where nothing can be mapped.
+#[cfg(any(test, not(any(unix, windows))))]
+struct Aligned {
+    memory: Vec<u8>,
+    range: std::ops::Range<usize>,
+}
+
+#[cfg(any(test, not(any(unix, windows))))]
+impl Aligned {
+    fn fill(len: usize, fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>) -> std::io::Result<Self> {
+        const ALIGNMENT: usize = 64;
+        let mut memory = Vec::new();
+        let size = len.checked_add(ALIGNMENT).ok_or(ErrorKind::OutOfMemory)?;
+        memory.try_reserve_exact(size).map_err(|_| ErrorKind::OutOfMemory)?;
+        memory.resize(size, 0);
+        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        let range = start..start + len;
+        fill(&mut memory[range.clone()])?;
+        Ok(Self { memory, range })
+    }
+}
 
 impl Bytes {
     /// Maps a file.
@@ -36,14 +66,14 @@ impl Bytes {
     pub(crate) unsafe fn map(path: &Path) -> Result<Self, Error> {
         let (file, len) = open(path)?;
         if len == 0 {
-            return Ok(Self(None));
+            return Ok(Self(Memory::Mapped(None)));
         }
         // SAFETY: the caller promises what `Mmap::map` asks for.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         // File systems with large folios then read in units of huge pages, and map them as such.
         #[cfg(target_os = "linux")]
         let _ = map.advise(Advice::HugePage);
-        Ok(Self(Some(map)))
+        Ok(Self(Memory::Mapped(Some(map))))
     }
 
     /// Reads a file into memory of its own.
@@ -70,11 +100,12 @@ impl Bytes {
         })
     }
 
+    #[cfg(any(unix, windows))]
     fn fill(len: usize, pages: Pages, fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>) -> std::io::Result<Self> {
         if len == 0 {
-            return Ok(Self(None));
+            return Ok(Self(Memory::Mapped(None)));
         }
-        let mut map = MmapMut::map_anon(len)?;
+        let mut map = memmap2::MmapMut::map_anon(len)?;
         // Before a page is touched. A system without huge pages says no, and gives plain ones.
         #[cfg(target_os = "linux")]
         let _ = match pages {
@@ -85,7 +116,12 @@ impl Bytes {
         #[cfg(not(target_os = "linux"))]
         let _ = pages;
         fill(&mut map)?;
-        Ok(Self(Some(map.make_read_only()?)))
+        Ok(Self(Memory::Mapped(Some(map.make_read_only()?))))
+    }
+
+    #[cfg(not(any(unix, windows)))]
+    fn fill(len: usize, _: Pages, fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>) -> std::io::Result<Self> {
+        Ok(Self(Memory::Aligned(Aligned::fill(len, fill)?)))
     }
 }
 
@@ -114,12 +150,36 @@ impl Deref for Bytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or_default()
+        match &self.0 {
+            Memory::Mapped(map) => map.as_deref().unwrap_or_default(),
+            #[cfg(any(test, not(any(unix, windows))))]
+            Memory::Aligned(Aligned { memory, range }) => &memory[range.clone()],
+        }
     }
 }
 
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Bytes({})", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What systems without pages have.
+    #[test]
+    fn memory_that_is_not_mapped_is_aligned() {
+        for len in [0, 1, 63, 64, 1000] {
+            let aligned = Aligned::fill(len, |bytes| {
+                bytes.fill(7);
+                Ok(())
+            });
+            let bytes = Bytes(Memory::Aligned(aligned.unwrap()));
+            assert_eq!(*bytes, vec![7; len]);
+            assert!(bytes.as_ptr().addr().is_multiple_of(64));
+        }
+        assert!(Aligned::fill(usize::MAX, |_| Ok(())).is_err());
     }
 }

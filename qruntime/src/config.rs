@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::checkpoint::read_json_within;
 use crate::error::{Error, FileError, FileErrorKind};
+use crate::json;
 
 /// What a number of tokens or positions may be: far beyond any network, and small enough that `f32` has every position.
 pub(crate) const SIZES: RangeInclusive<usize> = 1..=1 << 24;
@@ -38,6 +39,18 @@ impl Config {
     /// Reads a file that holds an object.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let fields = read_json_within(path, MAX_CONFIG).map_err(Self::as_network)?;
+        Ok(Self { path: path.into(), scope: String::new(), fields })
+    }
+
+    /// Parses the bytes of `config.json`.
+    pub(crate) fn from_bytes(text: &[u8]) -> Result<Self, Error> {
+        let path = Path::new("config.json");
+        let refuse = |message: String| FileError::new(FileErrorKind::Network, message).in_file(path);
+        if text.len() > MAX_CONFIG {
+            return Err(refuse(format!("{} bytes, expected at most {MAX_CONFIG}", text.len())).into());
+        }
+        let fields =
+            json::parse(text).map_err(|error| refuse(format!("not the JSON that is expected here: {error}")))?;
         Ok(Self { path: path.into(), scope: String::new(), fields })
     }
 

@@ -118,13 +118,35 @@ impl Encoder {
         Self::new(path, || unsafe { Model::map(path) })
     }
 
+    /// Makes an encoder of files in memory: the bytes of `config.json` and of the safetensors file, which are copied, and
+    /// what `modules.json` would say. For data within the program, or where there are no files.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_bytes(config: &[u8], weights: &[u8], pooling: Pooling, normalize: bool) -> Result<Self, Error> {
+        let sentence = Sentence { pooling: vec![pooling], normalize, ..Sentence::default() };
+        let config = Config::from_bytes(config)?;
+        Self::assemble(None, Path::new("memory"), &config, sentence, || Model::from_bytes(weights))
+    }
+
     fn new(path: &Path, model: impl FnOnce() -> Result<Model, Error>) -> Result<Self, Error> {
         // Says what a folder is that is no checkpoint, before anything else is missed.
         Checkpoint::find(path)?;
         let folder = folder(path);
         let file = Config::read(&folder.join("config.json"))?;
-        let (family, spec) = family::encoder(&file)?;
-        let config = EncoderConfig::new(family, &spec, &folder)?;
+        Self::assemble(Some(&folder), path, &file, Sentence::read(&folder)?, model)
+    }
+
+    /// Makes an encoder of its parts. `path` is for messages.
+    fn assemble(
+        folder: Option<&Path>,
+        path: &Path,
+        file: &Config,
+        sentence: Sentence,
+        model: impl FnOnce() -> Result<Model, Error>,
+    ) -> Result<Self, Error> {
+        let (family, spec) = family::encoder(file)?;
+        let config = EncoderConfig::new(family, &spec, sentence);
         let model = model()?;
         refuse_unrunnable(path, |field| file.get(field), &model)?;
         let isa = model.isa();
@@ -144,7 +166,7 @@ impl Encoder {
         let inner = &*self.0;
         let (spec, config, folder) = (inner.spec, inner.config.clone(), Folder::new(inner.folder.path()));
         let network = OwnedEncoder::try_new(Arc::clone(inner.network.borrow_owner()), |model| {
-            EncoderNetwork::new(&spec, &Weights::new(model, folder.path(), isa))
+            EncoderNetwork::new(&spec, &Weights::new(model, folder.shown(), isa))
         })
         .expect("these tensors have made a network before");
         Self(Arc::new(Inner { network, spec, config, folder, states: Spare::default() }))
@@ -162,9 +184,9 @@ impl Encoder {
         self.0.network.borrow_owner()
     }
 
-    /// The folder that it is in.
+    /// The folder that it is in; none if it was made from bytes.
     #[must_use]
-    pub fn folder(&self) -> &Path {
+    pub fn folder(&self) -> Option<&Path> {
         self.0.folder.path()
     }
 
@@ -288,9 +310,8 @@ fn weight(position: usize) -> f32 {
 }
 
 impl EncoderConfig {
-    fn new(family: &str, spec: &EncoderSpec, folder: &Path) -> Result<Self, Error> {
-        let sentence = Sentence::read(folder)?;
-        Ok(Self {
+    fn new(family: &str, spec: &EncoderSpec, sentence: Sentence) -> Self {
+        Self {
             family: family.into(),
             vocab_size: spec.vocabulary,
             context: spec.positions,
@@ -304,7 +325,7 @@ impl EncoderConfig {
             lower_case: sentence.lower_case,
             prompts: sentence.prompts,
             default_prompt: sentence.default_prompt,
-        })
+        }
     }
 }
 

@@ -63,6 +63,11 @@ pub enum Error {
     },
     /// A session was handed to a model that it does not belong to.
     OtherModel,
+    /// A file was asked for of a model that was made from bytes.
+    NoFolder {
+        /// The file.
+        file: &'static str,
+    },
     /// The caller broke a computation off.
     Cancelled,
     /// A result of a network is NaN or infinite.
@@ -125,6 +130,9 @@ impl fmt::Display for Error {
                 }
             }
             Self::OtherModel => f.write_str("a session of another model"),
+            Self::NoFolder { file } => {
+                write!(f, "no folder to read {file} from: the model was made from bytes, make that from bytes, too")
+            }
             Self::Cancelled => f.write_str("cancelled"),
             Self::NotFinite { part } => write!(
                 f,

@@ -148,14 +148,33 @@ impl CausalLm {
         Checkpoint::find(path)?;
         let folder = folder(path);
         let file = Config::read(&folder.join("config.json"))?;
-        let (family, spec) = family::decoder(&file)?;
-        let config = LmConfig::new(family, &spec, &file, &folder)?;
+        Self::assemble(Some(&folder), path, &file, model)
+    }
+
+    /// Makes a model of its parts. `path` is for messages.
+    fn assemble(
+        folder: Option<&Path>,
+        path: &Path,
+        file: &Config,
+        model: impl FnOnce() -> Result<Model, Error>,
+    ) -> Result<Self, Error> {
+        let (family, spec) = family::decoder(file)?;
+        let config = LmConfig::new(family, &spec, file, folder)?;
         let model = model()?;
         refuse_unrunnable(path, |field| file.get(field), &model)?;
         let isa = model.isa();
         let network =
             OwnedDecoder::try_new(Arc::new(model), |model| Decoder::new(&spec, &Weights::new(model, path, isa)))?;
         Ok(Self(Arc::new(Inner { network, spec, config, folder: Folder::new(folder), states: Spare::default() })))
+    }
+
+    /// Makes a model of files in memory: the bytes of `config.json` and of the safetensors file, which are copied. For
+    /// data within the program, or where there are no files. The tokens that end a text are those of `config.json`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_bytes(config: &[u8], weights: &[u8]) -> Result<Self, Error> {
+        Self::assemble(None, Path::new("memory"), &Config::from_bytes(config)?, || Model::from_bytes(weights))
     }
 
     /// Uses another instruction set: for tests, measurements and bug reports. Results stay the same. Weights are shared with clones, which keep
@@ -168,7 +187,7 @@ impl CausalLm {
         let inner = &*self.0;
         let model = Arc::clone(inner.network.borrow_owner());
         let network = OwnedDecoder::try_new(model, |model| {
-            Decoder::new(&inner.spec, &Weights::new(model, inner.folder.path(), isa))
+            Decoder::new(&inner.spec, &Weights::new(model, inner.folder.shown(), isa))
         })
         .expect("these tensors have made a network before");
         let (spec, config, folder) = (inner.spec.clone(), inner.config.clone(), Folder::new(inner.folder.path()));
@@ -193,9 +212,9 @@ impl CausalLm {
         self.0.network.borrow_owner()
     }
 
-    /// The folder that it is in.
+    /// The folder that it is in; none if it was made from bytes.
     #[must_use]
-    pub fn folder(&self) -> &Path {
+    pub fn folder(&self) -> Option<&Path> {
         self.0.folder.path()
     }
 
@@ -324,12 +343,12 @@ impl CausalLm {
 }
 
 impl LmConfig {
-    fn new(family: &str, spec: &DecoderSpec, file: &Config, folder: &Path) -> Result<Self, Error> {
+    fn new(family: &str, spec: &DecoderSpec, file: &Config, folder: Option<&Path>) -> Result<Self, Error> {
+        let generation = folder.map(|folder| folder.join("generation_config.json")).filter(|path| path.exists());
         let tokens = |field: &str| {
-            let generation = folder.join("generation_config.json");
             let range = 0..=spec.vocabulary - 1;
-            if generation.exists() {
-                let file = Config::read(&generation)?;
+            if let Some(generation) = &generation {
+                let file = Config::read(generation)?;
                 if file.has(field) {
                     return file.tokens(field, range);
                 }

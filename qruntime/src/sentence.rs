@@ -28,10 +28,10 @@ pub(crate) struct Sentence {
     pub(crate) default_prompt: Option<String>,
 }
 
-impl Sentence {
-    /// Reads the files of a folder.
-    pub(crate) fn read(folder: &Path) -> Result<Self, Error> {
-        let mut sentence = Self {
+impl Default for Sentence {
+    /// What holds for a folder without `modules.json`.
+    fn default() -> Self {
+        Self {
             max_tokens: None,
             lower_case: false,
             pooling: vec![Pooling::Mean],
@@ -39,7 +39,14 @@ impl Sentence {
             normalize: false,
             prompts: BTreeMap::new(),
             default_prompt: None,
-        };
+        }
+    }
+}
+
+impl Sentence {
+    /// Reads the files of a folder.
+    pub(crate) fn read(folder: &Path) -> Result<Self, Error> {
+        let mut sentence = Self::default();
         let modules = folder.join("modules.json");
         // Without it, sentence-transformers makes a model of its own, and reads none of the other files.
         if modules.exists() {

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use qruntime::container::Storage;
 use qruntime::{
-    CausalLm, Dtype, Encoder, Error, FinishReason, Greedy, KvFormat, Model, NetworkPart, Sampler, Session,
+    CausalLm, Dtype, Encoder, Error, FinishReason, Greedy, KvFormat, Model, NetworkPart, Pooling, Sampler, Session,
     SessionOptions,
 };
 use serde_json::Value;
@@ -292,4 +292,32 @@ fn models_that_people_met_say_what_is_wrong() {
             |lm: CausalLm| lm.session_with(SessionOptions::default().kv(KvFormat::Q8)).feed(&TOKENS).unwrap().to_vec();
         assert_eq!(q8(beyond), q8(plain));
     }
+}
+
+#[test]
+fn models_made_from_bytes_are_those_of_their_files() {
+    let read = |folder: &Path, name: &str| std::fs::read(folder.join(name)).unwrap();
+    let family = |family: &str| families().find(|(name, _)| name == family).unwrap().1;
+
+    let folder = family("llama");
+    let (config, weights) = (read(&folder, "config.json"), read(&folder, "model.safetensors"));
+    let (opened, made) = (CausalLm::open(&folder).unwrap(), CausalLm::from_bytes(&config, &weights).unwrap());
+    assert_eq!(made.folder(), None);
+    assert_eq!(made.config(), opened.config());
+    let logits = |lm: CausalLm| bits(lm.session().feed(&TOKENS).unwrap());
+    assert_eq!(logits(made.clone()), logits(opened));
+    #[cfg(feature = "text")]
+    assert_eq!(
+        made.tokenizer().unwrap_err().to_string(),
+        "no folder to read tokenizer.json from: the model was made from bytes, make that from bytes, too"
+    );
+    let refused = |config: &[u8], weights: &[u8]| CausalLm::from_bytes(config, weights).unwrap_err().to_string();
+    assert!(refused(b"{", &weights).starts_with("\"config.json\": not the JSON that is expected here"));
+    assert!(matches!(CausalLm::from_bytes(&config, &weights[..100]), Err(Error::File(_))));
+
+    let folder = family("bert-cls");
+    let (config, weights) = (read(&folder, "config.json"), read(&folder, "model.safetensors"));
+    let opened = Encoder::open(&folder).unwrap();
+    let made = Encoder::from_bytes(&config, &weights, Pooling::Cls, opened.config().normalize).unwrap();
+    assert_eq!(made.embed_ids(&[TOKENS]).unwrap(), opened.embed_ids(&[TOKENS]).unwrap());
 }

@@ -22,17 +22,17 @@ impl CausalLm {
     /// The tokenizer in the model's folder. It is opened when it is first asked for.
     ///
     /// # Errors
-    /// As [`Tokenizer::open`].
+    /// As [`Tokenizer::open`], and [`Error::NoFolder`] if the model was made from bytes.
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
-        once(&self.0.folder.tokenizer, || Tokenizer::open(self.folder()))
+        once(&self.0.folder.tokenizer, || Tokenizer::open(self.0.folder.with("tokenizer.json")?))
     }
 
     /// The chat template in the model's folder, if it has one.
     ///
     /// # Errors
-    /// As [`ChatTemplate::open`].
+    /// As [`ChatTemplate::open`], and [`Error::NoFolder`] if the model was made from bytes.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>, Error> {
-        ChatTemplate::open(self.folder())
+        ChatTemplate::open(self.0.folder.with("chat_template.jinja")?)
     }
 }
 

@@ -42,7 +42,7 @@ impl Encoder {
     /// # Errors
     /// As [`Tokenizer::open`].
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
-        once(&self.0.folder.tokenizer, || open(self.folder(), self.config()))
+        once(&self.0.folder.tokenizer, || open(self.0.folder.with("tokenizer.json")?, self.config()))
     }
 
     /// The vectors of texts with the default prompt of the folder, if it has one: a row for each. Long texts are cut.

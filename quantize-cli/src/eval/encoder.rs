@@ -92,7 +92,7 @@ impl<'a> Embedder<'a> {
 /// # Errors
 /// If the encoder has no tokenizer, or a text cannot be encoded.
 pub fn cut_texts(encoder: &Encoder, texts: &[&str]) -> Result<usize> {
-    let whole = Tokenizer::open(encoder.folder())?;
+    let whole = Tokenizer::open(encoder.folder().context("the encoder has no folder, hence no tokenizer")?)?;
     let most = encoder.config().max_tokens;
     let mut cut = 0;
     for text in texts {
