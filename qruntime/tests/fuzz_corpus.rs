@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[cfg(feature = "text")]
+#[path = "../../fuzz/fuzz_targets/converse.rs"]
+mod converse;
 #[path = "../../fuzz/fuzz_targets/exercise.rs"]
 mod exercise;
 mod support;
@@ -45,12 +48,29 @@ fn no_tokenizer_of_the_corpus_does_harm() {
     assert!(opened >= 7, "{opened} files of the corpus opened");
 }
 
-/// Changes bytes of every tokenizer of the corpus, so many times.
 #[cfg(feature = "text")]
-fn damage_tokenizers(times: u64) {
-    let seeds: Vec<Vec<u8>> =
-        fs::read_dir(TOKENIZERS).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
-    let mut opened = 0;
+const TEMPLATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/chat_template");
+
+#[cfg(feature = "text")]
+#[test]
+fn no_template_of_the_corpus_does_harm() {
+    let mut rendered = 0;
+    for file in fs::read_dir(TEMPLATES).unwrap() {
+        let file = file.unwrap().path();
+        println!("{}", file.display());
+        rendered += usize::from(converse::converse(&fs::read(file).unwrap()));
+    }
+    assert!(rendered >= 8, "{rendered} files of the corpus were rendered");
+}
+
+/// Changes bytes of every file of a corpus, so many times, and tries what came out: some must still be good for
+/// something.
+#[cfg(feature = "text")]
+fn damage(corpus: &str, signs: &[u8], times: u64, tried: impl Fn(&[u8]) -> bool) {
+    let mut seeds: Vec<_> = fs::read_dir(corpus).unwrap().map(|file| file.unwrap().path()).collect();
+    seeds.sort();
+    let seeds: Vec<Vec<u8>> = seeds.into_iter().map(|path| fs::read(path).unwrap()).collect();
+    let mut good = 0;
     for turn in 0..times {
         for (number, seed) in seeds.iter().enumerate() {
             let mut random = Random(turn << 8 | number as u64);
@@ -64,17 +84,27 @@ fn damage_tokenizers(times: u64) {
                 let end = (at + below(2) * piece.len()).min(file.len());
                 match below(3) {
                     0 => drop(file.splice(at..end, piece.iter().copied())),
-                    1 => file[at] = b"\"0129{}[],: axX\xc3"[below(16)],
+                    1 => file[at] = signs[below(signs.len())],
                     _ => drop(file.drain(at..(at + length).min(file.len()))),
                 }
                 if file.is_empty() {
                     break;
                 }
             }
-            opened += u64::from(tokenize::tokenize(&file));
+            good += u64::from(tried(&file));
         }
     }
-    assert!(opened > times / 10, "{opened} of {times} times {} opened", seeds.len());
+    assert!(good > times / 10, "{good} of {times} times {} are good for something", seeds.len());
+}
+
+#[cfg(feature = "text")]
+fn damage_tokenizers(times: u64) {
+    damage(TOKENIZERS, b"\"0129{}[],: axX\xc3", times, tokenize::tokenize);
+}
+
+#[cfg(feature = "text")]
+fn damage_templates(times: u64) {
+    damage(TEMPLATES, b"{}%#-+*/|.,:()[]'\"=<> \\~019anx\n\0\xc3", times, converse::converse);
 }
 
 #[cfg(feature = "text")]
@@ -88,6 +118,19 @@ fn no_damaged_tokenizer_does_harm() {
 #[ignore = "takes an hour; run it when the bounds change"]
 fn no_damaged_tokenizer_does_harm_in_an_hour() {
     damage_tokenizers(200_000);
+}
+
+#[cfg(feature = "text")]
+#[test]
+fn no_damaged_template_does_harm() {
+    damage_templates(30);
+}
+
+#[cfg(feature = "text")]
+#[test]
+#[ignore = "takes an hour; run it when the bounds change"]
+fn no_damaged_template_does_harm_in_an_hour() {
+    damage_templates(200_000);
 }
 
 /// Files from which fuzzing starts.

@@ -81,6 +81,16 @@ impl ChatTemplate {
         Ok(Some(Self { default, tool_use, tokens: special_tokens(folder, &fields)?, date: None }))
     }
 
+    /// Makes a template of its text. It knows no special tokens: those that it writes (`bos_token`, `eos_token`) are
+    /// variables of [`render_with`](Self::render_with) like any others.
+    ///
+    /// # Errors
+    /// If the text is no Jinja, or too long.
+    pub fn from_source(source: &str) -> Result<Self, Error> {
+        let template = Template::parse(source).map_err(|fault| refuse(Path::new(""), &fault))?;
+        Ok(Self { default: Some((PathBuf::new(), template)), tool_use: None, tokens: Map::new(), date: None })
+    }
+
     /// Tells templates that ask for it what day it is; others do not change. A library has no clock. A date has no
     /// time: templates that write one write midnight.
     #[must_use]
@@ -272,8 +282,10 @@ fn as_transformers_has_it(index: usize, message: &impl Serialize) -> Result<Valu
     Ok(with.into())
 }
 
+/// Refuses a template of a file; of none, if the path is empty.
 fn refuse(path: &Path, why: &dyn fmt::Display) -> Error {
-    FileError::new(FileErrorKind::Network, format!("chat template: {why}")).in_file(path).into()
+    let error = FileError::new(FileErrorKind::Network, format!("chat template: {why}"));
+    if path.as_os_str().is_empty() { error } else { error.in_file(path) }.into()
 }
 
 #[cfg(test)]
@@ -368,6 +380,17 @@ mod tests {
         std::fs::write(folder.path().join("chat_template.jinja"), "{% if %}").expect("a file");
         let error = open().expect_err("no Jinja").to_string();
         assert!(error.contains("chat_template.jinja"), "{error}");
+    }
+
+    #[test]
+    fn a_text_is_a_template_without_tokens_of_its_own() {
+        let template = ChatTemplate::from_source("{{ bos_token }}{{ messages[0].content }}").expect("a template");
+        assert_eq!(template.end(), None);
+        assert_eq!(template.render(&conversation()[1..], true).expect("a text"), "Hi");
+        let tokens = Map::from_iter([("bos_token".to_owned(), Value::from("<s>"))]);
+        assert_eq!(template.render_with(&conversation()[1..], &tokens, true).expect("a text"), "<s>Hi");
+        let error = ChatTemplate::from_source("\n{% if %}").expect_err("no Jinja").to_string();
+        assert!(error.starts_with("chat template: ") && error.ends_with("(line 2)"), "{error}");
     }
 
     #[test]
