@@ -181,6 +181,30 @@ fn time_is_bounded() {
     ] {
         refused(format!("{text}{{% for i in range(100000) %}}{slow}{{% endfor %}}"), "more than");
     }
+    // What is looked for, compared or read may be longer than where it is looked for.
+    let long = "{% set a = 'a' * 1000000 %}{% set n = '1' * 1000000 %}{% set o = n ~ '' %}\
+                {% set keys = [a ~ 1, a ~ 2, a ~ 3, a ~ 4, a ~ 5, a ~ 6, a ~ 7, a ~ 8, a ~ 9] %}\
+                {% set d = dict.fromkeys(keys) %}{% set ns = namespace(d) %}";
+    for slow in [
+        "{{ 'b'.find(a) }}",
+        "{{ 'b'.split(a) }}",
+        "{{ 'b'.partition(a) }}",
+        "{{ 'b'.replace(a, '') }}",
+        "{{ ''.strip(a) }}",
+        "{{ 'b' | truncate(9000000, end=a) }}",
+        "{{ n | float }}",
+        "{{ n | int }}",
+        "{{ n | filesizeformat }}",
+        "{{ n is sameas o }}",
+        "{{ d[keys[8]] }}",
+        "{{ ns[keys[8]] }}",
+        "{{ dict.fromkeys(keys) | length }}",
+        "{{ 1 | tojson(indent=a) }}",
+        "{{ 1 | tojson(separators=(a, a)) }}",
+        "{{ '{}'.format(1, **d) }}",
+    ] {
+        refused(format!("{long}{{% for i in range(100000) %}}{slow}{{% endfor %}}"), "more than");
+    }
     // The longest template, in names and macros that are all different.
     let names: String = (0..50_000).map(|i| format!("{{% set a{i}=1 %}}")).collect();
     refused(format!("{names}{{% for x in range(100000) %}}{{{{ zzz }}}}{{% endfor %}}"), "more than");
@@ -248,6 +272,9 @@ fn numbers_do_not_overflow() {
         ("{{ 1.0 % 0 }}", "division by zero"),
         ("{{ range(9223372036854775807, 9223372036854775808) }}", "64 bits"),
         ("{{ 'a'[:] [::0] }}", "zero"),
+        ("{{ '%.65536f' % 1.0 }}", "a width of more than"),
+        ("{{ '{:.65535g}'.format(0.0001) }}", "a width of more than"),
+        ("{{ 'abc' | truncate(-170141183460469231731687303715884105727) }}", "shorter"),
     ] {
         refused(template, expected);
     }
@@ -270,6 +297,8 @@ fn numbers_do_not_overflow() {
             "{{ '%c' % 55296 }}{{ '{:c}'.format if 0 }}{{ 'abc'.find('c', 170141183460469231731687303715884105727) }}",
             "-1",
         ),
+        ("{{ '%.32768g' % 0.0001220703125 }}", "0.0001220703125"),
+        ("{{ 99999999999999999999999999999999999999 | round(-38) }}", "100000000000000000000000000000000000000"),
         ("{{ (-170141183460469231731687303715884105727 - 1) % -1 if 0 }}{{ 1e300 | int if 0 }}ok", "ok"),
     ] {
         rendered(template, expected);

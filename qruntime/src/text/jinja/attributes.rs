@@ -68,11 +68,8 @@ pub(super) fn own_attribute(heap: &mut Heap, value: &Value, name: &Arc<str>) -> 
     Ok(match value {
         Value::Undefined(missing) => return Err(missing.fault()),
         Value::Namespace(place) => {
-            let fields = &heap.namespaces[*place];
-            let found = fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.clone());
-            let count = fields.len();
-            heap.scan(count * 4)?;
-            found
+            heap.look_for(*place, name)?;
+            heap.namespaces[*place].iter().find(|(field, _)| field == name).map(|(_, value)| value.clone())
         }
         Value::Loop(of) => loop_attribute(of, name),
         Value::Cycler(cycler) if &**name == "current" => Some(cycler.0.items[cycler.1.get()].clone()),

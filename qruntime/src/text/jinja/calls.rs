@@ -58,11 +58,12 @@ impl Args {
     }
 
     /// For `format_map`: the entries of the only argument as named ones.
-    pub(super) fn mapping(self) -> Result<Self, Fault> {
+    pub(super) fn mapping(self, heap: &mut Heap) -> Result<Self, Fault> {
         let [mapping] = self.exactly("format_map", ["mapping"])?;
         let Value::Dict(dict) = mapping else {
             return Err(Fault::new(format!("format_map: a {}, expected a dict", mapping.type_name())));
         };
+        heap.steps(dict.entries.len())?;
         let named = dict.entries.iter().filter_map(|(key, value)| match key {
             Value::Text(key) => Some((key.text.clone(), value.clone())),
             _ => None,
@@ -159,6 +160,7 @@ impl<'t> Rendering<'t> {
                 Value::Dict(dict) => {
                     for (key, value) in &dict.entries {
                         let key = expect_text("an argument's name", key)?;
+                        self.heap.take(key.len())?;
                         args.named.push((key.into(), value.clone()));
                     }
                 }
@@ -193,6 +195,7 @@ impl<'t> Rendering<'t> {
     pub(super) fn call_method(&mut self, receiver: &Value, name: &str, args: Args) -> Result<Value, Fault> {
         if let (Value::Loop(of), "changed") = (receiver, name) {
             let now = self.heap.tuple(args.list)?;
+            self.heap.steps(self.changed.len() / 8)?;
             let before = self.changed.iter_mut().find(|(number, _)| *number == of.number);
             return match before {
                 Some((_, before)) => {
@@ -201,7 +204,6 @@ impl<'t> Rendering<'t> {
                     Ok(Value::Bool(!same))
                 }
                 None => {
-                    self.heap.steps(self.changed.len())?;
                     self.changed.push((of.number, now));
                     Ok(Value::Bool(true))
                 }
@@ -257,6 +259,7 @@ impl<'t> Rendering<'t> {
         let of = &self.tree.macros[closure.place];
         let scope = self.enter(closure.scope)?;
         let Args { list, mut named } = args;
+        self.heap.steps(of.parameters.len().saturating_mul(named.len()))?;
         let given = list.len();
         let mut list = list.into_iter();
         let mut takes_caller = false;

@@ -140,13 +140,13 @@ impl<'t> Rendering<'t> {
                 };
                 namespace_field(field)?;
                 self.heap.take(size_of::<(Arc<str>, Value)>())?;
+                self.heap.look_for(place, field)?;
                 let fields = &mut self.heap.namespaces[place];
-                let count = fields.len();
                 match fields.iter_mut().find(|(known, _)| known == field) {
                     Some((_, old)) => *old = value,
                     None => fields.push((field.clone(), value)),
                 }
-                self.heap.steps(1 + count / 8)
+                Ok(())
             }
             Target::Tuple(targets) => {
                 let values = items(&mut self.heap, &value)?;

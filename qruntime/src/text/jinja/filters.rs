@@ -206,7 +206,10 @@ fn to_json(heap: &mut Heap, value: &Value, args: Args) -> Result<Value, Fault> {
     let given = |value: Option<Value>| value.filter(|value| !matches!(value, Value::None));
     let indent = match given(indent) {
         None => None,
-        Some(Value::Text(text)) => Some(text.to_string()),
+        Some(Value::Text(text)) => {
+            heap.take(text.len())?;
+            Some(text.to_string())
+        }
         Some(width) => {
             let mut text = String::new();
             heap.fill(&mut text, ' ', usize::try_from(expect_int("tojson", &width)?).unwrap_or(0))?;
@@ -223,8 +226,9 @@ fn to_json(heap: &mut Heap, value: &Value, args: Args) -> Result<Value, Fault> {
     if let Some(separators) = given(separators) {
         match &items(heap, &separators)?.items[..] {
             [item, key] => {
-                style.item = expect_text("tojson", item)?.to_owned();
-                style.key = expect_text("tojson", key)?.to_owned();
+                let (item, key) = (expect_text("tojson", item)?, expect_text("tojson", key)?);
+                heap.take(item.len() + key.len())?;
+                (style.item, style.key) = (item.to_owned(), key.to_owned());
             }
             other => return Err(Fault::new(format!("tojson: {} separators, expected 2", other.len()))),
         }
@@ -235,6 +239,7 @@ fn to_json(heap: &mut Heap, value: &Value, args: Args) -> Result<Value, Fault> {
 }
 
 fn number(heap: &mut Heap, name: &str, value: Value, args: Args) -> Result<Value, Fault> {
+    heap.scan(value.as_text().map_or(0, str::len))?;
     match name {
         "abs" => {
             let [] = args.bind(name, [])?;
@@ -249,7 +254,7 @@ fn number(heap: &mut Heap, name: &str, value: Value, args: Args) -> Result<Value
         "int" => {
             let [default, base] = args.bind(name, ["default", "base"])?;
             let base = base.map_or(Ok(10), |base| expect_int(name, &base))?;
-            Ok(to_int(heap, &value, base)?.map_or(default.unwrap_or(Value::Int(0)), Value::Int))
+            Ok(to_int(&value, base)?.map_or(default.unwrap_or(Value::Int(0)), Value::Int))
         }
         "float" => {
             let [default] = args.bind(name, ["default"])?;
@@ -296,13 +301,12 @@ fn parse_float(text: &str) -> Option<f64> {
 }
 
 /// What the filter `int` makes of a value, if anything.
-fn to_int(heap: &mut Heap, value: &Value, base: i128) -> Result<Option<i128>, Fault> {
+fn to_int(value: &Value, base: i128) -> Result<Option<i128>, Fault> {
     let from_float = |number: f64| number.is_finite().then(|| number.trunc() as i128);
     Ok(match value {
         Value::Undefined(missing) => return Err(missing.fault()),
         Value::Float(number) => from_float(*number),
         Value::Text(text) => {
-            heap.scan(text.len())?;
             let digits = text.trim_matches(super::lexer::is_space).replace('_', "");
             let (sign, bare) = match digits.strip_prefix('-') {
                 Some(bare) => ("-", bare),
@@ -339,7 +343,8 @@ fn round(value: &Value, args: Args) -> Result<Value, Fault> {
                 let unit = 10_i128.checked_pow(precision.unsigned_abs()).filter(|unit| *unit > 0);
                 let Some(unit) = unit else { return Ok(Value::Int(0)) };
                 let (down, rest) = (number.div_euclid(unit), number.rem_euclid(unit));
-                let up = rest * 2 > unit || rest * 2 == unit && down % 2 != 0;
+                let (up, even) = (rest.cmp(&(unit - rest)), down % 2 == 0);
+                let up = up.is_gt() || up.is_eq() && !even;
                 let rounded = (down + i128::from(up)).checked_mul(unit);
                 rounded.map(Value::Int).ok_or_else(|| Fault::new("an integer that is too large"))
             }
@@ -500,7 +505,8 @@ fn truncate(heap: &mut Heap, text: &Text, args: Args) -> Result<Value, Fault> {
     };
     let (length, leeway) = (number(length, 255)?, number(leeway, 5)?);
     let end = end.as_ref().map_or(Ok("..."), |end| expect_text("truncate", end))?;
-    let room = length - end.chars().count() as i128;
+    heap.scan(end.len())?;
+    let room = length.saturating_sub(end.chars().count() as i128);
     if room < 0 || leeway < 0 {
         return Err(Fault::new("truncate: shorter than what ends it"));
     }

@@ -151,7 +151,8 @@ pub(super) fn get(heap: &mut Heap, dict: &Dict, key: &Value) -> Result<Option<Va
 
 /// The same for a string.
 pub(super) fn get_text(heap: &mut Heap, dict: &Dict, key: &str) -> Result<Option<Value>, Fault> {
-    heap.scan(key.len() + dict.entries.len() * 4)?;
+    let alike = dict.entries.iter().filter(|(one, _)| one.as_text().is_some_and(|one| one.len() == key.len()));
+    heap.search(key, dict.entries.len(), alike.count())?;
     let found = dict.entries.iter().find(|(one, _)| one.as_text() == Some(key));
     Ok(found.map(|(_, value)| value.clone()))
 }
@@ -175,7 +176,10 @@ pub(super) fn insert(
     heap.steps(1 + entries.len() / 8)?;
     for (one, old) in entries.iter_mut() {
         let same = match (one.as_text(), key.as_text()) {
-            (Some(one), Some(key)) => one == key,
+            (Some(one), Some(key)) if one.len() == key.len() => {
+                heap.scan(key.len())?;
+                one == key
+            }
             (None, None) => equal(heap, one, &key)?,
             _ => false,
         };

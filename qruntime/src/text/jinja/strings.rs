@@ -63,7 +63,7 @@ pub(super) fn call(heap: &mut Heap, text: &Text, name: &str, args: Args) -> Resu
     heap.scan(text.len())?;
     match name {
         "format" | "format_map" => {
-            let args = if name == "format" { args } else { args.mapping()? };
+            let args = if name == "format" { args } else { args.mapping(heap)? };
             let formatted = format(heap, text, &args)?;
             return heap.text_as(text, formatted);
         }
@@ -260,11 +260,11 @@ pub(super) fn strip(
     right: bool,
 ) -> Result<Value, Fault> {
     heap.scan(text.len())?;
-    let chars: Option<Vec<char>> = chars.map(|chars| chars.chars().collect());
-    if let Some(chars) = &chars {
+    if let Some(chars) = chars {
         // Each character may be compared with each.
-        heap.scan(text.len().saturating_mul(chars.len()))?;
+        heap.scan(chars.len().saturating_mul(1 + text.len()))?;
     }
+    let chars: Option<Vec<char>> = chars.map(|chars| chars.chars().collect());
     let goes = |c: char| chars.as_ref().map_or_else(|| is_space(c), |chars| chars.contains(&c));
     let mut rest: &str = text;
     if left {
@@ -282,6 +282,7 @@ fn split(heap: &mut Heap, text: &Text, name: &str, args: Args) -> Result<Value, 
     let mut parts: Vec<&str> = match separator.filter(|separator| !matches!(separator, Value::None)) {
         Some(separator) => {
             let separator = expect_text(name, &separator)?;
+            heap.scan(separator.len())?;
             if separator.is_empty() {
                 return Err(Fault::new("empty separator"));
             }
@@ -349,7 +350,7 @@ fn find(heap: &mut Heap, text: &Text, name: &str, args: Args) -> Result<Value, F
     let [what, from, to] = args.bind(name, ["sub", "start", "end"])?;
     let what = what.ok_or_else(|| Fault::new(format!("{name}: no string to look for")))?;
     let what = expect_text(name, &what)?;
-    heap.scan(text.len())?;
+    heap.scan(text.len() + what.len())?;
     let (within, start) = region(text, name, from, to)?;
     let beyond = start == usize::MAX;
     if name == "count" {
@@ -400,7 +401,7 @@ fn replace_method(heap: &mut Heap, text: &Text, args: Args) -> Result<Value, Fau
 
 /// A string with parts of it replaced, at most so many, or all.
 pub(super) fn replaced(heap: &mut Heap, text: &str, old: &str, new: &str, count: i128) -> Result<String, Fault> {
-    heap.scan(text.len())?;
+    heap.scan(text.len() + old.len())?;
     let (mut out, mut from) = (String::new(), 0);
     for (at, _) in text.match_indices(old).take(usize::try_from(count).unwrap_or(usize::MAX)) {
         heap.push(&mut out, &text[from..at])?;
@@ -414,6 +415,7 @@ pub(super) fn replaced(heap: &mut Heap, text: &str, old: &str, new: &str, count:
 fn partition(heap: &mut Heap, text: &Text, name: &str, args: Args) -> Result<Value, Fault> {
     let [separator] = args.exactly(name, ["sep"])?;
     let separator = expect_text(name, &separator)?;
+    heap.scan(separator.len())?;
     if separator.is_empty() {
         return Err(Fault::new("empty separator"));
     }

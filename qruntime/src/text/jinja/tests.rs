@@ -82,6 +82,7 @@ impl Rendering<'_> {
             }
             "sameas" => {
                 let [other] = args.exactly(name, ["other"])?;
+                heap.scan(other.as_text().map_or(0, str::len))?;
                 return Ok(same(value, &other));
             }
             _ => {}

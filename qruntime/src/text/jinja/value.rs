@@ -251,6 +251,19 @@ impl Heap {
         self.steps(1 + bytes / BYTES_PER_STEP)
     }
 
+    /// Takes the steps of finding a text among `count` others, of which `alike` are as long: only these are looked at
+    /// to their ends.
+    pub(super) fn search(&mut self, text: &str, count: usize, alike: usize) -> Result<(), Fault> {
+        self.scan(count.saturating_mul(4).saturating_add(text.len().saturating_mul(1 + alike)))
+    }
+
+    /// Takes the steps of finding a field of a namespace.
+    pub(super) fn look_for(&mut self, namespace: usize, name: &str) -> Result<(), Fault> {
+        let fields = &self.namespaces[namespace];
+        let alike = fields.iter().filter(|(field, _)| field.len() == name.len()).count();
+        self.search(name, fields.len(), alike)
+    }
+
     /// Takes memory, before it is used.
     pub(super) fn take(&mut self, bytes: usize) -> Result<(), Fault> {
         self.bytes = self.bytes.saturating_add(bytes);
