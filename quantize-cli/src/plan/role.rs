@@ -57,10 +57,16 @@ const ROUTERS: &[&str] = &["gate", "router", "shared_expert_gate", "expert_gate"
 const ROUTER_LAYERS: &[&str] = &["layer", "proj", "classifier", "linear", "dense"];
 
 /// Modules whose rows are tokens, where no other word of the name says so.
-const VOCABULARIES: &[&str] = &["wte", "lm_head", "embed_out", "tokens_embed", "token_embd"];
+const VOCABULARIES: &[&str] = &["wte", "lm_head", "embed_out", "tokens_embed", "token_embd", "output_layer", "lm_loss"];
 
 /// The same, only at the top of a network: below, these words mean other things.
 const TOP_VOCABULARIES: &[&str] = &["shared", "output", "head", "proj_out"];
+
+/// Modules whose rows are tokens within an `lm_head`.
+const HEAD_LAYERS: &[&str] = &["decoder", "linear", "out_proj"];
+
+/// Matrices of outputs x inputs whose names have no dot before "weight": those of PyTorch's `MultiheadAttention`.
+const ATTENTION_WEIGHTS: &[&str] = &["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"];
 
 /// Parameters of recurrences: Mamba, gated delta nets, RWKV, RG-LRU.
 const STATES: &[&str] = &["A_log", "A", "D", "dt_bias", "recurrent_param", "A_logs", "Ds"];
@@ -178,7 +184,9 @@ impl<'a> Roles<'a> {
         let &[ref leading @ .., rows, _] = shape else { return Role::Vector };
         let is_positions = is(&["pos", "position", "positions", "positional"])
             && is(&["emb", "embs", "embd", "embed", "embedding", "embeddings"]);
-        if is_positions || is(&["wpe", "relative"]) || module.starts_with("rel_") || module.starts_with("token_type") {
+        let is_relative = is(&["relative"]) && !is(&["proj"]);
+        if is_positions || is_relative || is(&["wpe"]) || module.starts_with("rel_") || module.starts_with("token_type")
+        {
             return Role::Positions;
         }
         if module.contains("norm") {
@@ -198,7 +206,8 @@ impl<'a> Roles<'a> {
                 false => Role::Tiny,
             },
             [] => {
-                let is_weight = name.ends_with("weight") || name.contains("experts");
+                let is_weight =
+                    name.ends_with(".weight") || ATTENTION_WEIGHTS.contains(&module) || name.contains("experts");
                 if !is_worth_it(shape) {
                     Role::Tiny
                 } else if is_vocabulary(name) {
@@ -287,7 +296,12 @@ pub fn is_vocabulary(name: &str) -> bool {
         ]);
     let depth = name.split('.').count();
     let is_top = TOP_VOCABULARIES.contains(&module) && depth <= 3;
-    let is_head = module == "decoder" && matches!(parent(name), "predictions" | "lm_head");
+    let is_head = match parent(name) {
+        "lm_head" => HEAD_LAYERS.contains(&module),
+        "predictions" => module == "decoder",
+        // At the top, as ModernBERT has it: elsewhere it is half of a network.
+        _ => name == "decoder.weight",
+    };
     is_embedding || VOCABULARIES.contains(&module) || is_top || is_head
 }
 

@@ -6,6 +6,14 @@ use super::*;
 
 /// Roles of names and shapes, each for itself.
 const ROLES: &[(&str, &[usize], Role)] = &[
+    ("transformer.output_layer.weight", &[4096, 64], Role::Embedding),
+    ("lm_head.linear.weight", &[4096, 64], Role::Embedding),
+    ("lm_head.dense.weight", &[64, 64], Role::Linear),
+    ("decoder.weight", &[4096, 64], Role::Embedding),
+    ("lm_loss.weight", &[4096, 64], Role::Embedding),
+    ("multi_modal_projector.mm_input_projection_weight", &[96, 64], Role::Parameter),
+    ("encoder.layers.0.self_attn.in_proj_weight", &[192, 64], Role::Linear),
+    ("encoder.layers.0.self_attn.relative_k_proj.weight", &[64, 64], Role::Linear),
     ("model.layers.0.self_attn.q_proj.weight", &[64, 64], Role::Linear),
     ("model.layers.0.mlp.gate_proj.weight", &[64, 64], Role::Linear),
     ("model.layers.0.mlp.gate.weight", &[8, 64], Role::Router),
