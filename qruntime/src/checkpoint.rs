@@ -1,6 +1,6 @@
 //! The files of a model, as Hugging Face lays them out: which hold its tensors, and whether they agree on who holds what.
 //!
-//! For programs that read checkpoints themselves, piece by piece; [`Model`](crate::Model) begins here, too.
+//! For programs that read checkpoints themselves, piece by piece; [`Model`] begins here, too.
 
 mod foreign;
 pub(crate) mod recognize;
