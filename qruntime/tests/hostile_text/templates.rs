@@ -205,6 +205,11 @@ fn time_is_bounded() {
     ] {
         refused(format!("{long}{{% for i in range(100000) %}}{slow}{{% endfor %}}"), "more than");
     }
+    // Each field looks for its name among all arguments.
+    refused(
+        "{% set d = dict(dict.fromkeys(range(2000) | map('string') | list), k=1) %}{{ ('{k}' * 200000).format(**d) }}",
+        "more than 20000000 steps",
+    );
     // The longest template, in names and macros that are all different.
     let names: String = (0..50_000).map(|i| format!("{{% set a{i}=1 %}}")).collect();
     refused(format!("{names}{{% for x in range(100000) %}}{{{{ zzz }}}}{{% endfor %}}"), "more than");
@@ -274,7 +279,10 @@ fn numbers_do_not_overflow() {
         ("{{ 'a'[:] [::0] }}", "zero"),
         ("{{ '%.65536f' % 1.0 }}", "a width of more than"),
         ("{{ '{:.65535g}'.format(0.0001) }}", "a width of more than"),
+        ("{{ '{:.65536f}'.format(1.0) }}", "a width of more than"),
+        ("{{ '%.65535g' % 0.0001 }}", "a width of more than"),
         ("{{ 'abc' | truncate(-170141183460469231731687303715884105727) }}", "shorter"),
+        ("{{ 'abc' | truncate(-170141183460469231731687303715884105727 - 1) }}", "shorter"),
     ] {
         refused(template, expected);
     }
@@ -299,6 +307,10 @@ fn numbers_do_not_overflow() {
         ),
         ("{{ '%.32768g' % 0.0001220703125 }}", "0.0001220703125"),
         ("{{ 99999999999999999999999999999999999999 | round(-38) }}", "100000000000000000000000000000000000000"),
+        (
+            "{{ -1e39 in range(3, 0, -1) }} {{ 1e39 in range(3, 0, -1) }} {{ 2.0 in range(3, 0, -1) }}",
+            "False False True",
+        ),
         ("{{ (-170141183460469231731687303715884105727 - 1) % -1 if 0 }}{{ 1e300 | int if 0 }}ok", "ok"),
     ] {
         rendered(template, expected);

@@ -242,6 +242,10 @@ fn field_value(heap: &mut Heap, field: &str, args: &Args, counter: &mut usize) -
         }
         name => name.parse::<usize>().ok(),
     };
+    if index.is_none() {
+        let alike = args.named.iter().filter(|(name, _)| name.len() == first.len());
+        heap.search(first, args.named.len(), alike.count())?;
+    }
     let named = || args.named.iter().find(|(name, _)| **name == *first).map(|(_, value)| value);
     let value = index.map_or_else(named, |index| args.list.get(index));
     let mut value = value.cloned().ok_or_else(|| Fault::new(format!("no value for the field {{{field}}}")))?;

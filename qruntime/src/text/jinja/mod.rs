@@ -5,7 +5,7 @@
 //! Templates come from strangers, so everything has a bound, stated below: the length of a template, how deeply it
 //! and its values are nested, the steps and the memory that a rendering takes. Parsing and rendering run on a thread
 //! of their own, whose stack holds the deepest of what the bounds allow; where there are no threads (wasm32), on the
-//! caller's.
+//! caller's, which is small: fewer levels are allowed there.
 
 mod ast;
 mod attributes;
@@ -33,13 +33,13 @@ use super::date::Date;
 pub(crate) const MAX_TEMPLATE: usize = 1 << 20;
 
 /// Levels of statements, brackets, `not`, signs and `else` of conditions within each other.
-pub(crate) const MAX_NESTING: usize = 64;
+pub(crate) const MAX_NESTING: usize = if cfg!(target_family = "wasm") { 32 } else { 64 };
 
 /// Levels of expressions, statements and macros that a rendering may be within.
-pub(crate) const MAX_DEPTH: usize = 1000;
+pub(crate) const MAX_DEPTH: usize = if cfg!(target_family = "wasm") { 60 } else { 1000 };
 
 /// Levels of a value: of lists within lists.
-pub(crate) const MAX_VALUE_DEPTH: usize = 200;
+pub(crate) const MAX_VALUE_DEPTH: usize = if cfg!(target_family = "wasm") { 64 } else { 200 };
 
 /// Steps of a rendering: operations, and values that they touch, or 32 bytes of a text. About a second.
 pub(crate) const MAX_STEPS: u64 = 20_000_000;
@@ -101,18 +101,25 @@ impl Template {
     }
 }
 
-/// Does something on a stack that is large enough.
+/// Does something on a stack that is large enough. Should the interpreter panic, the template is refused.
 #[cfg(not(target_family = "wasm"))]
 fn with_stack<T: Send>(work: impl FnOnce() -> Result<T, Fault> + Send) -> Result<T, Fault> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("chat template".to_owned()).stack_size(STACK);
         let thread = thread.spawn_scoped(scope, work);
         let thread = thread.map_err(|error| Fault::new(format!("cannot start a thread for it: {error}")))?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread.join().unwrap_or_else(|_| Err(Fault::new("the interpreter panicked")))
     })
 }
 
 #[cfg(target_family = "wasm")]
 fn with_stack<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
     work()
+}
+
+#[cfg(test)]
+#[test]
+fn a_panic_is_a_fault() {
+    let fault = with_stack::<()>(|| panic!("as the test wants")).unwrap_err();
+    assert_eq!(fault.to_string(), "the interpreter panicked");
 }

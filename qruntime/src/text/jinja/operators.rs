@@ -118,7 +118,8 @@ fn contains(heap: &mut Heap, container: &Value, item: &Value) -> Result<bool, Fa
             match item.as_int().or(item.as_float().filter(|x| x.fract() == 0.0).map(|x| x as i128)) {
                 Some(number) => {
                     let (offset, step) = (number.saturating_sub(range.start.into()), i128::from(range.step));
-                    Ok(offset % step == 0 && (0..range.len as i128).contains(&(offset / step)))
+                    // None where the quotient would not fit: far outside.
+                    Ok(offset.checked_rem(step) == Some(0) && (0..range.len as i128).contains(&(offset / step)))
                 }
                 None => Ok(false),
             }
