@@ -89,6 +89,16 @@ pub(crate) fn find(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     Ok(found)
 }
 
+/// Whether a file of a converted model's folder can have this path in it: the model, a companion, or a module's file.
+pub(crate) fn is_written(path: &Path) -> bool {
+    let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else { return false };
+    if !parent.as_os_str().is_empty() {
+        return [CONFIG, WEIGHTS].iter().any(|&file| name == file);
+    }
+    let is_license = name.to_str().is_some_and(|name| name.starts_with("LICENSE"));
+    is_license || name == WEIGHTS || COMPANIONS.iter().any(|&file| name == file)
+}
+
 /// Refuses a link to nowhere: the file is missing, and nobody would be told.
 fn check_link(path: &Path) -> Result<(), SourceError> {
     match fs::read_link(path) {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use qruntime::container::Header;
 use serde_json::Value;
 
+use crate::companions::is_written;
 use crate::interrupt;
 use crate::report::bytes;
 use crate::source::{Source, is_described};
@@ -116,7 +117,7 @@ impl Temporary {
             // Something else came into it at the last moment.
             self.placed = true;
             interrupt::forget(&self.path);
-            return Err(error).context("the new output is in its place, and the old one was kept");
+            return Err(error).context(kept(&self.path, destination));
         }
         remove(&self.path).with_context(|| format!("cannot remove the replaced output {}", self.path.display()))
     }
@@ -130,7 +131,7 @@ impl Temporary {
         }
         self.placed = true;
         synchronize(parent(destination))?;
-        old.remove()
+        old.remove(destination)
     }
 }
 
@@ -189,15 +190,35 @@ impl Displaced {
         Ok(fs::remove_dir(self.folder)?)
     }
 
-    fn remove(self) -> Result<()> {
-        check_replaceable(&self.old).context("the new output is in its place, and the old one was kept")?;
+    fn remove(self, destination: &Path) -> Result<()> {
+        if let Err(error) = check_replaceable(&self.old) {
+            let kept = kept(&self.old, destination);
+            // If the old output is in it still, it stays.
+            let _ = fs::remove_dir(&self.folder);
+            return Err(error).context(kept);
+        }
         fs::remove_dir_all(&self.folder)
             .with_context(|| format!("cannot remove the replaced output {}", self.old.display()))
     }
 }
 
+/// Gives a replaced output, which must not be removed, a name beside the new one that is no temporary one. Returns a
+/// sentence that says where it is.
+fn kept(old: &Path, destination: &Path) -> String {
+    let place = (0u64..)
+        .map(|number| {
+            let mut name = destination.as_os_str().to_owned();
+            name.push(format!(".replaced-{number}"));
+            PathBuf::from(name)
+        })
+        .find(|place| fs::symlink_metadata(place).is_err());
+    let place = place.filter(|place| fs::rename(old, place).is_ok());
+    let place = place.as_deref().unwrap_or(old);
+    format!("the new output is in its place, and the old one was kept: it is {} now", place.display())
+}
+
 /// Removes what killed programs left beside `destination`, and puts back the output that one of them had put aside.
-/// Returns a sentence for each.
+/// What holds anything that this program did not write stays. Returns a sentence for each.
 ///
 /// # Errors
 /// If an output cannot be put back.
@@ -217,11 +238,55 @@ pub(crate) fn sweep(destination: &Path) -> Result<Vec<String>> {
                 .with_context(|| format!("{} is the old output, which cannot be put back", old.display()))?;
             told.push(format!("put {} back, which an interrupted run had put aside", destination.display()));
         }
-        if remove(&path).is_ok() && kind == "partial" {
+        if let Err(error) = check_leftover(&path, kind, name) {
+            told.push(format!("left {}, which an interrupted run had left: {error:#}", path.display()));
+        } else if remove(&path).is_ok() && kind == "partial" {
             told.push(format!("removed {}, which an interrupted run had left", path.display()));
         }
     }
     Ok(told)
+}
+
+/// Refuses what a killed program left if it holds anything that this program did not write: it can be an old output,
+/// into which something else came at the last moment.
+fn check_leftover(path: &Path, kind: &str, name: &OsStr) -> Result<()> {
+    let context = || format!("cannot read {}", path.display());
+    if kind == "old" {
+        for entry in fs::read_dir(path).with_context(context)? {
+            let entry = entry.with_context(context)?;
+            ensure!(entry.file_name() == name, "quantize did not write {:?} in it", entry.file_name());
+            check_replaceable(&entry.path())?;
+        }
+        return Ok(());
+    }
+    if !path.is_dir() || path.is_symlink() {
+        return Ok(());
+    }
+    let header = Header::read(&path.join(MODEL)).ok();
+    if header.and_then(|(header, _)| companions_of(&header)).flatten().is_some() {
+        return check_replaceable(path);
+    }
+    // It was not written to its end: nothing tells its files but their names.
+    check_names(path, Path::new("")).with_context(context)?.map_or(Ok(()), |foreign| {
+        bail!("it holds {foreign:?}, which quantize does not write");
+    })
+}
+
+/// The first file in a folder of an unfinished model that is not named as this program names them.
+fn check_names(model: &Path, folder: &Path) -> io::Result<Option<PathBuf>> {
+    for entry in fs::read_dir(model.join(folder))? {
+        let entry = entry?;
+        let path = folder.join(entry.file_name());
+        let foreign = if entry.file_type()?.is_dir() && folder.as_os_str().is_empty() {
+            check_names(model, &path)?
+        } else {
+            (!entry.file_type()?.is_file() || !is_written(&path)).then_some(path)
+        };
+        if foreign.is_some() {
+            return Ok(foreign);
+        }
+    }
+    Ok(None)
 }
 
 /// The kind of a temporary file or folder of the output `name`: "partial" or "old". Nothing if it is anything else.
@@ -312,10 +377,17 @@ fn check_replaceable(path: &Path) -> Result<()> {
         return Ok(());
     }
     let written = Header::read(&path.join(MODEL)).ok().and_then(|(header, _)| companions_of(&header));
-    let mut written = written.with_context(refusal)?;
+    let recorded = written.with_context(refusal)?;
+    let is_old = recorded.is_none();
+    let mut written = recorded.unwrap_or_default();
     written.insert(MODEL.into());
     let mut foreign = vec![];
     find_foreign(path, Path::new(""), &written, &mut foreign).with_context(context)?;
+    ensure!(
+        !is_old || foreign.is_empty(),
+        "{} was written by an older version, which did not record its files: remove it yourself",
+        path.display()
+    );
     foreign.sort_unstable();
     let named: Vec<String> = foreign.iter().take(3).map(|path| format!("{path:?}")).collect();
     let more = foreign.len() - named.len();
@@ -329,11 +401,11 @@ fn check_replaceable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The companions that a model was written with; nothing if this program did not write it.
-fn companions_of(header: &Header) -> Option<BTreeSet<PathBuf>> {
+/// The companions that a model was written with, if that is recorded; nothing if this program did not write it.
+fn companions_of(header: &Header) -> Option<Option<BTreeSet<PathBuf>>> {
     let description: Value = serde_json::from_str(header.metadata.get("qruntime")?).ok()?;
     let companions = description.pointer("/recipe/companions").and_then(Value::as_array);
-    Some(companions.into_iter().flatten().filter_map(Value::as_str).map(PathBuf::from).collect())
+    Some(companions.map(|files| files.iter().filter_map(Value::as_str).map(PathBuf::from).collect()))
 }
 
 /// Collects what is in a folder of a model and is none of its files, a folder without any of them as a whole.
@@ -450,8 +522,20 @@ mod tests {
         assert!(error.contains("the old one was kept"), "{error}");
         drop(temporary);
         assert_eq!(fs::read_dir(&out)?.count(), 0);
-        let kept = folder.path().join(format!(".out.{}-0.old/out/new", std::process::id()));
-        assert_eq!(fs::read_to_string(kept)?, "new");
+        let kept = folder.path().join("out.replaced-0");
+        assert!(error.contains(&kept.display().to_string()), "{error}");
+        assert_eq!(fs::read_dir(folder.path())?.count(), 2, "nothing temporary is left");
+        // Nor what was there when the program was killed before it could say so.
+        let left = [".out.1-0.old/out", ".out.1-1.partial"].map(|name| folder.path().join(name));
+        for left in &left {
+            fs::create_dir_all(left)?;
+            fs::write(left.join("new"), "new")?;
+        }
+        let told = sweep(&out)?;
+        assert_eq!(told.iter().filter(|told| told.starts_with("left ")).count(), if cfg!(unix) { 2 } else { 0 });
+        for folder in left.iter().chain([&kept]) {
+            assert_eq!(fs::read_to_string(folder.join("new"))?, "new", "{told:?}");
+        }
         Ok(())
     }
 
