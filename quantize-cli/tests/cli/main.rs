@@ -15,6 +15,7 @@ mod plan;
 mod program;
 #[cfg(unix)]
 mod signals;
+#[cfg(unix)]
 mod terminal;
 
 use std::collections::HashMap;

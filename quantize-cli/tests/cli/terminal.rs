@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::network::{MODEL, piped};
+use super::signals::{ENV, env_resets_signals};
 use super::{ok, refused, stderr, stdout};
 
 /// A chat model: the story teller with a template of its own.
@@ -50,9 +51,13 @@ struct InTerminal {
 }
 
 impl InTerminal {
-    /// Starts the program in 80 columns; says so where there is no `script`.
+    /// Starts the program in 80 columns; says so where there is no `script`, or no `env` that resets signals.
     fn new(args: &str) -> Option<Self> {
-        let command = format!("stty cols 80 rows 24; exec '{}' {args}", env!("CARGO_BIN_EXE_quantize"));
+        if !env_resets_signals() {
+            return None;
+        }
+        let program = env!("CARGO_BIN_EXE_quantize");
+        let command = format!("stty cols 80 rows 24; exec {} '{program}' {args}", ENV.join(" "));
         let mut script = Command::new("script");
         script.args(["-qefc", &command, "/dev/null"]).env("SHELL", "/bin/sh");
         let child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -96,6 +101,14 @@ impl InTerminal {
 fn ctrl_c_stops_an_answer_and_the_conversation_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     chat_model(folder.path());
+    // No answer ends before it is stopped.
+    for file in ["config.json", "generation_config.json", "tokenizer_config.json"] {
+        let path = folder.path().join(file);
+        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let fields = json.as_object_mut().unwrap();
+        fields.retain(|name, _| !["eos_token_id", "eos_token"].contains(&name.as_str()));
+        std::fs::write(path, json.to_string()).unwrap();
+    }
     let args = format!("run '{}' --chat --temperature 0 --threads 1", folder.path().display());
     let Some(mut terminal) = InTerminal::new(&args) else { return };
     let prompts = |screen: &str| screen.matches("> ").count();
