@@ -1,7 +1,8 @@
 //! Where weights lie and how fast they are read: `cargo bench -p benches --bench memory`.
 //!
-//! The same file of weights, larger than any cache, as a map ([`Model::map`]), in plain memory of the heap, and in huge pages ([`Model::read`]).
-//! Each is read, and multiplied by one row, with one thread and with all; they take turns, and medians count.
+//! The same file of weights, larger than any cache, as a map ([`Model::map`]), in plain memory of
+//! the heap, and in huge pages ([`Model::read`]). Each is read, and multiplied by one row, with one
+//! thread and with all; they take turns, and medians count.
 
 #![allow(clippy::print_stdout, reason = "prints a table")]
 

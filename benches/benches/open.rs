@@ -30,7 +30,8 @@ fn open(c: &mut Criterion) {
     group.sample_size(10);
     group.bench_function(format!("map, one product of {layers}"), |b| {
         b.iter(|| {
-            // SAFETY: the file lies in a temporary folder of this process, which does not change it.
+            // SAFETY: the file lies in a temporary folder of this process, which does not change
+            // it.
             #[expect(unsafe_code, reason = "measures the map")]
             let model = unsafe { Model::map(&path) }.expect("a model");
             let y = model.linear("layers.0").expect("a layer").forward(x).expect("lengths agree");

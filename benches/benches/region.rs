@@ -1,9 +1,13 @@
-//! What it costs to have several threads work on one product: `cargo bench -p benches --bench region`.
+//! What it costs to have several threads work on one product:
+//! `cargo bench -p benches --bench region`.
 //!
-//! Prints microseconds for products of different sizes with one thread, with all threads asked from within the pool, with all kept awake
-//! ([`qruntime::keep_awake`]), and with all asked from outside, after pauses of different lengths; then the same for one middling product while other processes take the cores. A region that
-//! costs nothing would take the time of one thread divided by the number of threads. `-- --alone` leaves the second table out, as one must who runs
-//! this at a real-time priority (`chrt -f 5`) to keep other processes away: those that take the cores would inherit it.
+//! Prints microseconds for products of different sizes with one thread, with all threads asked from
+//! within the pool, with all kept awake ([`qruntime::keep_awake`]), and with all asked from
+//! outside, after pauses of different lengths; then the same for one middling product while other
+//! processes take the cores. A region that costs nothing would take the time of one thread divided
+//! by the number of threads. `-- --alone` leaves the second table out, as one must who runs this at
+//! a real-time priority (`chrt -f 5`) to keep other processes away: those that take the cores would
+//! inherit it.
 
 #![allow(clippy::print_stdout, reason = "prints a table")]
 
@@ -20,7 +24,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 /// What this program is told to do nothing but keep a core busy.
 const BUSY: &str = "--keep-a-core-busy";
 
-/// Outputs of 1024 inputs in `q8_0`: one panel, too few to be split, then 0.3 to 4.5 MB of weights, which the cache holds.
+/// Outputs of 1024 inputs in `q8_0`: one panel, too few to be split, then 0.3 to 4.5 MB of weights,
+/// which the cache holds.
 const OUTPUTS: [usize; 5] = [16, 96, 256, 1024, 4096];
 
 const INPUTS: usize = 1024;

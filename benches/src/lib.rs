@@ -1,17 +1,20 @@
-//! What the benchmarks share: seeded operands, sizes, and sets of weights larger than the last-level cache.
+//! What the benchmarks share: seeded operands, sizes, and sets of weights larger than the
+//! last-level cache.
 
 use kernels::{Activations, Format, Isa, Matrix, MatrixRef, Rounding};
 
 /// Rows and columns of the matrices that are multiplied.
 pub const SIDE: usize = 4096;
 
-/// Weights that take turns are at least this many bytes together: several times the last-level cache of a large server core complex.
+/// Weights that take turns are at least this many bytes together: several times the last-level
+/// cache of a large server core complex.
 pub const COLD_BYTES: usize = 256 << 20;
 
 /// Numbers of activation rows: generation, small batches, a prompt.
 pub const ROWS: [usize; 4] = [1, 8, 64, 512];
 
-/// Whether this is a test of the benchmarks (`cargo bench -- --test`) rather than a measurement: everything becomes small.
+/// Whether this is a test of the benchmarks (`cargo bench -- --test`) rather than a measurement:
+/// everything becomes small.
 #[must_use]
 pub fn is_test() -> bool {
     std::env::args().any(|argument| argument == "--test")
@@ -37,7 +40,8 @@ pub fn numbers(len: usize) -> Vec<f32> {
     (0..len).map(|_| unit() + unit() + unit()).collect()
 }
 
-/// Copies of one matrix, each in memory of its own, that take turns so that none is found in a cache.
+/// Copies of one matrix, each in memory of its own, that take turns so that none is found in a
+/// cache.
 #[derive(Debug)]
 pub struct ColdMatrices {
     copies: Vec<Matrix>,

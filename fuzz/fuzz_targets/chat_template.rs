@@ -1,4 +1,5 @@
-//! Any bytes as a chat template and a conversation: nothing panics, hangs or takes memory out of proportion.
+//! Any bytes as a chat template and a conversation: nothing panics, hangs or takes memory out of
+//! proportion.
 
 #![no_main]
 

@@ -3,8 +3,9 @@
 use qruntime::{ChatTemplate, Date, Message};
 use serde_json::{Map, Value, json};
 
-/// Reads the template that the bytes begin with and renders it twice, with and without an answer asked for. After the
-/// first zero byte may come its variables as JSON, `messages` among them. Returns whether it was rendered.
+/// Reads the template that the bytes begin with and renders it twice, with and without an answer
+/// asked for. After the first zero byte may come its variables as JSON, `messages` among them.
+/// Returns whether it was rendered.
 pub(crate) fn converse(bytes: &[u8]) -> bool {
     let (source, variables) = match bytes.iter().position(|&byte| byte == 0) {
         Some(end) => (&bytes[..end], serde_json::from_slice(&bytes[end + 1..]).ok()),

@@ -1,9 +1,11 @@
-//! What a program may do with a file that opened: read everything, and multiply by what is not too large.
+//! What a program may do with a file that opened: read everything, and multiply by what is not too
+//! large.
 
 use ndarray::Array2;
 use qruntime::{Experts, Linear, Model, Workspace};
 
-/// Weights that are multiplied at most: a small file can hold no more than about twice as many as it has bytes.
+/// Weights that are multiplied at most: a small file can hold no more than about twice as many as
+/// it has bytes.
 const MOST_WEIGHTS: usize = 1 << 16;
 
 /// Opens a file and reads all of it. Work is bounded by the size of the file.
@@ -51,7 +53,8 @@ fn multiply(layer: &Linear<'_>) {
     assert!(same(&y, &alone[0]) && same(&z, &alone[1]));
 }
 
-/// Rows for the first and the last expert: a group for each, which are as the layer alone gives them.
+/// Rows for the first and the last expert: a group for each, which are as the layer alone gives
+/// them.
 fn mix(experts: &Experts<'_>) {
     let layers = experts.layers();
     let mut counts = vec![0; layers.len()];

@@ -1,4 +1,5 @@
-//! Any bytes: a model that can be read to the last weight, or an error. Where the crate `safetensors` opens the file too, it finds the same tensors.
+//! Any bytes: a model that can be read to the last weight, or an error. Where the crate
+//! `safetensors` opens the file too, it finds the same tensors.
 
 #![no_main]
 

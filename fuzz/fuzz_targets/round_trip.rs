@@ -1,5 +1,5 @@
-//! Any shape, format and weights: encoded, written, opened and decoded, they are what encoding alone makes of them, and every instruction set
-//! multiplies by them alike.
+//! Any shape, format and weights: encoded, written, opened and decoded, they are what encoding
+//! alone makes of them, and every instruction set multiplies by them alike.
 
 #![no_main]
 

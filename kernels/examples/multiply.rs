@@ -1,6 +1,8 @@
-//! A matrix in every format times a few rows of activations: what a linear layer of an application does.
+//! A matrix in every format times a few rows of activations: what a linear layer of an application
+//! does.
 //!
-//! `cargo run --release -p kernels --example multiply` prints how far the products are from those of the unquantized matrix.
+//! `cargo run --release -p kernels --example multiply` prints how far the products are from those
+//! of the unquantized matrix.
 
 #![allow(clippy::print_stdout, reason = "an example shows its results")]
 

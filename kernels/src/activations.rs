@@ -1,7 +1,8 @@
 //! Rows of activations, quantized to 8 bits in blocks of 32 columns.
 //!
-//! A kernel multiplies several rows at a time and broadcasts four codes of each of them in turn. Rows therefore lie interleaved in **quads**:
-//! the four rows' codes of a group of columns are 16 consecutive bytes. Rows that do not fill a quad lie alone.
+//! A kernel multiplies several rows at a time and broadcasts four codes of each of them in turn.
+//! Rows therefore lie interleaved in **quads**: the four rows' codes of a group of columns are 16
+//! consecutive bytes. Rows that do not fill a quad lie alone.
 
 use core::ops::Range;
 
@@ -34,7 +35,8 @@ pub(crate) struct Block<const R: usize> {
     pub(crate) offsets_8: [i32; R],
     /// `scale · sum`, rounded: what an offset that all weights share is multiplied with.
     pub(crate) scaled_sums: [f32; R],
-    /// For columns 0..16 and 16..32, -32 times the sums of the codes in the first two and in the last two columns of each group of four.
+    /// For columns 0..16 and 16..32, -32 times the sums of the codes in the first two and in the
+    /// last two columns of each group of four.
     pub(crate) offsets_32: [[[i16; 2]; R]; 2],
 }
 
@@ -97,11 +99,12 @@ impl Block<1> {
     }
 }
 
-/// The scale of 8-bit codes for some numbers, and its inverse. Of numbers that are not all finite the scale is NaN and the inverse 0; of ones too small to
-/// have an inverse both are 0.
+/// The scale of 8-bit codes for some numbers, and its inverse. Of numbers that are not all finite
+/// the scale is NaN and the inverse 0; of ones too small to have an inverse both are 0.
 #[inline(always)]
 pub(crate) fn scale_and_inverse(numbers: &[f32]) -> (f32, f32) {
-    // Without their sign bits floats order as integers do, with infinity and then NaN on top: one maximum finds all three.
+    // Without their sign bits floats order as integers do, with infinity and then NaN on top: one
+    // maximum finds all three.
     let magnitude = f32::from_bits(numbers.iter().fold(0, |max: u32, x| max.max(x.to_bits() & 0x7fff_ffff)));
     if !magnitude.is_finite() {
         return (f32::NAN, 0.0);
@@ -138,7 +141,8 @@ impl ActivationBlock {
 
 /// Rows of quantized activations, in groups of rows that are multiplied together.
 ///
-/// Products of one matrix take one group; those of a mixture of experts a group for each expert. Memory is kept between uses.
+/// Products of one matrix take one group; those of a mixture of experts a group for each expert.
+/// Memory is kept between uses.
 ///
 /// ```
 /// use kernels::{Activations, Isa};
@@ -178,7 +182,8 @@ impl Activations {
         Ok(())
     }
 
-    /// The same in parts of at most about `rows` rows, to be quantized by several threads. What a part does not write keeps old contents.
+    /// The same in parts of at most about `rows` rows, to be quantized by several threads. What a
+    /// part does not write keeps old contents.
     ///
     /// # Errors
     /// As [`quantize`](Self::quantize).
@@ -291,7 +296,8 @@ impl Kernel for ActivationsPart<'_> {
     }
 }
 
-/// Quantizes a row and hands its blocks on to where they belong, and blocks of zeros where it has no more.
+/// Quantizes a row and hands its blocks on to where they belong, and blocks of zeros where it has
+/// no more.
 #[inline(always)]
 fn each_block<T>(x: &[f32], to: &mut [T], mut put: impl FnMut(&mut T, &Block<1>)) {
     let (whole, last) = x.as_chunks::<ACTIVATION_BLOCK>();
@@ -309,7 +315,8 @@ fn each_block<T>(x: &[f32], to: &mut [T], mut put: impl FnMut(&mut T, &Block<1>)
 
 /// A view of rows of quantized activations.
 ///
-/// Invariant: `quads` and `rest` hold `rows` rows of `blocks(cols)` blocks, as many as possible in `quads`.
+/// Invariant: `quads` and `rest` hold `rows` rows of `blocks(cols)` blocks, as many as possible in
+/// `quads`.
 #[derive(Clone, Copy, Debug)]
 pub struct ActivationsRef<'a> {
     cols: usize,
@@ -334,7 +341,8 @@ impl<'a> ActivationsRef<'a> {
     /// Some of the rows.
     ///
     /// # Panics
-    /// If there are not as many, or the range begins or ends within a quad. The rows behind the last quad may be cut anywhere.
+    /// If there are not as many, or the range begins or ends within a quad. The rows behind the
+    /// last quad may be cut anywhere.
     #[must_use]
     pub fn range(self, rows: Range<usize>) -> Self {
         let whole = self.rows / QUAD * QUAD;

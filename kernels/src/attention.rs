@@ -1,7 +1,8 @@
 //! Attention of rows of queries to the keys and values of one head.
 //!
-//! Rows are taken in quads: what is loaded of a key or a value meets four of them. For more than one quad, keys and values are first widened into
-//! the first cache. A result depends on its query and on the keys and values that it sees, and on nothing else: the order of operations is laid
+//! Rows are taken in quads: what is loaded of a key or a value meets four of them. For more than
+//! one quad, keys and values are first widened into the first cache. A result depends on its query
+//! and on the keys and values that it sees, and on nothing else: the order of operations is laid
 //! down in `docs/quantization.md`.
 
 use core::ops::Range;
@@ -47,10 +48,12 @@ pub struct AttentionScratch {
     inverses: Vec<f32>,
 }
 
-/// Attention of rows of queries to the positions that each of them sees: `out = softmax(scores)·values`.
+/// Attention of rows of queries to the positions that each of them sees:
+/// `out = softmax(scores)·values`.
 ///
-/// `queries` and `out` are rows of [`KvHead::dim`] numbers, in any order: the tokens of a prompt times the heads that share these keys and values. Row
-/// `r` sees the positions `visible[r]`. A row that sees none becomes zeros. Rows in which neighbours see nearly the same are faster.
+/// `queries` and `out` are rows of [`KvHead::dim`] numbers, in any order: the tokens of a prompt
+/// times the heads that share these keys and values. Row `r` sees the positions `visible[r]`. A row
+/// that sees none becomes zeros. Rows in which neighbours see nearly the same are faster.
 ///
 /// # Panics
 /// If the lengths do not agree or a row sees positions that are not there.
@@ -83,7 +86,8 @@ pub fn attend(
 struct Layout {
     /// Rows in a block.
     rows: usize,
-    /// From the scores of one row to those of the next. No multiple of 64 bytes: broadcasts from four rows would meet in one bank of the cache.
+    /// From the scores of one row to those of the next. No multiple of 64 bytes: broadcasts from
+    /// four rows would meet in one bank of the cache.
     stride: usize,
 }
 
@@ -248,7 +252,8 @@ impl<V: Vector> Block<'_, V> {
                     let row = quad * QUAD;
                     let at = i * POSITIONS;
                     let common = common(visible);
-                    // What single rows see before what all four of them see, that, and what single rows see behind.
+                    // What single rows see before what all four of them see, that, and what single
+                    // rows see behind.
                     for after in [false, true] {
                         for (row, visible) in (row..).zip(visible) {
                             let seen = match after {
@@ -334,7 +339,8 @@ struct Finish<'a, V> {
     scales: Option<&'a [[f32; LANES]]>,
     /// The vector of the panel with which the keys that are given begin.
     from: usize,
-    /// The keys to come, which are fetched meanwhile: where several rows are multiplied, memory would have nothing to do.
+    /// The keys to come, which are fetched meanwhile: where several rows are multiplied, memory
+    /// would have nothing to do.
     ahead: &'a [[V; VECTORS]],
 }
 
@@ -353,8 +359,8 @@ impl<V> Finish<'_, V> {
     }
 }
 
-/// The scores of a quad, whose queries are interleaved, for keys of `N` vectors. Scores of a row begin with those of the panel, `stride` behind those of
-/// the row before.
+/// The scores of a quad, whose queries are interleaved, for keys of `N` vectors. Scores of a row
+/// begin with those of the panel, `stride` behind those of the row before.
 #[inline(always)]
 fn quad_of_scores<S: Simd, V: Vector, K: Lanes, const N: usize>(
     simd: S,
@@ -375,7 +381,8 @@ fn quad_of_scores<S: Simd, V: Vector, K: Lanes, const N: usize>(
     }
 }
 
-/// The scores of `R` rows for `P` of the `N` vectors of keys, from `first` on: as many sums as fit registers.
+/// The scores of `R` rows for `P` of the `N` vectors of keys, from `first` on: as many sums as fit
+/// registers.
 #[inline(always)]
 fn tile_of_scores<S: Simd, V: Vector, K: Lanes, const R: usize, const N: usize, const P: usize>(
     simd: S,
@@ -405,21 +412,24 @@ fn tile_of_scores<S: Simd, V: Vector, K: Lanes, const R: usize, const N: usize, 
     }
 }
 
-/// What values are multiplied with, from some position of a row on; those of the next row are `stride` behind.
+/// What values are multiplied with, from some position of a row on; those of the next row are
+/// `stride` behind.
 #[derive(Clone, Copy)]
 struct Weights<'a> {
     weights: &'a [f32],
     stride: usize,
 }
 
-/// Values of a panel, some vectors for each position, and those to come, which are fetched meanwhile.
+/// Values of a panel, some vectors for each position, and those to come, which are fetched
+/// meanwhile.
 #[derive(Clone, Copy)]
 struct Values<'a, K, V> {
     values: &'a [K],
     ahead: &'a [V],
 }
 
-/// Sums from those of some vector of dimensions of a row on; those of the next row are `stride` behind.
+/// Sums from those of some vector of dimensions of a row on; those of the next row are `stride`
+/// behind.
 struct Sums<'a> {
     sums: &'a mut [[f32; LANES]],
     stride: usize,
@@ -453,7 +463,8 @@ fn rows_of_values<S: Simd, V: Vector, K: Lanes, const R: usize>(
     }
 }
 
-/// The same for `C` of the `width` vectors of a position, from `first` on: as many sums as fit registers.
+/// The same for `C` of the `width` vectors of a position, from `first` on: as many sums as fit
+/// registers.
 #[inline(always)]
 fn tile_of_values<S: Simd, V: Vector, K: Lanes, const R: usize, const C: usize>(
     simd: S,

@@ -40,13 +40,15 @@ impl core::ops::AddAssign for Distortion {
     }
 }
 
-/// Encodes up to 16 rows of `cols` weights, row-major, into a panel. Rows that are missing become zero bytes.
+/// Encodes up to 16 rows of `cols` weights, row-major, into a panel. Rows that are missing become
+/// zero bytes.
 ///
 /// Returns what that cost. Neither that nor the bytes depend on the instruction set.
 ///
 /// # Errors
-/// If `panel` is not [`Format::panel_bytes`]`(cols)` long or `weights` no whole number of rows up to 16; if a weight is not finite;
-/// if a block's scale overflows half precision. `panel` may then be partly written.
+/// If `panel` is not [`Format::panel_bytes`]`(cols)` long or `weights` no whole number of rows up
+/// to 16; if a weight is not finite; if a block's scale overflows half precision. `panel` may then
+/// be partly written.
 pub fn encode_panel(
     isa: Isa,
     format: Format,
@@ -59,13 +61,15 @@ pub fn encode_panel(
     let rows = weights.len().checked_div(cols).unwrap_or(0).min(PANEL_ROWS);
     ShapeError::check("weights of a panel", weights.len(), rows * cols)?;
     let distortion = format.visit(EncodePanel { isa, rounding, weights, cols, panel })?;
-    // A block of zero weights has codes of zero, and a sign at its scale; a row that is not there is zero bytes.
+    // A block of zero weights has codes of zero, and a sign at its scale; a row that is not there
+    // is zero bytes.
     (rows..PANEL_ROWS).for_each(|row| panel::clear_row(format, panel, row));
     Ok(distortion)
 }
 
 impl EncodeError {
-    /// The error with its row counted from the start of the matrix instead of that of panel `panel`.
+    /// The error with its row counted from the start of the matrix instead of that of panel
+    /// `panel`.
     #[must_use]
     pub fn in_panel(self, panel: usize) -> Self {
         let first = panel * PANEL_ROWS;
@@ -123,7 +127,8 @@ impl<F: BlockFormat> Kernel for EncodeAs<'_, F> {
             let mut tries = one;
             if !F::HAS_ZERO && !len.is_multiple_of(ACTIVATION_BLOCK) {
                 repeat(columns, len);
-                // Some columns count twice now, so that a search may do better by them and worse by the block.
+                // Some columns count twice now, so that a search may do better by them and worse by
+                // the block.
                 if rounding == Rounding::Search {
                     tries = Rounding::ALL;
                 }
@@ -155,7 +160,8 @@ impl<F: BlockFormat> Kernel for EncodeAs<'_, F> {
 
 /// Fills the tile in which column `len` lies with the columns it has, over and over.
 ///
-/// Where zero is not among the values of a format, zeros would draw scales and offsets away from the weights.
+/// Where zero is not among the values of a format, zeros would draw scales and offsets away from
+/// the weights.
 #[inline(always)]
 fn repeat(columns: &mut [Lanes], len: usize) {
     let start = len - len % ACTIVATION_BLOCK;
@@ -172,7 +178,8 @@ struct RowDistortions {
 }
 
 impl RowDistortions {
-    /// Takes over the errors of rows that are less in `other`, those of `block`; the other rows of `block` become those of `before` again.
+    /// Takes over the errors of rows that are less in `other`, those of `block`; the other rows of
+    /// `block` become those of `before` again.
     #[inline(always)]
     fn replace_or_restore<F: BlockFormat>(&mut self, other: &Self, block: &mut [u8], before: &[u8]) {
         for (row, (error, &other)) in self.error.iter_mut().zip(&other.error).enumerate() {

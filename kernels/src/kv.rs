@@ -1,13 +1,15 @@
 //! Keys and values of one head.
 //!
-//! They lie in **panels** of 64 positions, in the order in which attention reads them: one sequential stream.
+//! They lie in **panels** of 64 positions, in the order in which attention reads them: one
+//! sequential stream.
 //!
 //! ```text
 //! keys     for each dimension: that of 64 positions                     a lane is a position: scores need no sum across lanes
 //! values   for each 64 dimensions: for each position: those of it       a lane is a dimension
 //! ```
 //!
-//! Four vectors of 16 lanes at a time are enough sums that none waits for itself, even for one query.
+//! Four vectors of 16 lanes at a time are enough sums that none waits for itself, even for one
+//! query.
 
 use core::ops::Range;
 
@@ -20,7 +22,8 @@ use crate::vector::padded;
 /// Numbers in a vector.
 pub(crate) const LANES: usize = PANEL_ROWS;
 
-/// Vectors that meet a query together: those of a dimension of a panel's keys, and of a group of a value's dimensions.
+/// Vectors that meet a query together: those of a dimension of a panel's keys, and of a group of a
+/// value's dimensions.
 pub(crate) const VECTORS: usize = 4;
 
 /// Positions in a panel.
@@ -72,7 +75,8 @@ pub(crate) struct Store<V> {
     keys: Vec<[V; VECTORS]>,
     /// A panel after the other; the last vector of a value is filled up with zeros.
     values: Vec<V>,
-    /// What codes are to be multiplied with, one number for each position; empty where numbers are what they are.
+    /// What codes are to be multiplied with, one number for each position; empty where numbers are
+    /// what they are.
     key_scales: Vec<f32>,
     value_scales: Vec<f32>,
 }
@@ -115,7 +119,8 @@ impl<V> Store<V> {
         self.key_scales.as_chunks().0.get(panel * VECTORS..(panel + 1) * VECTORS)
     }
 
-    /// The values of a panel, in groups of dimensions: 64 times so many vectors, position after position.
+    /// The values of a panel, in groups of dimensions: 64 times so many vectors, position after
+    /// position.
     #[inline(always)]
     pub(crate) fn values(&self, panel: usize, dim: usize) -> impl Iterator<Item = &[V]> {
         let len = POSITIONS * dim.div_ceil(LANES);
@@ -177,7 +182,8 @@ pub(crate) trait Vector: Lanes + Default {
     /// Whether the numbers are codes, with scales.
     const SCALED: bool;
 
-    /// Rounds numbers; a code is what is nearest to the number times `inverse`, ties to even. Is `#[inline(always)]`.
+    /// Rounds numbers; a code is what is nearest to the number times `inverse`, ties to even. Is
+    /// `#[inline(always)]`.
     fn round<S: Simd>(simd: S, numbers: &[f32; LANES], inverse: f32) -> Self;
 
     /// Puts one number in the place of another.
@@ -275,7 +281,8 @@ impl KvHead {
         self.resize();
     }
 
-    /// Adds positions: the keys and the values of any number of them, one after the other. Memory grows by doubling.
+    /// Adds positions: the keys and the values of any number of them, one after the other. Memory
+    /// grows by doubling.
     ///
     /// # Panics
     /// If the lengths differ or are no multiple of [`dim`](Self::dim).
@@ -344,7 +351,8 @@ impl<V: Vector> Kernel for Push<'_, V> {
     }
 }
 
-/// The scale of a key or value and its inverse. One that is not finite has scale NaN; one too small to have an inverse is nothing.
+/// The scale of a key or value and its inverse. One that is not finite has scale NaN; one too small
+/// to have an inverse is nothing.
 #[inline(always)]
 fn scale_of<V: Vector>(numbers: &[f32]) -> (f32, f32) {
     if !V::SCALED {

@@ -1,8 +1,9 @@
 //! Blocked quantization formats and the SIMD products that run on them.
 //!
-//! Weights are rows of blocks in one of the [`Format`]s, which are GGUF's, byte for byte. In memory and on disk 16 rows lie
-//! interleaved in a **panel** ([`panel`]), the order in which every instruction set reads them: one vector lane is one row.
-//! An [`Isa`] is found at run time; every one of them computes the same `f32` bits as the scalar reference.
+//! Weights are rows of blocks in one of the [`Format`]s, which are GGUF's, byte for byte. In memory
+//! and on disk 16 rows lie interleaved in a **panel** ([`panel`]), the order in which every
+//! instruction set reads them: one vector lane is one row. An [`Isa`] is found at run time; every
+//! one of them computes the same `f32` bits as the scalar reference.
 //!
 //! ```
 //! use kernels::{Activations, Format, Isa, Matrix, Rounding};
@@ -26,8 +27,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! This crate knows nothing of files, names or threads: it computes the part of the output it is given.
-//! The arithmetic is laid down in `docs/quantization.md`, the layout in `docs/file-format.md`.
+//! This crate knows nothing of files, names or threads: it computes the part of the output it is
+//! given. The arithmetic is laid down in `docs/quantization.md`, the layout in
+//! `docs/file-format.md`.
 
 #![deny(unsafe_code)]
 

@@ -1,17 +1,19 @@
 //! The exponential function and what is made of it, on 16 lanes.
 //!
-//! Each is one sequence of correctly rounded operations, laid down in `docs/quantization.md`, and so gives the same bits everywhere. No
-//! library's `exp`, `tanh` or `erf` is called.
+//! Each is one sequence of correctly rounded operations, laid down in `docs/quantization.md`, and
+//! so gives the same bits everywhere. No library's `exp`, `tanh` or `erf` is called.
 
 use crate::isa::Simd;
 
 /// `ln 2`, rounded, and what is missing.
 const LN_2: [f32; 2] = [core::f32::consts::LN_2, -1.904_654_2e-9];
 
-/// 1.5·2²³. Adding it and taking it off rounds numbers of magnitude up to 2²² to whole ones, ties to even; added, it leaves them in the low bits.
+/// 1.5·2²³. Adding it and taking it off rounds numbers of magnitude up to 2²² to whole ones, ties
+/// to even; added, it leaves them in the low bits.
 pub(crate) const ROUND: f32 = 12_582_912.0;
 
-/// `(eʳ - 1 - r) / r²` as a polynomial, lowest power first: minimax for the relative error of `eʳ`, 3.1·10⁻⁹ on `|r| ≤ ln 2 / 2`.
+/// `(eʳ - 1 - r) / r²` as a polynomial, lowest power first: minimax for the relative error of `eʳ`,
+/// 3.1·10⁻⁹ on `|r| ≤ ln 2 / 2`.
 const EXP: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_39, 0.008_368_717, 0.001_381_459_1];
 
 /// Below it [`exp`] gives zero: `-125.5·ln 2`.
@@ -41,7 +43,8 @@ fn polynomial<S: Simd, const N: usize>(simd: S, x: S::F32, coefficients: &[f32; 
     sum
 }
 
-/// `eˣ`; 0 below -86.98997, so never a subnormal number, and infinite from 88.72284 on. NaN gives NaN.
+/// `eˣ`; 0 below -86.98997, so never a subnormal number, and infinite from 88.72284 on. NaN gives
+/// NaN.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     let (n, less_one) = reduce(simd, x);
@@ -72,12 +75,13 @@ pub(crate) fn times_sigmoid<S: Simd>(simd: S, x: S::F32, v: S::F32) -> S::F32 {
     simd.div(x, simd.add(simd.splat(1.0), exp(simd, simd.sub(simd.splat(0.0), v))))
 }
 
-/// `(Φ(x) - ½) / x` as a polynomial in `x²`, lowest power first: minimax for the error of `Φ`, 6.6·10⁻¹⁰ on `|x| ≤ 1.5`.
+/// `(Φ(x) - ½) / x` as a polynomial in `x²`, lowest power first: minimax for the error of `Φ`,
+/// 6.6·10⁻¹⁰ on `|x| ≤ 1.5`.
 const NORMAL: [f32; 7] =
     [0.398_942_26, -0.066_490_27, 0.009_973_01, -0.001_186_142_8, 0.000_114_104_36, -8.629_838e-6, 3.995_859e-7];
 
-/// `Φ(-x)·e^(x²/2) / t` as a polynomial in `t = 1 / (1 + kx)`, lowest power first: minimax for the relative error, 1.6·10⁻⁸ on `1.5 ≤ x ≤ 7`. The form
-/// is that of Abramowitz and Stegun, 7.1.26.
+/// `Φ(-x)·e^(x²/2) / t` as a polynomial in `t = 1 / (1 + kx)`, lowest power first: minimax for the
+/// relative error, 1.6·10⁻⁸ on `1.5 ≤ x ≤ 7`. The form is that of Abramowitz and Stegun, 7.1.26.
 const NORMAL_TAIL: [f32; 7] =
     [0.141_214_18, 0.138_316_26, 0.142_190_89, 0.018_523_987, 0.189_197_7, -0.168_924_39, 0.039_307_9];
 
@@ -168,7 +172,8 @@ mod tests {
 
     #[test]
     fn exp_is_right_to_a_bit_and_a_quarter() {
-        // In units of the last place: ½ for the last addition, ¼ each for r and eʳ - 1, less than ¼ for the polynomial and its terms.
+        // In units of the last place: ½ for the last addition, ¼ each for r and eʳ - 1, less than ¼
+        // for the polynomial and its terms.
         for (x, y) in pairs(Exp) {
             if x < EXP_MIN {
                 assert_eq!(y.to_bits(), 0, "{x:e}");
@@ -187,7 +192,8 @@ mod tests {
 
     #[test]
     fn tanh_is_right_to_7_digits_and_small_numbers_relatively() {
-        // Quotient and denominator are rounded once each; e²ˣ - 1, which is right to 4 roundings, counts for as much as tanh is away from 1.
+        // Quotient and denominator are rounded once each; e²ˣ - 1, which is right to 4 roundings,
+        // counts for as much as tanh is away from 1.
         for (x, y) in pairs(Tanh) {
             let exact = f64::from(x).tanh();
             let bound = exact.abs() * U * (2.0 + 4.0 * (1.0 - exact.abs())) + f64::from(f32::from_bits(1));
@@ -197,7 +203,8 @@ mod tests {
 
     #[test]
     fn the_normal_distribution_is_right_to_7_digits() {
-        // The sum with ½ is rounded to a half U; x·polynomial is at most 0.44, and right to 3 roundings.
+        // The sum with ½ is rounded to a half U; x·polynomial is at most 0.44, and right to 3
+        // roundings.
         for (x, y) in pairs(Normal) {
             let exact = phi(f64::from(x));
             assert!((f64::from(y) - exact).abs() <= 2.0 * U, "{x:e}: {y:e}, not {exact:e}");

@@ -150,7 +150,8 @@ impl Matrix {
     /// Encodes a row-major `rows x cols` matrix.
     ///
     /// # Errors
-    /// If the length is not `rows · cols`, a weight is not finite, or a scale overflows; the row is the matrix's.
+    /// If the length is not `rows · cols`, a weight is not finite, or a scale overflows; the row is
+    /// the matrix's.
     pub fn encode(
         isa: Isa,
         format: Format,

@@ -1,8 +1,10 @@
 //! Products of packed weights with rows of activations.
 //!
-//! The outer loop goes over panels. One row of activations goes along its panel once, every tile multiplied as it is unpacked: the speed of
-//! memory. For more rows a chunk of the panel is unpacked into the first cache and multiplied with all of them. An output is one lane of
-//! one accumulator throughout, its blocks in ascending order, so its bits do not depend on the grouping.
+//! The outer loop goes over panels. One row of activations goes along its panel once, every tile
+//! multiplied as it is unpacked: the speed of memory. For more rows a chunk of the panel is
+//! unpacked into the first cache and multiplied with all of them. An output is one lane of one
+//! accumulator throughout, its blocks in ascending order, so its bits do not depend on the
+//! grouping.
 
 use core::hint::black_box;
 use core::marker::PhantomData;
@@ -15,8 +17,8 @@ use crate::matrix::MatrixRef;
 
 /// Multiplies rows of quantized activations by a matrix.
 ///
-/// `out[panel · rows + row]` receives the 16 outputs of a panel for a row of activations; in the last panel, outputs beyond the matrix's
-/// rows mean nothing.
+/// `out[panel · rows + row]` receives the 16 outputs of a panel for a row of activations; in the
+/// last panel, outputs beyond the matrix's rows mean nothing.
 ///
 /// # Errors
 /// If the numbers of columns differ or `out` is not as long as that.
@@ -32,7 +34,8 @@ pub fn multiply(
     Ok(())
 }
 
-/// Multiplies `x_rows` rows of unquantized activations, `cols` each, by a matrix, with no rounding of the activations.
+/// Multiplies `x_rows` rows of unquantized activations, `cols` each, by a matrix, with no rounding
+/// of the activations.
 ///
 /// `out` is as in [`multiply`].
 ///
@@ -69,7 +72,8 @@ impl FormatVisitor for Multiply<'_> {
 
 struct MultiplyAs<'a, F>(Multiply<'a>, PhantomData<F>);
 
-/// Tiles that are unpacked at a time, 256 columns: with the activations of a few rows they fit the first cache.
+/// Tiles that are unpacked at a time, 256 columns: with the activations of a few rows they fit the
+/// first cache.
 const CHUNK: usize = 8;
 
 /// Does something for every tile of a block, its number constant, so that shifts and addresses are.
@@ -145,7 +149,8 @@ fn one_row<F: BlockFormat, S: Simd>(simd: S, panel: &[u8], x: &[Block<1>], out: 
 fn rows<S: Simd, T: Tile<S>, const R: usize>(simd: S, tiles: &[T], x: &[Block<R>], acc: &mut [Lanes; R]) {
     if S::FEW_REGISTERS && R > 1 {
         for (tile, x) in tiles.iter().zip(x) {
-            // Accumulators that the compiler sees in memory stay there, instead of being moved in and out for every tile.
+            // Accumulators that the compiler sees in memory stay there, instead of being moved in
+            // and out for every tile.
             tile.multiply_add(simd, x, black_box(&mut *acc));
         }
     } else {
@@ -231,7 +236,8 @@ impl<F: BlockFormat> Kernel for MultiplyExactAs<'_, F> {
     }
 }
 
-/// Adds the products of decoded columns, which begin with column `first`, to the sums of `R` rows of `cols` columns.
+/// Adds the products of decoded columns, which begin with column `first`, to the sums of `R` rows
+/// of `cols` columns.
 #[inline(always)]
 fn rows_exact<S: Simd, const R: usize>(
     simd: S,

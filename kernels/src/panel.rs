@@ -1,8 +1,10 @@
 //! Panels: 16 rows interleaved in the order in which every instruction set reads them.
 //!
-//! A panel holds the blocks of its rows one after the other along the input dimension. Within a block, each field of the
-//! row format ([`Format::fields`]: the scale, then the codes four bytes at a time) lies together for all 16 rows, row by row. So a vector register
-//! filled from a panel has one row per lane, products need no sums across lanes, and one thread reads one sequential stream.
+//! A panel holds the blocks of its rows one after the other along the input dimension. Within a
+//! block, each field of the row format ([`Format::fields`]: the scale, then the codes four bytes at
+//! a time) lies together for all 16 rows, row by row. So a vector register filled from a panel has
+//! one row per lane, products need no sums across lanes, and one thread reads one sequential
+//! stream.
 //!
 //! ```text
 //! q4_0, one block of a panel, 288 bytes:
@@ -13,8 +15,8 @@
 //! 224  p[12..16] ...
 //! ```
 //!
-//! This is a permutation of bytes: rows of GGUF blocks go in ([`pack`]) and come out ([`unpack`]) unchanged. A last panel with fewer than 16 rows is
-//! filled up with zero bytes.
+//! This is a permutation of bytes: rows of GGUF blocks go in ([`pack`]) and come out ([`unpack`])
+//! unchanged. A last panel with fewer than 16 rows is filled up with zero bytes.
 
 use crate::error::ShapeError;
 use crate::format::Format;

@@ -1,6 +1,8 @@
-//! What a core can do at most: multiplications and additions alone, on operands that stay in registers; or reading alone.
+//! What a core can do at most: multiplications and additions alone, on operands that stay in
+//! registers; or reading alone.
 //!
-//! A product cannot be faster than this, because it also loads, unpacks and scales. Time the functions to know how near it comes:
+//! A product cannot be faster than this, because it also loads, unpacks and scales. Time the
+//! functions to know how near it comes:
 //!
 //! ```
 //! use std::time::Instant;
@@ -19,8 +21,8 @@ use core::hint::black_box;
 use crate::format::PANEL_ROWS;
 use crate::isa::{Isa, Kernel, Simd};
 
-/// How many vectors of 16 lanes grow independently, so that none waits for its last addition. Which number is the faster one depends on an
-/// instruction set's registers: try both.
+/// How many vectors of 16 lanes grow independently, so that none waits for its last addition. Which
+/// number is the faster one depends on an instruction set's registers: try both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chains {
     /// Five: they fit 16 registers of half a vector.
@@ -34,10 +36,11 @@ impl Chains {
     pub const ALL: [Self; 2] = [Self::Five, Self::Twelve];
 }
 
-/// Multiplies bytes and adds the products, as often as `steps` says, and returns the number of operations: two for a multiply-add.
+/// Multiplies bytes and adds the products, as often as `steps` says, and returns the number of
+/// operations: two for a multiply-add.
 ///
-/// With AVX2 that is `vpmaddubsw` and `vpaddw`, with VNNI `vpdpbusd`, with NEON `smlal` or `sdot`. Products of formats that need wider sums
-/// or signed codes take more than these.
+/// With AVX2 that is `vpmaddubsw` and `vpaddw`, with VNNI `vpdpbusd`, with NEON `smlal` or `sdot`.
+/// Products of formats that need wider sums or signed codes take more than these.
 #[must_use]
 pub fn integer(isa: Isa, chains: Chains, steps: usize) -> u64 {
     match chains {
@@ -55,8 +58,8 @@ pub fn float(isa: Isa, chains: Chains, steps: usize) -> u64 {
     }
 }
 
-/// Reads bytes once, in order, a vector at a time: the wider the loads, the more of them a core can have under way. What is left behind the last
-/// four vectors is not read.
+/// Reads bytes once, in order, a vector at a time: the wider the loads, the more of them a core can
+/// have under way. What is left behind the last four vectors is not read.
 pub fn read(isa: Isa, bytes: &[u8]) {
     isa.run(Read(bytes));
 }

@@ -1,7 +1,7 @@
 //! Products of plain weights: matrices of ordinary numbers, row after row as checkpoints have them.
 //!
-//! An output is one dot product: 16 sums, of the columns `k mod 16`, by fused multiply-adds in ascending order, then added in halves. The other
-//! rows do not change its bits.
+//! An output is one dot product: 16 sums, of the columns `k mod 16`, by fused multiply-adds in
+//! ascending order, then added in halves. The other rows do not change its bits.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -53,7 +53,8 @@ impl<'a> PlainRef<'a> {
     /// # Errors
     /// If the length is not `rows · cols` numbers.
     pub fn new(ty: PlainType, rows: usize, cols: usize, bytes: &'a [u8]) -> Result<Self, ShapeError> {
-        // In whole panels, and where there are no rows or columns: no size that is computed from them overflows.
+        // In whole panels, and where there are no rows or columns: no size that is computed from
+        // them overflows.
         let panels = rows.checked_next_multiple_of(PANEL_ROWS).and_then(|rows| rows.max(1).checked_mul(cols.max(1)));
         let bounded = panels.and_then(|numbers| numbers.checked_mul(ty.bytes()));
         let expected = bounded.map(|_| rows * cols * ty.bytes());
@@ -142,8 +143,8 @@ impl fmt::Debug for PlainRef<'_> {
 
 /// Multiplies `x_rows` rows of activations by a plain matrix.
 ///
-/// `out[panel · x_rows + row]` receives the 16 outputs of a panel for a row of activations, as in [`multiply`](crate::multiply); in the last panel,
-/// outputs beyond the matrix's rows mean nothing.
+/// `out[panel · x_rows + row]` receives the 16 outputs of a panel for a row of activations, as in
+/// [`multiply`](crate::multiply); in the last panel, outputs beyond the matrix's rows mean nothing.
 ///
 /// # Errors
 /// If the lengths do not agree.
@@ -281,7 +282,8 @@ const AHEAD: usize = 4096;
 
 /// The dot product of a row of weights and a row of activations.
 ///
-/// One row after the other: two at a time, whose sums would not wait for themselves, are two streams, and memory delivers one faster.
+/// One row after the other: two at a time, whose sums would not wait for themselves, are two
+/// streams, and memory delivers one faster.
 #[inline(always)]
 fn dot<S: Simd, T: Numbers<N>, const N: usize>(simd: S, weights: &[u8], x: &[f32]) -> f32 {
     let ((weights, rest), (x, x_rest)) = (weights.as_chunks(), x.as_chunks::<PANEL_ROWS>());

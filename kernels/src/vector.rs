@@ -1,7 +1,8 @@
 //! The vector functions of networks: norms, activation functions, softmax, rotary positions.
 //!
-//! All have one order of operations, laid down in `docs/quantization.md`, and so the same bits on every instruction set. A sum over a vector is
-//! taken in 16 lanes: lane `l` adds the elements `l`, `l + 16`, ..., in ascending order, and the lanes are added in halves.
+//! All have one order of operations, laid down in `docs/quantization.md`, and so the same bits on
+//! every instruction set. A sum over a vector is taken in 16 lanes: lane `l` adds the elements `l`,
+//! `l + 16`, ..., in ascending order, and the lanes are added in halves.
 
 use crate::format::PANEL_ROWS;
 use crate::isa::{Isa, Kernel, Simd};
@@ -13,9 +14,11 @@ const LANES: usize = PANEL_ROWS;
 /// A function that is applied to every number between two linear layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
-    /// `x / (1 + e⁻ˣ)`, also called swish ([Elfwing et al. 2017](https://arxiv.org/abs/1702.03118)).
+    /// `x / (1 + e⁻ˣ)`, also called swish ([Elfwing et al.
+    /// 2017](https://arxiv.org/abs/1702.03118)).
     Silu,
-    /// `x·Φ(x)` by its approximation with tanh ([Hendrycks and Gimpel 2016](https://arxiv.org/abs/1606.08415)).
+    /// `x·Φ(x)` by its approximation with tanh ([Hendrycks and Gimpel
+    /// 2016](https://arxiv.org/abs/1606.08415)).
     GeluTanh,
     /// `x·Φ(x)`, with Φ the normal distribution.
     Gelu,
@@ -23,9 +26,11 @@ pub enum Activation {
     Relu,
 }
 
-/// Root mean square normalization ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)): `out = x / √(mean(x²) + eps) · weight`.
+/// Root mean square normalization ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)):
+/// `out = x / √(mean(x²) + eps) · weight`.
 ///
-/// Where the sum of squares overflows (numbers from about 10¹⁹ on) the result is 0, as it is with any implementation in `f32`.
+/// Where the sum of squares overflows (numbers from about 10¹⁹ on) the result is 0, as it is with
+/// any implementation in `f32`.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -34,7 +39,8 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) 
     isa.run_without_dots(RmsNorm { x, weight, eps, out });
 }
 
-/// Layer normalization ([Ba et al. 2016](https://arxiv.org/abs/1607.06450)): `out = (x - mean) / √(variance + eps) · weight + bias`.
+/// Layer normalization ([Ba et al. 2016](https://arxiv.org/abs/1607.06450)):
+/// `out = (x - mean) / √(variance + eps) · weight + bias`.
 ///
 /// Where the sum of squares overflows (numbers from about 10¹⁹ on) the result is `bias`.
 ///
@@ -46,7 +52,8 @@ pub fn layer_norm(isa: Isa, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, o
     isa.run_without_dots(LayerNorm { x, weight, bias, eps, out });
 }
 
-/// Divides by the root of the sum of squares, or by 10⁻¹² where that is less. Where the sum overflows (numbers from about 10¹⁹ on) the result is 0.
+/// Divides by the root of the sum of squares, or by 10⁻¹² where that is less. Where the sum
+/// overflows (numbers from about 10¹⁹ on) the result is 0.
 pub fn normalize_l2(isa: Isa, x: &mut [f32]) {
     isa.run_without_dots(NormalizeL2(x));
 }
@@ -85,8 +92,9 @@ pub fn softmax(isa: Isa, x: &mut [f32]) {
     isa.run_without_dots(Softmax(x));
 }
 
-/// Rotates one head by its position ([Su et al. 2021](https://arxiv.org/abs/2104.09864)): the pairs `(x[i], x[i + n])`, `i < n = cos.len()`, by the angles whose
-/// cosines and sines are given. Numbers behind the first `2·n` stay.
+/// Rotates one head by its position ([Su et al. 2021](https://arxiv.org/abs/2104.09864)): the pairs
+/// `(x[i], x[i + n])`, `i < n = cos.len()`, by the angles whose cosines and sines are given.
+/// Numbers behind the first `2·n` stay.
 ///
 /// # Panics
 /// If `sin` is not as long as `cos`, or `x` shorter than twice that.

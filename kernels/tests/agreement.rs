@@ -37,7 +37,8 @@ fn products_have_the_bits_of_the_scalar_reference_for_every_shape_and_batch() {
             let matrix = Matrix::encode(Isa::SCALAR, format, Rounding::Nearest, &weights, rows, cols).unwrap();
             let most = batches().into_iter().max().unwrap();
             let x: Vec<f32> = (0..most * cols).map(|_| random.unit() * 3.0).collect();
-            // One row at a time on the reference: what every batch of every instruction set must repeat.
+            // One row at a time on the reference: what every batch of every instruction set must
+            // repeat.
             let single: Vec<Vec<[f32; 16]>> = x
                 .chunks_exact(cols)
                 .map(|x| product(Isa::SCALAR, matrix.view(), quantize(Isa::SCALAR, x, cols).group(0)))
@@ -86,7 +87,8 @@ fn scales(format: Format) -> &'static [usize] {
     }
 }
 
-/// A matrix of bytes of any kind with scales that no product overflows: codes that no encoder writes.
+/// A matrix of bytes of any kind with scales that no product overflows: codes that no encoder
+/// writes.
 fn hostile_panels(format: Format, rows: usize, cols: usize, mut byte: impl FnMut() -> u8) -> Vec<u8> {
     let row_bytes = format.row_bytes(cols).unwrap();
     let mut panels = Vec::new();
@@ -213,7 +215,8 @@ fn activations_are_what_the_definition_says() {
     x[..6].copy_from_slice(&[127.0, 0.5, 1.5, 2.5, -0.5, -1.5]);
     let only_block = |x: &[f32; 32]| quantize(Isa::best(), x, 32).group(0).block(0, 0);
     assert_eq!(only_block(&x).codes()[..6], [127, 0, 2, 2, 0, -2]);
-    // Too small to have an inverse: nothing. Not finite: NaN, so that nobody takes the result for one.
+    // Too small to have an inverse: nothing. Not finite: NaN, so that nobody takes the result for
+    // one.
     let nothing = only_block(&[1e-38; 32]);
     assert_eq!((nothing.codes(), nothing.scale()), (&[0; 32], 0.0));
     assert!(only_block(&[f32::INFINITY; 32]).scale().is_nan());
@@ -258,7 +261,8 @@ fn the_scalar_product_is_the_naive_product_within_its_bound() {
                 let (mut exact, mut magnitude) = (0.0, 0.0);
                 for (block, weights) in blocks.iter().zip(weights.chunks(32)) {
                     let scale = f64::from(block.scale());
-                    // What is rounded: the sum of a block's terms with a scale, and that of its offsets.
+                    // What is rounded: the sum of a block's terms with a scale, and that of its
+                    // offsets.
                     let codes = weights.iter().zip(block.codes());
                     let (dot, sum) = codes.fold((0.0, 0.0), |(dot, sum), (w, &x)| {
                         (dot + w.scale * w.code as f64 * f64::from(x), sum - w.min * f64::from(x))

@@ -1,4 +1,5 @@
-//! Attention: a row has the bits of that row alone over keys pushed one by one, on every instruction set, and is near what binary64 gives.
+//! Attention: a row has the bits of that row alone over keys pushed one by one, on every
+//! instruction set, and is near what binary64 gives.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -162,10 +163,12 @@ fn rounded(format: KvFormat, dim: usize, numbers: &[f32]) -> Vec<Vec<f64>> {
 
 /// Softmax attention in binary64 of rounded keys and values, and how far from it a row may be.
 ///
-/// A score is rounded for each dimension, and for the scales of key and score; then by the cap (quotient, 6 of the tangent, product), which does not
-/// enlarge what was before. An exponential is off by the errors of its score and of the largest, by the rounding of their difference, and by 2.5 of
-/// its own; below -86.98997 it is 0. They are summed in lanes. The values' sum rounds once for each position, and once more each for the
-/// scale of the value, the inverse and the product with it.
+/// A score is rounded for each dimension, and for the scales of key and score; then by the cap
+/// (quotient, 6 of the tangent, product), which does not enlarge what was before. An exponential is
+/// off by the errors of its score and of the largest, by the rounding of their difference, and by
+/// 2.5 of its own; below -86.98997 it is 0. They are summed in lanes. The values' sum rounds once
+/// for each position, and once more each for the scale of the value, the inverse and the product
+/// with it.
 fn naive(
     format: KvFormat,
     query: &[f32],
@@ -215,7 +218,8 @@ fn naive(
 fn long_contexts_are_cut_into_smaller_blocks_of_rows() {
     let isas = isas_to_test();
     let mut random = Random(2);
-    // 40 rows in blocks of 16, because their scores would not stay in the cache; few, if they are emulated.
+    // 40 rows in blocks of 16, because their scores would not stay in the cache; few, if they are
+    // emulated.
     let (rows, len) = if small() { (18, 4100) } else { (40, 5000) };
     let (keys, values) = (numbers(&mut random, len, 1), numbers(&mut random, len, 1));
     let queries = random.weights(rows);

@@ -39,7 +39,8 @@ fn the_bytes_do_not_depend_on_the_instruction_set() {
     }
 }
 
-/// Rows of 256 columns with zeros of both signs: nothing else, and among positive, negative and any numbers.
+/// Rows of 256 columns with zeros of both signs: nothing else, and among positive, negative and any
+/// numbers.
 fn signed_zeros(random: &mut Random) -> [Vec<f32>; 6] {
     let mut rows = |weight: fn(&mut Random, usize) -> f32| (0..16 * 256).map(|i| weight(random, i % 256)).collect();
     fn zero(random: &mut Random) -> f32 {
@@ -103,7 +104,8 @@ fn has_offset(format: Format) -> bool {
     matches!(format, Format::Q4_1 | Format::Q4K | Format::Q5K | Format::Iq4Nl | Format::Iq4Xs)
 }
 
-/// Blocks with every bit set or not by chance decode to what the formats' description says, one rounding included.
+/// Blocks with every bit set or not by chance decode to what the formats' description says, one
+/// rounding included.
 #[test]
 fn any_bytes_decode_to_what_the_format_says() {
     let mut random = Random(16);
@@ -142,7 +144,8 @@ fn squared_errors(format: Format, bytes: &[u8], weights: &[f32], cols: usize) ->
 
 /// Relative squared errors on normally and t-distributed weights that the searches must not exceed.
 ///
-/// For `q8_0` and `mxfp4`, which have next to no search, what they reach; for the others those of a good search.
+/// For `q8_0` and `mxfp4`, which have next to no search, what they reach; for the others those of a
+/// good search.
 const SEARCHED: &[(Format, f64, f64)] = &[
     (Format::Q8_0, 0.000_030, 0.000_043),
     (Format::Q4_0, 0.006_60, 0.009_65),
@@ -237,7 +240,8 @@ fn mxfp4_is_exact_over_its_whole_range() {
     }
 }
 
-/// The largest and the smallest weights: `mxfp4` decodes to finite numbers, and search is no worse there either.
+/// The largest and the smallest weights: `mxfp4` decodes to finite numbers, and search is no worse
+/// there either.
 #[test]
 fn mxfp4_searches_over_its_whole_range() {
     let mut random = Random(19);
@@ -292,7 +296,8 @@ fn super_blocks_with_small_scales_are_exact() {
 /// A name and a weight for every column.
 type NamedBlock = (&'static str, fn(usize) -> f32);
 
-/// Blocks in which a search could go astray: whatever they hold, search is not worse than nearest, and nearest is sane.
+/// Blocks in which a search could go astray: whatever they hold, search is not worse than nearest,
+/// and nearest is sane.
 #[test]
 fn unusual_blocks_are_encoded_well() {
     let mut random = Random(17);
@@ -377,7 +382,8 @@ fn weights_that_cannot_be_encoded_are_named() {
     }
 }
 
-/// The magnitude from which on a weight's scale rounds to infinity in half precision, if the block's weights are of both signs and about as large.
+/// The magnitude from which on a weight's scale rounds to infinity in half precision, if the
+/// block's weights are of both signs and about as large.
 fn overflow(format: Format) -> Option<f32> {
     Some(65520.0 * steps(format)?)
 }
@@ -435,7 +441,8 @@ fn a_scale_that_overflows_is_an_error_however_the_block_looks() {
     }
 }
 
-/// A search that tries larger scales than half precision has does not lose itself in what is no number.
+/// A search that tries larger scales than half precision has does not lose itself in what is no
+/// number.
 #[test]
 fn search_is_never_worse_than_nearest_next_to_overflow() {
     let mut random = Random(20);
@@ -519,7 +526,8 @@ fn zeros_and_tiny_weights_become_zero() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if small() { 16 } else { 256 }))]
 
-    /// Whatever the weights: the same bytes on every instruction set, and errors only where the definition has them.
+    /// Whatever the weights: the same bytes on every instruction set, and errors only where the
+    /// definition has them.
     #[test]
     fn any_block_of_floats(bits in prop::collection::vec(any::<u32>(), 256), scale in -60i32..60) {
         let weights: Vec<f32> = bits.iter().map(|&b| f32::from_bits(b >> 9 | 0x3f80_0000).mul_add(2.0, -3.0) * 2f32.powi(scale)).collect();
@@ -535,14 +543,16 @@ proptest! {
                     prop_assert_eq!(results[0].is_err(), largest >= overflow, "{} {} {}", format, rounding, largest);
                 }
                 if let Ok((panel, distortion)) = &results[0] {
-                    // Nothing is said of scales and offsets about as small as the smallest in half precision.
+                    // Nothing is said of scales and offsets about as small as the smallest in half
+                    // precision.
                     let tiny = format != Format::Mxfp4 && scale < -15;
                     prop_assert!(tiny || distortion.error <= distortion.signal * 1.0001);
                     let mut decoded = [f32::NAN; 256];
                     MatrixRef::new(format, 1, 256, panel).unwrap().decode_row(0, &mut decoded).unwrap();
                     let worst = weights.iter().zip(&decoded).fold(0.0f32, |a, (w, d)| a.max((w - d).abs()));
                     if let (Format::Q8_0 | Format::Q4_0, Some(steps), Rounding::Nearest) = (format, steps(format), rounding) {
-                        // Half a step, the rounding of the scale to half precision (or its subnormal step), and the weight cut off beyond +7.
+                        // Half a step, the rounding of the scale to half precision (or its
+                        // subnormal step), and the weight cut off beyond +7.
                         let step = largest / steps;
                         let of_scale = (step * 2f32.powi(-11)).max(2f32.powi(-25));
                         prop_assert!(worst <= (step + steps * of_scale) * 1.0001, "{format}: {worst} against {step}");

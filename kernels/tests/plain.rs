@@ -1,4 +1,5 @@
-//! Products of plain matrices: one row has the same bits alone and among any others, on every instruction set.
+//! Products of plain matrices: one row has the same bits alone and among any others, on every
+//! instruction set.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -128,7 +129,8 @@ fn products_are_beside_those_in_f64() {
 #[test]
 fn zeros_have_the_same_sign_alone_and_among_others() {
     let isas = isas_to_test();
-    // Products of the smallest weights underflow, to -0: no addition of +0 may come behind in one way and not in the other.
+    // Products of the smallest weights underflow, to -0: no addition of +0 may come behind in one
+    // way and not in the other.
     for (ty, weight, x) in [
         (PlainType::F32, 1e-30, -1e-30),
         (PlainType::Bf16, 1e-30, -1e-30),

@@ -1,4 +1,5 @@
-//! The vector functions: the same bits on every instruction set, and those that an oracle or binary64 expects.
+//! The vector functions: the same bits on every instruction set, and those that an oracle or
+//! binary64 expects.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -84,7 +85,8 @@ fn rms_norm_is_that_of_the_lanes_and_near() {
                 }
                 let squares: f64 = x.iter().map(|&x| f64::from(x).powi(2)).sum();
                 let root = (squares / len as f64 + f64::from(eps)).sqrt();
-                // The root halves the error of the sum, the quotient and the addition; root, inverse and two products.
+                // The root halves the error of the sum, the quotient and the addition; root,
+                // inverse and two products.
                 let relative = gamma(roundings_in_lanes(len) / 2 + 2 + 4);
                 let near = |(&x, &w): (&f32, &f32)| {
                     let exact = f64::from(x) / root * f64::from(w);
@@ -127,14 +129,16 @@ fn layer_norm_is_that_of_the_lanes_and_near() {
             let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
             let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
             let root = (variance + f64::from(eps)).sqrt();
-            // What the mean is off by, and what any number less the mean is; the root moves by no more than the largest of them.
+            // What the mean is off by, and what any number less the mean is; the root moves by no
+            // more than the largest of them.
             let magnitude = x.iter().map(|&x| f64::from(x).abs()).sum::<f64>() / n;
             let of_mean = gamma(roundings_in_lanes(len) + 1) * magnitude + TINY;
             let off = |x: f32| of_mean + U * ((f64::from(x) - mean).abs() + of_mean);
             let most = x.iter().fold(0.0f64, |most, &x| most.max(off(x)));
             let least_root = root - most;
             assert!(least_root > 0.0, "{what}: a bound that says nothing");
-            // Half of the sum's, the quotient's and the addition's roundings; root, inverse, product and the last.
+            // Half of the sum's, the quotient's and the addition's roundings; root, inverse,
+            // product and the last.
             let relative = gamma(roundings_in_lanes(len) / 2 + 2 + 4);
             let near = |(&x, (&w, &b)): (&f32, (&f32, &f32))| {
                 let (c, w, b) = (f64::from(x) - mean, f64::from(w), f64::from(b));
@@ -186,8 +190,9 @@ fn normal(x: f64) -> f64 {
 
 /// An activation of a finite number and the bound of its error.
 fn activation(f: Activation, x: f64) -> (f64, f64) {
-    // x·σ(v): the exponential is right to 2.5 roundings, which count for no more than 1 - σ; a sum and a quotient. An exponential is infinite
-    // from 2¹²⁸ on, where what it divides is |v| of at most 89 or, of the gelus, less.
+    // x·σ(v): the exponential is right to 2.5 roundings, which count for no more than 1 - σ; a sum
+    // and a quotient. An exponential is infinite from 2¹²⁸ on, where what it divides is |v| of at
+    // most 89 or, of the gelus, less.
     let with_sigmoid = |v: f64, of_v: usize| {
         let (exact, rest) = (x / (1.0 + (-v).exp()), 1.0 / (1.0 + v.exp()));
         let relative = gamma(2) + rest * 1.01 * (gamma(of_v) * v.abs().min(100.0) + 2.5 * U);
@@ -279,7 +284,8 @@ fn softmax_is_near_and_nan_where_it_is_not_defined() {
             }
             let below: Vec<f64> = x.iter().map(|&x| f64::from(x) - f64::from(most)).collect();
             let sum: f64 = below.iter().map(|d| d.exp()).sum();
-            // An exponential is right to 2.5 roundings and that of the difference; below -86.98997 it is 0. Of far differences nothing is left.
+            // An exponential is right to 2.5 roundings and that of the difference; below -86.98997
+            // it is 0. Of far differences nothing is left.
             let of_exp = |d: f64| 2.5 * U + U * d.abs().min(200.0);
             let of_sum: f64 = below.iter().map(|d| d.exp() / sum * of_exp(*d)).sum();
             let relative = |d: f64| 1.01 * (of_exp(d) + of_sum + gamma(roundings_in_lanes(len) + 2));

@@ -1,5 +1,5 @@
-//! `cargo run --release -p qruntime --example chat MODEL`: a conversation with a language model. A model without a chat template goes on from what is
-//! typed instead.
+//! `cargo run --release -p qruntime --example chat MODEL`: a conversation with a language model. A
+//! model without a chat template goes on from what is typed instead.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example that a person talks to")]
 

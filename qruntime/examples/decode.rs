@@ -1,5 +1,6 @@
-//! `cargo run --release -p qruntime --example decode MODEL OUT.safetensors`: writes a model's tensors as a plain safetensors file,
-//! for tools that know no packed ones. Those are decoded to F32, exactly; plain ones are copied. One row is in memory at a time.
+//! `cargo run --release -p qruntime --example decode MODEL OUT.safetensors`: writes a model's
+//! tensors as a plain safetensors file, for tools that know no packed ones. Those are decoded to
+//! F32, exactly; plain ones are copied. One row is in memory at a time.
 
 use std::cmp::Reverse;
 use std::error::Error;
@@ -15,11 +16,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [model, out] = arguments.as_slice() else {
         return Err("usage: decode MODEL OUT.safetensors".into());
     };
-    // SAFETY: this program only reads the model: its output is a file that did not exist. Nothing else may change it meanwhile.
+    // SAFETY: this program only reads the model: its output is a file that did not exist. Nothing
+    // else may change it meanwhile.
     let model = unsafe { Model::map(model)? };
     let mut out = BufWriter::new(File::create_new(out)?);
 
-    // The header says where each tensor will lie: the widest numbers first, so that each is aligned to its own.
+    // The header says where each tensor will lie: the widest numbers first, so that each is aligned
+    // to its own.
     let dtype = |storage: &Storage| match storage {
         Storage::Packed(_) => Dtype::F32,
         Storage::Plain(dtype) => *dtype,

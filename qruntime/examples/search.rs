@@ -1,5 +1,6 @@
-//! `cargo run --release -p qruntime --example search ENCODER FOLDER QUESTION`: finds the paragraphs of the text files in a folder that come nearest to a
-//! question in what they mean. The encoder is a sentence encoder, such as all-MiniLM-L6-v2, converted or not.
+//! `cargo run --release -p qruntime --example search ENCODER FOLDER QUESTION`: finds the paragraphs
+//! of the text files in a folder that come nearest to a question in what they mean. The encoder is
+//! a sentence encoder, such as all-MiniLM-L6-v2, converted or not.
 
 #![allow(clippy::print_stdout, reason = "an example shows its results")]
 

@@ -1,4 +1,5 @@
-//! Bytes that stay as they are: a mapped file, or memory of their own in pages of a size to be chosen.
+//! Bytes that stay as they are: a mapped file, or memory of their own in pages of a size to be
+//! chosen.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -13,7 +14,8 @@ use memmap2::Mmap;
 use crate::checkpoint::recognize;
 use crate::error::Error;
 
-/// In units of what size a processor looks up where memory is. The larger, the fewer look-ups, and the faster memory is read.
+/// In units of what size a processor looks up where memory is. The larger, the fewer look-ups, and
+/// the faster memory is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
     /// As the system gives them to memory that asks for nothing.
@@ -24,8 +26,9 @@ pub enum Pages {
     Huge,
 }
 
-/// Bytes that stay as they are: a mapped file, or memory of their own. They begin at a page, so that offsets in a file are
-/// alignments in memory; on systems without pages (WebAssembly) at a multiple of 64.
+/// Bytes that stay as they are: a mapped file, or memory of their own. They begin at a page, so
+/// that offsets in a file are alignments in memory; on systems without pages (WebAssembly) at a
+/// multiple of 64.
 pub struct Bytes(Memory);
 
 enum Memory {
@@ -61,7 +64,8 @@ impl Bytes {
     /// Maps a file.
     ///
     /// # Safety
-    /// As for [`Model::map`](crate::Model::map): nobody changes or truncates the file while the map lives.
+    /// As for [`Model::map`](crate::Model::map): nobody changes or truncates the file while the map
+    /// lives.
     #[expect(unsafe_code, reason = "a memory map")]
     pub(crate) unsafe fn map(path: &Path) -> Result<Self, Error> {
         let (file, len) = open(path)?;
@@ -92,7 +96,8 @@ impl Bytes {
     /// ```
     ///
     /// # Errors
-    /// If the system refuses the memory. That it has no pages of that size is no error: then it gives others.
+    /// If the system refuses the memory. That it has no pages of that size is no error: then it
+    /// gives others.
     pub fn copy(bytes: &[u8], pages: Pages) -> std::io::Result<Self> {
         Self::fill(bytes.len(), pages, |copy| {
             copy.copy_from_slice(bytes);

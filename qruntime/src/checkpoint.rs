@@ -1,4 +1,5 @@
-//! The files of a model, as Hugging Face lays them out: which hold its tensors, and whether they agree on who holds what.
+//! The files of a model, as Hugging Face lays them out: which hold its tensors, and whether they
+//! agree on who holds what.
 //!
 //! For programs that read checkpoints themselves, piece by piece; [`Model`] begins here, too.
 
@@ -40,12 +41,14 @@ struct Index {
 }
 
 impl Checkpoint {
-    /// Finds the files of the model at `path`. That is the file itself; or, in a folder, the first that is there of: `model.safetensors`, the shards that
-    /// `model.safetensors.index.json` lists, the only `.safetensors` file. This is the order of `transformers`. None of them is opened.
+    /// Finds the files of the model at `path`. That is the file itself; or, in a folder, the first
+    /// that is there of: `model.safetensors`, the shards that `model.safetensors.index.json` lists,
+    /// the only `.safetensors` file. This is the order of `transformers`. None of them is opened.
     ///
     /// # Errors
-    /// If the folder has nothing of the kind (the message says what it has instead) or cannot be read; if its index cannot be read, is malformed, or lists no
-    /// shard, one that is missing or one that is not directly in the folder.
+    /// If the folder has nothing of the kind (the message says what it has instead) or cannot be
+    /// read; if its index cannot be read, is malformed, or lists no shard, one that is missing or
+    /// one that is not directly in the folder.
     pub fn find(path: &Path) -> Result<Self, Error> {
         let single = |file, warnings| Self { files: vec![file], index: None, warnings };
         if !path.is_dir() {
@@ -82,17 +85,19 @@ impl Checkpoint {
         &self.files
     }
 
-    /// What a person should know although it is no error: files that are left out, each warning a sentence.
+    /// What a person should know although it is no error: files that are left out, each warning a
+    /// sentence.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Checks that index and shards agree on who holds what. `tensors` is what the files hold: for each tensor the position of its file in
-    /// [`files`](Self::files), and its name.
+    /// Checks that index and shards agree on who holds what. `tensors` is what the files hold: for
+    /// each tensor the position of its file in [`files`](Self::files), and its name.
     ///
     /// # Errors
-    /// If two files have a tensor of the same name; if a tensor is not in the file where the index has it, or not in the index.
+    /// If two files have a tensor of the same name; if a tensor is not in the file where the index
+    /// has it, or not in the index.
     ///
     /// # Panics
     /// If a position is none of a file.
@@ -142,12 +147,14 @@ fn stale(index: &Path) -> Option<String> {
     ))
 }
 
-/// Whether a name is taken in a folder, if only by a link to nowhere, which is then reported as such when it is opened.
+/// Whether a name is taken in a folder, if only by a link to nowhere, which is then reported as
+/// such when it is opened.
 pub(crate) fn is_there(path: &Path) -> bool {
     symlink_metadata(path).is_ok()
 }
 
-/// Refuses what a network cannot be made of although it may be a whole file: codes of other methods, adapters, 8-bit floats.
+/// Refuses what a network cannot be made of although it may be a whole file: codes of other
+/// methods, adapters, 8-bit floats.
 pub(crate) fn refuse_unrunnable<'v>(
     path: &Path,
     field: impl Fn(&str) -> Option<&'v serde_json::Value>,
@@ -226,7 +233,8 @@ pub fn is_plain_name(name: &str) -> bool {
     one && !name.contains(|c: char| c.is_control() || matches!(c, '/' | '\\' | ':'))
 }
 
-/// Sorted names of the ordinary files in a folder that are wanted. Names that are not UTF-8 are left out.
+/// Sorted names of the ordinary files in a folder that are wanted. Names that are not UTF-8 are
+/// left out.
 ///
 /// # Errors
 /// If the folder cannot be read.
@@ -245,10 +253,12 @@ pub fn file_names(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<St
     Ok(names)
 }
 
-/// Reads a JSON file of a checkpoint, which may be as long as the header of a safetensors file, but no longer.
+/// Reads a JSON file of a checkpoint, which may be as long as the header of a safetensors file, but
+/// no longer.
 ///
 /// # Errors
-/// If the file cannot be read or is not an ordinary one, is too long, or is not JSON of the form that `T` has.
+/// If the file cannot be read or is not an ordinary one, is too long, or is not JSON of the form
+/// that `T` has.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     read_json_within(path, MAX_HEADER)
 }
@@ -268,7 +278,8 @@ pub(crate) fn read_json_within<T: DeserializeOwned>(path: &Path, most: usize) ->
     Ok(json::parse(&text).map_err(|error| bad(error).in_file(path))?)
 }
 
-/// Reads a file that says something of a model. It may have so many bytes, and is no pipe or device.
+/// Reads a file that says something of a model. It may have so many bytes, and is no pipe or
+/// device.
 pub(crate) fn read_text(path: &Path, most: usize) -> Result<Vec<u8>, Error> {
     let (mut file, len) = open(path)?;
     if len > most {

@@ -1,5 +1,6 @@
-//! Reads `config.json` and its like. They are as untrusted as any file: every value is checked before it is used, and what is wrong is
-//! reported with the file, the field, what was found and what was expected.
+//! Reads `config.json` and its like. They are as untrusted as any file: every value is checked
+//! before it is used, and what is wrong is reported with the file, the field, what was found and
+//! what was expected.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -11,13 +12,16 @@ use crate::checkpoint::read_json_within;
 use crate::error::{Error, FileError, FileErrorKind};
 use crate::json;
 
-/// What a number of tokens or positions may be: far beyond any network, and small enough that `f32` has every position.
+/// What a number of tokens or positions may be: far beyond any network, and small enough that `f32`
+/// has every position.
 pub(crate) const SIZES: RangeInclusive<usize> = 1..=1 << 24;
 
-/// How many numbers a row may have: far beyond any network, and small enough that some hundred rows fit memory.
+/// How many numbers a row may have: far beyond any network, and small enough that some hundred rows
+/// fit memory.
 pub(crate) const WIDTHS: RangeInclusive<usize> = 1..=1 << 18;
 
-/// Layers that a network may have: each needs tensors, but a list of them is made before these are looked for.
+/// Layers that a network may have: each needs tensors, but a list of them is made before these are
+/// looked for.
 pub(crate) const LAYERS: usize = 4096;
 
 /// Names in a list of [`Config::some_of`]: each may make a row of results longer.
@@ -81,7 +85,8 @@ impl Config {
         self.refuse(field, "missing", expected)
     }
 
-    /// Reads a field that may be missing: `read` says what a value means, `expected` what it should be.
+    /// Reads a field that may be missing: `read` says what a value means, `expected` what it should
+    /// be.
     fn optional<'a, T>(
         &'a self,
         field: &str,
@@ -134,7 +139,8 @@ impl Config {
         Ok(list.and_then(|list| list.first()).and_then(Value::as_str).map(str::to_owned))
     }
 
-    /// The same, with these values for fields that are not there: what a family means by leaving them out. Null stays null.
+    /// The same, with these values for fields that are not there: what a family means by leaving
+    /// them out. Null stays null.
     pub(crate) fn with_defaults(&self, defaults: Value) -> Self {
         let mut config = self.clone();
         for (field, value) in defaults.as_object().into_iter().flatten() {
@@ -217,7 +223,8 @@ impl Config {
         numbers?.ok_or_else(|| self.missing(field, expected))
     }
 
-    /// A whole number, or a list of some, not more than there may be layers; none if the field is missing.
+    /// A whole number, or a list of some, not more than there may be layers; none if the field is
+    /// missing.
     pub(crate) fn sizes(&self, field: &str, range: RangeInclusive<usize>) -> Result<Vec<usize>, Error> {
         let size =
             |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|size| range.contains(size));
@@ -233,8 +240,8 @@ impl Config {
         Ok(sizes?.unwrap_or_default())
     }
 
-    /// Tokens: a whole number or a list of some, not more than there may be layers. Those outside of the range are
-    /// left out: `-1` stands for "none" in some files.
+    /// Tokens: a whole number or a list of some, not more than there may be layers. Those outside
+    /// of the range are left out: `-1` stands for "none" in some files.
     pub(crate) fn tokens(&self, field: &str, range: RangeInclusive<usize>) -> Result<Vec<usize>, Error> {
         let token = |value: &Value| match value.as_i64() {
             Some(token) => Some(usize::try_from(token).ok().filter(|token| range.contains(token))),

@@ -22,10 +22,12 @@ use crate::owned::OwnedEncoder;
 use crate::parallel;
 use crate::sentence::Sentence;
 
-/// A sentence encoder: a folder as sentence-transformers lays it out, its matrices packed by `quantize convert` or plain.
+/// A sentence encoder: a folder as sentence-transformers lays it out, its matrices packed by
+/// `quantize convert` or plain.
 ///
-/// Cloning is cheap: clones share the weights, and threads may use them at once. A text's vector has the same bits on every processor, with any number of threads, and for
-/// a text alone or among others.
+/// Cloning is cheap: clones share the weights, and threads may use them at once. A text's vector
+/// has the same bits on every processor, with any number of threads, and for a text alone or among
+/// others.
 #[derive(Clone)]
 pub struct Encoder(pub(crate) Arc<Inner>);
 
@@ -47,8 +49,8 @@ pub struct EncoderConfig {
     pub vocab_size: usize,
     /// The longest sequence that the network can take, in tokens.
     pub context: usize,
-    /// The length that sequences are to be cut to, in tokens: what `sentence_bert_config.json` says, or else
-    /// `tokenizer_config.json`; not more than `context`.
+    /// The length that sequences are to be cut to, in tokens: what `sentence_bert_config.json`
+    /// says, or else `tokenizer_config.json`; not more than `context`.
     pub max_tokens: usize,
     /// Layers.
     pub layers: usize,
@@ -56,8 +58,8 @@ pub struct EncoderConfig {
     pub hidden: usize,
     /// Elements of a text's vector: `hidden` for each way of pooling.
     pub dimensions: usize,
-    /// How a text's vector is made of its tokens'. Where there are several ways, their vectors are put one after the
-    /// other; there is at least one.
+    /// How a text's vector is made of its tokens'. Where there are several ways, their vectors are
+    /// put one after the other; there is at least one.
     pub pooling: Vec<Pooling>,
     /// Whether the tokens of a prompt count in pooling, as those of the text do.
     pub include_prompt: bool,
@@ -93,12 +95,14 @@ pub enum Pooling {
 const BLOCK: usize = 512;
 
 impl Encoder {
-    /// Opens a folder with `config.json`, `modules.json` and what that names beside its safetensors files, reading the
-    /// weights into memory. Without `modules.json`, vectors are means and are not normalized.
+    /// Opens a folder with `config.json`, `modules.json` and what that names beside its safetensors
+    /// files, reading the weights into memory. Without `modules.json`, vectors are means and are
+    /// not normalized.
     ///
     /// # Errors
-    /// If the files cannot be read, are damaged, are of a family that is not known, or the tensors are not those that
-    /// `config.json` speaks of; if `modules.json` or a file beside it asks for what is not known.
+    /// If the files cannot be read, are damaged, are of a family that is not known, or the tensors
+    /// are not those that `config.json` speaks of; if `modules.json` or a file beside it asks for
+    /// what is not known.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         Self::new(path, || Model::read(path))
@@ -107,7 +111,8 @@ impl Encoder {
     /// The same, mapping the weights.
     ///
     /// # Safety
-    /// That of [`Model::map`]: nobody changes or truncates the files while the encoder or a clone of it lives.
+    /// That of [`Model::map`]: nobody changes or truncates the files while the encoder or a clone
+    /// of it lives.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -118,8 +123,9 @@ impl Encoder {
         Self::new(path, || unsafe { Model::map(path) })
     }
 
-    /// Makes an encoder of files in memory: the bytes of `config.json` and of the safetensors file, which are copied, and
-    /// what `modules.json` would say. For data within the program, or where there are no files.
+    /// Makes an encoder of files in memory: the bytes of `config.json` and of the safetensors file,
+    /// which are copied, and what `modules.json` would say. For data within the program, or where
+    /// there are no files.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -156,8 +162,8 @@ impl Encoder {
         Ok(Self(Arc::new(Inner { network, spec, config, folder: Folder::new(folder), states: Spare::default() })))
     }
 
-    /// Uses another instruction set: for tests, measurements and bug reports. Results stay the same. Weights are shared with clones, which keep
-    /// theirs.
+    /// Uses another instruction set: for tests, measurements and bug reports. Results stay the
+    /// same. Weights are shared with clones, which keep theirs.
     ///
     /// # Panics
     /// Never: the layers have been built before.
@@ -190,13 +196,15 @@ impl Encoder {
         self.0.folder.path()
     }
 
-    /// The vectors of texts that are already tokens, with those that a tokenizer adds at the beginning and the end: a row for each.
+    /// The vectors of texts that are already tokens, with those that a tokenizer adds at the
+    /// beginning and the end: a row for each.
     ///
     /// Computes with the threads of rayon's current pool, as [`Session`](crate::Session) does.
     ///
     /// # Errors
-    /// If a sequence has no tokens or more than [`context`](EncoderConfig::context), or a token is not in the vocabulary; if
-    /// a result is not finite ([`Error::NotFinite`]) or a key or value too large ([`Error::CacheRange`]).
+    /// If a sequence has no tokens or more than [`context`](EncoderConfig::context), or a token is
+    /// not in the vocabulary; if a result is not finite ([`Error::NotFinite`]) or a key or value
+    /// too large ([`Error::CacheRange`]).
     pub fn embed_ids(&self, sequences: &[impl AsRef<[u32]>]) -> Result<Array2<f32>, Error> {
         self.embed_ids_after(sequences, 0)
     }
@@ -257,7 +265,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// Makes the vector of a text from those of its tokens, of which the first `skipped` do not count. More must be there.
+    /// Makes the vector of a text from those of its tokens, of which the first `skipped` do not
+    /// count. More must be there.
     fn pool(&self, rows: &[f32], skipped: usize, vector: &mut [f32]) {
         let EncoderConfig { hidden, pooling, normalize, .. } = self.config();
         let all = rows.chunks(*hidden).enumerate().skip(skipped);

@@ -214,10 +214,11 @@ pub enum FileErrorKind {
     Tensor,
     /// The files of a model are not all there, or do not agree with each other.
     Shards,
-    /// What describes the network (`config.json` and its like) is not what is expected, or disagrees with the tensors.
+    /// What describes the network (`config.json` and its like) is not what is expected, or
+    /// disagrees with the tensors.
     Network,
-    /// It is something else than a checkpoint of plain weights: quantized by another program, an adapter, a file of another kind, a download that did not
-    /// arrive.
+    /// It is something else than a checkpoint of plain weights: quantized by another program, an
+    /// adapter, a file of another kind, a download that did not arrive.
     Foreign,
 }
 

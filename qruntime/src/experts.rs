@@ -9,10 +9,12 @@ use crate::error::Error;
 use crate::linear::{Linear, Workspace};
 use crate::parallel::{self, Product};
 
-/// Layers of one shape, each of which multiplies its own rows: those of the tokens that a router sent to it.
+/// Layers of one shape, each of which multiplies its own rows: those of the tokens that a router
+/// sent to it.
 ///
-/// All experts are multiplied at once on the threads of rayon's current pool: they do not wait for each other, and one expert with many rows is
-/// as good as many with one. The result has the bits of [`Linear::forward`] of each expert alone.
+/// All experts are multiplied at once on the threads of rayon's current pool: they do not wait for
+/// each other, and one expert with many rows is as good as many with one. The result has the bits
+/// of [`Linear::forward`] of each expert alone.
 ///
 /// ```
 /// # use kernels::{Format, Isa, Matrix, Rounding};
@@ -81,18 +83,21 @@ impl<'a> Experts<'a> {
         &self.layers
     }
 
-    /// Multiplies rows that are sorted by expert: `(rows, in_features)` to `(rows, out_features)`. The first `counts[0]` rows belong to the
-    /// first expert, the next `counts[1]` to the second, and so on.
+    /// Multiplies rows that are sorted by expert: `(rows, in_features)` to `(rows, out_features)`.
+    /// The first `counts[0]` rows belong to the first expert, the next `counts[1]` to the second,
+    /// and so on.
     ///
     /// # Errors
-    /// If `x` has not `in_features` columns, or `counts` not one number for each expert that together are its rows.
+    /// If `x` has not `in_features` columns, or `counts` not one number for each expert that
+    /// together are its rows.
     pub fn forward(&self, x: ArrayView2<'_, f32>, counts: &[usize]) -> Result<Array2<f32>, Error> {
         let mut y = Array2::zeros((x.nrows(), self.out_features()));
         self.forward_into(x, counts, &mut Workspace::default(), y.view_mut())?;
         Ok(y)
     }
 
-    /// The same without allocating more than a list of the experts that have rows, once `workspace` has grown.
+    /// The same without allocating more than a list of the experts that have rows, once `workspace`
+    /// has grown.
     ///
     /// # Errors
     /// If the shapes do not agree; nothing is written then.
@@ -106,10 +111,12 @@ impl<'a> Experts<'a> {
         Self::forward_each(&[self], x, counts, workspace, &mut [y])
     }
 
-    /// Multiplies the same rows by several mixtures at once (gate and up), see [`Linear::forward_each`].
+    /// Multiplies the same rows by several mixtures at once (gate and up), see
+    /// [`Linear::forward_each`].
     ///
     /// # Errors
-    /// If there are not as many outputs as mixtures, or shapes do not agree; nothing is written then.
+    /// If there are not as many outputs as mixtures, or shapes do not agree; nothing is written
+    /// then.
     pub fn forward_each(
         mixtures: &[&Self],
         x: ArrayView2<'_, f32>,

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
 
-/// Parses JSON. A bare `NaN`, `Infinity` or `-Infinity` becomes a text of that name: whoever ignores
-/// the field is not disturbed, and whoever reads a number there refuses it.
+/// Parses JSON. A bare `NaN`, `Infinity` or `-Infinity` becomes a text of that name: whoever
+/// ignores the field is not disturbed, and whoever reads a number there refuses it.
 ///
 /// # Errors
 /// Says what is wrong, and where.

@@ -1,6 +1,7 @@
 //! Maps quantized models, multiplies in place, and runs networks.
 //!
-//! A language model is a [`CausalLm`], a sequence of tokens a [`Session`]; a sentence encoder is an [`Encoder`]:
+//! A language model is a [`CausalLm`], a sequence of tokens a [`Session`]; a sentence encoder is an
+//! [`Encoder`]:
 //!
 //! ```no_run
 //! use qruntime::{CausalLm, Greedy};
@@ -35,21 +36,26 @@
 //! # Ok::<(), qruntime::Error>(())
 //! ```
 //!
-//! A [`Model`] is a safetensors file or a folder as Hugging Face lays it out. Its matrices, packed or plain, are multiplied where they
-//! lie ([`Linear`], for a mixture [`Experts`]), and their rows can be read back ([`Linear::decode_row`]: embeddings).
+//! A [`Model`] is a safetensors file or a folder as Hugging Face lays it out. Its matrices, packed
+//! or plain, are multiplied where they lie ([`Linear`], for a mixture [`Experts`]), and their rows
+//! can be read back ([`Linear::decode_row`]: embeddings).
 //!
 //! # Threads
 //!
-//! Whatever computes splits its work over rayon's current pool, so the application decides about threads: those of the
-//! global pool, or those of the pool in whose `ThreadPool::install` it calls. The calling thread computes as well, waits
-//! for no other job of the pool and runs none meanwhile: it may hold a lock, and all other threads of the pool may be
-//! blocked. Networks that are put together of layers run each token within [`keep_awake`]; those above do it themselves.
+//! Whatever computes splits its work over rayon's current pool, so the application decides about
+//! threads: those of the global pool, or those of the pool in whose `ThreadPool::install` it calls.
+//! The calling thread computes as well, waits for no other job of the pool and runs none meanwhile:
+//! it may hold a lock, and all other threads of the pool may be blocked. Networks that are put
+//! together of layers run each token within [`keep_awake`]; those above do it themselves.
 //!
-//! `QRUNTIME_ISA=scalar` (or another name) in the environment forces an instruction set; results do not depend on it.
+//! `QRUNTIME_ISA=scalar` (or another name) in the environment forces an instruction set; results do
+//! not depend on it.
 //!
-//! To read checkpoints piece by piece rather than to compute with them, there are [`checkpoint::Checkpoint`] and [`container::Header`].
+//! To read checkpoints piece by piece rather than to compute with them, there are
+//! [`checkpoint::Checkpoint`] and [`container::Header`].
 //!
-//! The file format is laid down in `docs/file-format.md`, the arithmetic in `docs/quantization.md`, what a hostile file can and cannot do in `docs/security.md`.
+//! The file format is laid down in `docs/file-format.md`, the arithmetic in `docs/quantization.md`,
+//! what a hostile file can and cannot do in `docs/security.md`.
 
 #![deny(unsafe_code)]
 

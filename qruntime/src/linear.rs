@@ -10,10 +10,12 @@ use crate::error::Error;
 use crate::parallel::{self, Product, Rows};
 use crate::weight::Weight;
 
-/// `y = x·Wᵀ + b` with a matrix `W`, packed or plain, on all threads of rayon's current pool: the global one, or that in
-/// whose `ThreadPool::install` the call is made. The caller runs no other job of the pool meanwhile, so it may hold a lock.
+/// `y = x·Wᵀ + b` with a matrix `W`, packed or plain, on all threads of rayon's current pool: the
+/// global one, or that in whose `ThreadPool::install` the call is made. The caller runs no other
+/// job of the pool meanwhile, so it may hold a lock.
 ///
-/// The result has the same bits on every processor, with any number of threads, and for a row alone or among others.
+/// The result has the same bits on every processor, with any number of threads, and for a row alone
+/// or among others.
 #[derive(Clone)]
 pub struct Linear<'a> {
     weight: Weight<'a>,
@@ -22,7 +24,8 @@ pub struct Linear<'a> {
     exact: bool,
 }
 
-/// Memory that [`Linear::forward_into`] and its like need between calls; it grows to what the largest product needs and stays.
+/// Memory that [`Linear::forward_into`] and its like need between calls; it grows to what the
+/// largest product needs and stays.
 #[derive(Debug, Default)]
 pub struct Workspace {
     quantized: Activations,
@@ -45,13 +48,15 @@ impl<'a> Linear<'a> {
         Ok(Self { bias: Some(bias), ..self })
     }
 
-    /// Uses another instruction set: for tests, measurements and bug reports. The result stays the same.
+    /// Uses another instruction set: for tests, measurements and bug reports. The result stays the
+    /// same.
     #[must_use]
     pub fn with_isa(self, isa: Isa) -> Self {
         Self { isa, ..self }
     }
 
-    /// Multiplies packed weights with unrounded activations instead of 8-bit ones: slower, and only the weights are approximate. Plain weights always are.
+    /// Multiplies packed weights with unrounded activations instead of 8-bit ones: slower, and only
+    /// the weights are approximate. Plain weights always are.
     #[must_use]
     pub fn with_exact_activations(self, exact: bool) -> Self {
         Self { exact, ..self }
@@ -115,8 +120,9 @@ impl<'a> Linear<'a> {
         Ok(())
     }
 
-    /// Multiplies the same rows by several layers at once (query, key and value; gate and up): `outputs[i]` receives what `layers[i]` alone gives,
-    /// bit for bit. Activations are quantized once and threads are asked for help once, which counts where products are small.
+    /// Multiplies the same rows by several layers at once (query, key and value; gate and up):
+    /// `outputs[i]` receives what `layers[i]` alone gives, bit for bit. Activations are quantized
+    /// once and threads are asked for help once, which counts where products are small.
     ///
     /// ```
     /// # use kernels::{Format, Isa, Matrix, Rounding};

@@ -23,10 +23,12 @@ use crate::owned::OwnedDecoder;
 use crate::parallel;
 use crate::session::{Session, SessionOptions};
 
-/// A language model: the folder of a checkpoint as Hugging Face lays it out, with `config.json`, its matrices packed by `quantize convert` or plain.
+/// A language model: the folder of a checkpoint as Hugging Face lays it out, with `config.json`,
+/// its matrices packed by `quantize convert` or plain.
 ///
-/// Cloning is cheap: clones share the weights, and threads may use them at once. What is computed has the same bits on every processor, with any number of threads, for a
-/// sequence alone or among others, and whatever the pieces in which it is fed.
+/// Cloning is cheap: clones share the weights, and threads may use them at once. What is computed
+/// has the same bits on every processor, with any number of threads, for a sequence alone or among
+/// others, and whatever the pieces in which it is fed.
 ///
 /// ```no_run
 /// use qruntime::{CausalLm, Greedy};
@@ -61,8 +63,8 @@ pub struct LmConfig {
     pub vocab_size: usize,
     /// The longest sequence that the model is made for, in tokens.
     pub context: usize,
-    /// The longest sequence of a session that does not ask for another: shorter than `context` where longer sequences change what short ones
-    /// mean (LongRoPE).
+    /// The longest sequence of a session that does not ask for another: shorter than `context`
+    /// where longer sequences change what short ones mean (LongRoPE).
     pub default_context: usize,
     /// Layers.
     pub layers: usize,
@@ -87,7 +89,8 @@ struct State {
     logits: Vec<f32>,
 }
 
-/// Called with a position of the first sequence and the logits after its token, for every token that is computed.
+/// Called with a position of the first sequence and the logits after its token, for every token
+/// that is computed.
 type OnLogits<'a> = dyn FnMut(usize, &[f32]) + 'a;
 
 /// Called before every layer with the number of tokens computed so far, of all sequences together.
@@ -116,14 +119,17 @@ impl Drop for Undo<'_, '_> {
     }
 }
 
-/// Logits that are computed together, unless those of a single row are more: a vocabulary may have a quarter of a million tokens.
+/// Logits that are computed together, unless those of a single row are more: a vocabulary may have
+/// a quarter of a million tokens.
 const LOGITS: usize = 1 << 23;
 
 impl CausalLm {
-    /// Opens a folder with `config.json` beside its safetensors files (or such a file beside `config.json`), reading the weights into memory.
+    /// Opens a folder with `config.json` beside its safetensors files (or such a file beside
+    /// `config.json`), reading the weights into memory.
     ///
     /// # Errors
-    /// If the files cannot be read, are damaged, are of a family that is not known, or the tensors are not those that `config.json` speaks of.
+    /// If the files cannot be read, are damaged, are of a family that is not known, or the tensors
+    /// are not those that `config.json` speaks of.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         Self::new(path, || Model::read(path))
@@ -132,7 +138,8 @@ impl CausalLm {
     /// The same, mapping the weights.
     ///
     /// # Safety
-    /// That of [`Model::map`]: nobody changes or truncates the files while the model or a clone of it lives.
+    /// That of [`Model::map`]: nobody changes or truncates the files while the model or a clone of
+    /// it lives.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -168,8 +175,9 @@ impl CausalLm {
         Ok(Self(Arc::new(Inner { network, spec, config, folder: Folder::new(folder), states: Spare::default() })))
     }
 
-    /// Makes a model of files in memory: the bytes of `config.json` and of the safetensors file, which are copied. For
-    /// data within the program, or where there are no files. The tokens that end a text are those of `config.json`.
+    /// Makes a model of files in memory: the bytes of `config.json` and of the safetensors file,
+    /// which are copied. For data within the program, or where there are no files. The tokens that
+    /// end a text are those of `config.json`.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -177,8 +185,8 @@ impl CausalLm {
         Self::assemble(None, Path::new("memory"), &Config::from_bytes(config)?, || Model::from_bytes(weights))
     }
 
-    /// Uses another instruction set: for tests, measurements and bug reports. Results stay the same. Weights are shared with clones, which keep
-    /// theirs.
+    /// Uses another instruction set: for tests, measurements and bug reports. Results stay the
+    /// same. Weights are shared with clones, which keep theirs.
     ///
     /// # Panics
     /// Never: the layers have been built before.
@@ -200,8 +208,8 @@ impl CausalLm {
         &self.0.config
     }
 
-    /// What is doubtful about the model's files, in sentences for whoever runs it; mostly nothing. The model runs as
-    /// `transformers` runs it, which warns of the same.
+    /// What is doubtful about the model's files, in sentences for whoever runs it; mostly nothing.
+    /// The model runs as `transformers` runs it, which warns of the same.
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
         self.0.network.borrow_dependent().warning().into_iter()
     }
@@ -231,20 +239,22 @@ impl CausalLm {
         Session::new(self.clone(), options, cache)
     }
 
-    /// Appends tokens to several sequences and computes them together, which is faster than one after the other. They may
-    /// have different lengths, and any number of tokens before.
+    /// Appends tokens to several sequences and computes them together, which is faster than one
+    /// after the other. They may have different lengths, and any number of tokens before.
     ///
     /// Returns the logits after the last token of each: a row for each sequence.
     ///
     /// # Errors
-    /// As [`Session::feed`], for the first sequence at fault, and if one is of another model (of the same weights, but
-    /// another [`with_isa`](Self::with_isa), is another, too). Nothing is appended then, to none of them.
+    /// As [`Session::feed`], for the first sequence at fault, and if one is of another model (of
+    /// the same weights, but another [`with_isa`](Self::with_isa), is another, too). Nothing is
+    /// appended then, to none of them.
     pub fn feed_batch(&self, batch: &mut [(&mut Session, &[u32])]) -> Result<Array2<f32>, Error> {
         self.feed_batch_watched(batch, Watch::default())
     }
 
-    /// Feeds a batch as [`feed_batch`](Self::feed_batch) does, and can be cancelled: `progress` is called before every layer
-    /// with the number of tokens computed so far, of all sequences together, and the call ends when it breaks.
+    /// Feeds a batch as [`feed_batch`](Self::feed_batch) does, and can be cancelled: `progress` is
+    /// called before every layer with the number of tokens computed so far, of all sequences
+    /// together, and the call ends when it breaks.
     ///
     /// # Errors
     /// As [`feed_batch`](Self::feed_batch), and [`Error::Cancelled`] if `progress` broke off.
@@ -276,8 +286,8 @@ impl CausalLm {
         Ok(logits)
     }
 
-    /// Computes the tokens that sequences have and the network has not seen yet, some rows at a time. Takes back those
-    /// that [`Session::append`] appended if that fails.
+    /// Computes the tokens that sequences have and the network has not seen yet, some rows at a
+    /// time. Takes back those that [`Session::append`] appended if that fails.
     pub(crate) fn catch_up(&self, sessions: &mut [&mut Session], watch: Watch<'_>) -> Result<(), Error> {
         let undo = Undo(sessions);
         parallel::keep_awake(|| self.0.states.lend(|state| self.compute(undo.0, watch, state)))?;

@@ -19,7 +19,8 @@ use crate::tensor::{Matrices, PackedTensor, PlainTensor};
 
 /// A model in memory, mapped or read: a safetensors file, or a folder as Hugging Face lays it out.
 ///
-/// Opening reads the headers only; weights are touched when they are multiplied. Any safetensors checkpoint opens; its tensors are then plain.
+/// Opening reads the headers only; weights are touched when they are multiplied. Any safetensors
+/// checkpoint opens; its tensors are then plain.
 pub struct Model {
     files: Vec<ModelFile>,
     /// Tensor name to file and entry.
@@ -36,26 +37,30 @@ struct ModelFile {
 }
 
 impl Model {
-    /// Maps the file or folder at `path`. Nothing is copied: pages come from the operating system's cache as they are used.
+    /// Maps the file or folder at `path`. Nothing is copied: pages come from the operating system's
+    /// cache as they are used.
     ///
     /// # Safety
-    /// While the model lives, nobody may change or truncate its files, neither this process nor another one. The operating system does not enforce
-    /// this. A weight that changes can only change results: lengths, offsets and names are taken out of the map and checked
-    /// once, here. But Rust takes mapped bytes for constant, and touching a page beyond the end of a truncated file kills the process (`SIGBUS`).
-    /// `quantize convert` replaces files by renaming, which is harmless to a map. Where the promise cannot be made, use
-    /// [`read`](Self::read).
+    /// While the model lives, nobody may change or truncate its files, neither this process nor
+    /// another one. The operating system does not enforce this. A weight that changes can only
+    /// change results: lengths, offsets and names are taken out of the map and checked once, here.
+    /// But Rust takes mapped bytes for constant, and touching a page beyond the end of a truncated
+    /// file kills the process (`SIGBUS`). `quantize convert` replaces files by renaming, which is
+    /// harmless to a map. Where the promise cannot be made, use [`read`](Self::read).
     ///
     /// # Errors
-    /// If a file cannot be opened or is not what it should be, or the environment asks for an instruction set that cannot be had.
+    /// If a file cannot be opened or is not what it should be, or the environment asks for an
+    /// instruction set that cannot be had.
     #[expect(unsafe_code, reason = "hands the caller's promise on to the map")]
     pub unsafe fn map(path: impl AsRef<Path>) -> Result<Self, Error> {
         // SAFETY: the caller makes the promise.
         Self::open(path.as_ref(), |path| unsafe { Bytes::map(path) })
     }
 
-    /// Reads the file or folder at `path` into memory of its own: in huge pages where the system has them, which are read faster than
-    /// small ones (`docs/benchmarking.md` says by how much). A map has them only where the file system plays along. It takes the time of reading, and the memory for as
-    /// long as the model lives.
+    /// Reads the file or folder at `path` into memory of its own: in huge pages where the system
+    /// has them, which are read faster than small ones (`docs/benchmarking.md` says by how much). A
+    /// map has them only where the file system plays along. It takes the time of reading, and the
+    /// memory for as long as the model lives.
     ///
     /// # Errors
     /// As [`map`](Self::map), and if the system refuses the memory.
@@ -110,13 +115,15 @@ impl Model {
         self.files.first().map_or(&serde_json::Value::Null, |file| &file.recipe)
     }
 
-    /// Whether every file carries a description of its tensors: one that was written by this library, rather than any safetensors file.
+    /// Whether every file carries a description of its tensors: one that was written by this
+    /// library, rather than any safetensors file.
     #[must_use]
     pub fn is_described(&self) -> bool {
         self.files.iter().all(|file| file.described)
     }
 
-    /// What a person should know of the files although it is no error, each a sentence: [`Checkpoint::warnings`].
+    /// What a person should know of the files although it is no error, each a sentence:
+    /// [`Checkpoint::warnings`].
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -128,7 +135,8 @@ impl Model {
         self.files.iter().map(|file| file.bytes.len() as u64).sum()
     }
 
-    /// The instruction set that layers of this model use: the best one, or what `QRUNTIME_ISA` says.
+    /// The instruction set that layers of this model use: the best one, or what `QRUNTIME_ISA`
+    /// says.
     #[must_use]
     pub fn isa(&self) -> Isa {
         self.isa
@@ -177,10 +185,12 @@ impl Model {
         Ok(matrices)
     }
 
-    /// A linear layer: the matrix `{name}.weight`, packed or of plain numbers, and `{name}.bias` if there is one. It borrows the model's memory.
+    /// A linear layer: the matrix `{name}.weight`, packed or of plain numbers, and `{name}.bias` if
+    /// there is one. It borrows the model's memory.
     ///
     /// # Errors
-    /// If there is no such matrix, its numbers are none that can be multiplied, or the bias is not a vector of as many numbers as the matrix has rows.
+    /// If there is no such matrix, its numbers are none that can be multiplied, or the bias is not
+    /// a vector of as many numbers as the matrix has rows.
     pub fn linear(&self, name: &str) -> Result<Linear<'_>, Error> {
         let weight = self.matrices(&format!("{name}.weight"), 1..=1, "one matrix")?.get(0)?;
         let linear = Linear::new(weight, self.isa);
@@ -191,13 +201,16 @@ impl Model {
         }
     }
 
-    /// The experts of a mixture: the tensor `name`, packed or of plain numbers, or else `{name}.weight`, whose dimensions are experts, outputs, inputs. They have no biases and
+    /// The experts of a mixture: the tensor `name`, packed or of plain numbers, or else
+    /// `{name}.weight`, whose dimensions are experts, outputs, inputs. They have no biases and
     /// borrow the model's memory.
     ///
-    /// Where each expert is a tensor of its own, take them by [`linear`](Self::linear) and put them together by [`Experts::new`].
+    /// Where each expert is a tensor of its own, take them by [`linear`](Self::linear) and put them
+    /// together by [`Experts::new`].
     ///
     /// # Errors
-    /// If there is no such tensor, its numbers are none that can be multiplied, or it holds no matrix or more than 65536.
+    /// If there is no such tensor, its numbers are none that can be multiplied, or it holds no
+    /// matrix or more than 65536.
     pub fn experts(&self, name: &str) -> Result<Experts<'_>, Error> {
         // As many as no router has: a file of tiny matrices must not cost many times its size.
         let find = |name: &str| self.matrices(name, 1..=1 << 16, "1 to 65536 matrices");
@@ -209,7 +222,8 @@ impl Model {
         Experts::new((0..weights.count()).map(layer).collect::<Result<_, Error>>()?)
     }
 
-    /// Whether two tensors have the same form and the same bytes. Checksums that differ decide without reading these.
+    /// Whether two tensors have the same form and the same bytes. Checksums that differ decide
+    /// without reading these.
     pub(crate) fn is_same(&self, name: &str, other: &str) -> bool {
         let (Ok((a, bytes)), Ok((b, other_bytes))) = (self.find(name), self.find(other)) else { return false };
         let sums_differ = a.checksum.is_some() && b.checksum.is_some() && a.checksum != b.checksum;

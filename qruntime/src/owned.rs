@@ -1,4 +1,5 @@
-//! Networks that own the model from which their layers borrow: the two cannot be one struct for the borrow checker, and are one here.
+//! Networks that own the model from which their layers borrow: the two cannot be one struct for the
+//! borrow checker, and are one here.
 
 #![expect(clippy::disallowed_methods, reason = "what `self_cell` expands to; the crate argues for it")]
 

@@ -8,7 +8,8 @@ use crate::error::Error;
 
 /// Chooses tokens from logits.
 pub trait Sampler {
-    /// The next token after `history`, given the logits after its last one: as many numbers as there are tokens.
+    /// The next token after `history`, given the logits after its last one: as many numbers as
+    /// there are tokens.
     fn sample(&mut self, logits: &[f32], history: &[u32]) -> u32;
 }
 
@@ -27,19 +28,24 @@ impl Sampler for Greedy {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SampleOptions {
-    /// Above 1 makes tokens of the recent past less likely: positive logits are divided by it, negative ones multiplied (Keskar et al., "CTRL", 2019). 1 does nothing.
+    /// Above 1 makes tokens of the recent past less likely: positive logits are divided by it,
+    /// negative ones multiplied (Keskar et al., "CTRL", 2019). 1 does nothing.
     pub repetition_penalty: f32,
     /// How many tokens are the recent past.
     pub repetition_window: usize,
     /// Keeps so many of the most likely tokens; 0 keeps all.
     pub top_k: usize,
-    /// Keeps the most likely tokens until their probabilities sum up to this (Holtzman et al., "The curious case of neural text degeneration", 2019). 1 keeps all.
+    /// Keeps the most likely tokens until their probabilities sum up to this (Holtzman et al., "The
+    /// curious case of neural text degeneration", 2019). 1 keeps all.
     pub top_p: f32,
-    /// Keeps tokens of at least this times the largest probability (Nguyen et al., "Turning up the heat: min-p sampling", 2024). 0 keeps all.
+    /// Keeps tokens of at least this times the largest probability (Nguyen et al., "Turning up the
+    /// heat: min-p sampling", 2024). 0 keeps all.
     pub min_p: f32,
-    /// What logits of the kept tokens are divided by: below 1 makes likely tokens more likely. 0 chooses the most likely one.
+    /// What logits of the kept tokens are divided by: below 1 makes likely tokens more likely. 0
+    /// chooses the most likely one.
     pub temperature: f32,
-    /// Where the random numbers begin. The same seed, options and logits give the same tokens, on every processor.
+    /// Where the random numbers begin. The same seed, options and logits give the same tokens, on
+    /// every processor.
     pub seed: u64,
 }
 
@@ -174,7 +180,8 @@ impl Sample {
         kernels::softmax(self.isa, &mut self.scores);
     }
 
-    /// A random number from 0 to below 1, of 53 bits: SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
+    /// A random number from 0 to below 1, of 53 bits: SplitMix64 (Steele, Lea, Flood, "Fast
+    /// splittable pseudorandom number generators", 2014).
     fn random(&mut self) -> f64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;

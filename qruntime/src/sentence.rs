@@ -1,5 +1,6 @@
-//! What sentence-transformers adds to an encoder's folder: which modules follow the network, how a text's vector is
-//! made of its tokens', how texts are prepared. Everything that its version 6 reads is read or refused.
+//! What sentence-transformers adds to an encoder's folder: which modules follow the network, how a
+//! text's vector is made of its tokens', how texts are prepared. Everything that its version 6
+//! reads is read or refused.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +17,8 @@ pub(crate) struct Sentence {
     pub(crate) max_tokens: Option<usize>,
     /// Whether texts become lower case before they become tokens, whatever the tokenizer does.
     pub(crate) lower_case: bool,
-    /// How vectors of tokens become that of a text. Several are put one after the other; there is at least one.
+    /// How vectors of tokens become that of a text. Several are put one after the other; there is
+    /// at least one.
     pub(crate) pooling: Vec<Pooling>,
     /// Whether the tokens of a prompt count in pooling.
     pub(crate) include_prompt: bool,
@@ -48,7 +50,8 @@ impl Sentence {
     pub(crate) fn read(folder: &Path) -> Result<Self, Error> {
         let mut sentence = Self::default();
         let modules = folder.join("modules.json");
-        // Without it, sentence-transformers makes a model of its own, and reads none of the other files.
+        // Without it, sentence-transformers makes a model of its own, and reads none of the other
+        // files.
         if modules.exists() {
             sentence.read_transformer(folder)?;
             sentence.read_modules(&modules, folder)?;
@@ -131,7 +134,8 @@ impl Sentence {
                 let file = folder.join(path).join("config.json");
                 file.exists().then(|| Config::read(&file)).transpose()
             };
-            // Modules have moved within the package several times. Those of others have code of their own.
+            // Modules have moved within the package several times. Those of others have code of
+            // their own.
             let name = class.strip_prefix("sentence_transformers.").and_then(|class| class.rsplit('.').next());
             match (i, name.unwrap_or_default()) {
                 (0, "Transformer") if path.is_empty() => {}
@@ -245,7 +249,8 @@ fn model_max_length(folder: &Path) -> Result<Option<usize>, Error> {
 
 /// Refuses fields that would change something, but are not known.
 fn only_known(config: &Config, known: &[&str]) -> Result<(), Error> {
-    // Where a file comes from does not matter once it is here; remote code is not run by sentence-transformers either.
+    // Where a file comes from does not matter once it is here; remote code is not run by
+    // sentence-transformers either.
     const OF_THE_HUB: &[&str] =
         &["trust_remote_code", "revision", "token", "cache_dir", "local_files_only", "subfolder"];
     match config.names().find(|name| !known.contains(name) && !OF_THE_HUB.contains(name)) {

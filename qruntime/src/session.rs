@@ -18,11 +18,12 @@ use crate::sample::Sampler;
 pub struct SessionOptions {
     /// How keys and values are stored: in half precision, or in 8 bits at half of the memory.
     pub kv: KvFormat,
-    /// How many tokens go through the network together, at most. More need more memory; results are the same. A batch takes the least
-    /// of its sessions.
+    /// How many tokens go through the network together, at most. More need more memory; results are
+    /// the same. A batch takes the least of its sessions.
     pub block: usize,
-    /// The longest that the sequence may become; `None` for what [`LmConfig::default_context`](crate::LmConfig::default_context) says. It may not be longer than
-    /// [`LmConfig::context`](crate::LmConfig::context). Memory is taken as the sequence grows.
+    /// The longest that the sequence may become; `None` for what
+    /// [`LmConfig::default_context`](crate::LmConfig::default_context) says. It may not be longer
+    /// than [`LmConfig::context`](crate::LmConfig::context). Memory is taken as the sequence grows.
     pub context: Option<usize>,
 }
 
@@ -54,12 +55,13 @@ impl SessionOptions {
 
 /// A sequence of tokens, and the keys and values that the network has for it.
 ///
-/// A clone is a fork: it goes on from here by itself. What is fed or generated later has the same bits as if the whole
-/// sequence had been fed at once.
+/// A clone is a fork: it goes on from here by itself. What is fed or generated later has the same
+/// bits as if the whole sequence had been fed at once.
 ///
-/// Whatever appends tokens computes with the threads of rayon's current pool: all of the global pool's, or, within
-/// `ThreadPool::install`, those of that pool. The calling thread computes as well; it waits for no other job of the pool
-/// and runs none meanwhile, so it may hold a lock. A call that fails, is cancelled or panics leaves the session as it was.
+/// Whatever appends tokens computes with the threads of rayon's current pool: all of the global
+/// pool's, or, within `ThreadPool::install`, those of that pool. The calling thread computes as
+/// well; it waits for no other job of the pool and runs none meanwhile, so it may hold a lock. A
+/// call that fails, is cancelled or panics leaves the session as it was.
 #[derive(Clone)]
 pub struct Session {
     pub(crate) lm: CausalLm,
@@ -96,21 +98,22 @@ impl Session {
         &self.lm
     }
 
-    /// Appends tokens. Returns the logits after the last: for every token of the vocabulary the logarithm of how likely it
-    /// is to come next, but for a constant.
+    /// Appends tokens. Returns the logits after the last: for every token of the vocabulary the
+    /// logarithm of how likely it is to come next, but for a constant.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary, or the sequence would be longer than its context; if there are no tokens at
-    /// all; if a result is not finite ([`Error::NotFinite`]) or a key or value too large for its format
-    /// ([`Error::CacheRange`]). Nothing is appended then.
+    /// If a token is not in the vocabulary, or the sequence would be longer than its context; if
+    /// there are no tokens at all; if a result is not finite ([`Error::NotFinite`]) or a key or
+    /// value too large for its format ([`Error::CacheRange`]). Nothing is appended then.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
         self.check(tokens)?;
         self.append(tokens);
         self.catch_up(Watch::default())
     }
 
-    /// Appends tokens as [`feed`](Self::feed) does, and can be cancelled: `progress` is called before every layer with
-    /// the number of `tokens` that have been computed, and the call ends when it breaks.
+    /// Appends tokens as [`feed`](Self::feed) does, and can be cancelled: `progress` is called
+    /// before every layer with the number of `tokens` that have been computed, and the call ends
+    /// when it breaks.
     ///
     /// ```no_run
     /// use std::ops::ControlFlow;
@@ -145,8 +148,9 @@ impl Session {
         self.catch_up(Watch { progress: Some(&mut progress), ..Watch::default() })
     }
 
-    /// Appends tokens and tells `each` the logits after every one of them, with its place in `tokens`: to measure how well
-    /// a text is foreseen. Takes no more memory for a long text than for a short one.
+    /// Appends tokens and tells `each` the logits after every one of them, with its place in
+    /// `tokens`: to measure how well a text is foreseen. Takes no more memory for a long text than
+    /// for a short one.
     ///
     /// # Errors
     /// As [`feed`](Self::feed).
@@ -166,8 +170,9 @@ impl Session {
         Ok(())
     }
 
-    /// The logits after the last token, as [`feed`](Self::feed) returned them; empty if they are not known: before the first token, after
-    /// [`rewind`](Self::rewind), and while [`generate`](Self::generate) has appended a token that it has not been asked to go on from.
+    /// The logits after the last token, as [`feed`](Self::feed) returned them; empty if they are
+    /// not known: before the first token, after [`rewind`](Self::rewind), and while
+    /// [`generate`](Self::generate) has appended a token that it has not been asked to go on from.
     #[must_use]
     pub fn logits(&self) -> &[f32] {
         &self.logits
@@ -204,7 +209,8 @@ impl Session {
         self.cache.bytes()
     }
 
-    /// Forgets all tokens from `len` on. That is cheap, and so is feeding others: those before are kept.
+    /// Forgets all tokens from `len` on. That is cheap, and so is feeding others: those before are
+    /// kept.
     pub fn rewind(&mut self, len: usize) {
         if len < self.tokens.len() {
             self.tokens.truncate(len);
@@ -219,9 +225,10 @@ impl Session {
         self.clone()
     }
 
-    /// Generates tokens that `sampler` chooses until one ends the text ([`LmConfig::eos`](crate::LmConfig::eos)), which is
-    /// not appended, or the context is full. Each token is appended when it is yielded, and computed when the next one
-    /// is requested. [`Generate::finish_reason`] says why there are no more.
+    /// Generates tokens that `sampler` chooses until one ends the text
+    /// ([`LmConfig::eos`](crate::LmConfig::eos)), which is not appended, or the context is full.
+    /// Each token is appended when it is yielded, and computed when the next one is requested.
+    /// [`Generate::finish_reason`] says why there are no more.
     ///
     /// ```no_run
     /// use qruntime::{FinishReason, Greedy};
@@ -238,7 +245,8 @@ impl Session {
     /// # Ok::<(), qruntime::Error>(())
     /// ```
     ///
-    /// Errors are those of [`feed`](Self::feed). After one the sequence is as it was when the token was requested.
+    /// Errors are those of [`feed`](Self::feed). After one the sequence is as it was when the token
+    /// was requested.
     pub fn generate<'s, S: Sampler + ?Sized>(&'s mut self, sampler: &'s mut S) -> Generate<'s, S> {
         Generate { session: self, sampler, finish_reason: None }
     }
@@ -258,8 +266,8 @@ impl Session {
         }
     }
 
-    /// Appends tokens that have been checked, to be computed by [`CausalLm::catch_up`]. Sees to it that the logits after
-    /// the last one are computed if they are not known.
+    /// Appends tokens that have been checked, to be computed by [`CausalLm::catch_up`]. Sees to it
+    /// that the logits after the last one are computed if they are not known.
     pub(crate) fn append(&mut self, tokens: &[u32]) {
         self.tokens_before = self.tokens.len();
         if !tokens.is_empty() {
@@ -324,7 +332,8 @@ impl fmt::Debug for Session {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FinishReason {
-    /// The sampler chose this token, which ends a text ([`LmConfig::eos`](crate::LmConfig::eos)). It is not appended.
+    /// The sampler chose this token, which ends a text ([`LmConfig::eos`](crate::LmConfig::eos)).
+    /// It is not appended.
     EndOfText(u32),
     /// The sequence is as long as its context ([`Session::context`]).
     ContextFull,
@@ -341,7 +350,8 @@ pub struct Generate<'s, S: ?Sized> {
 }
 
 impl<S: ?Sized> Generate<'_, S> {
-    /// Why the iterator has ended; `None` before it has. A caller that stops asking is one reason that it does not know.
+    /// Why the iterator has ended; `None` before it has. A caller that stops asking is one reason
+    /// that it does not know.
     #[must_use]
     pub fn finish_reason(&self) -> Option<FinishReason> {
         self.finish_reason

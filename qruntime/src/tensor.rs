@@ -8,7 +8,8 @@ use crate::container::{Entry, Storage};
 use crate::error::Error;
 use crate::weight::Weight;
 
-/// A packed tensor of a model: one matrix, or several of the same shape one after the other (the experts of a mixture).
+/// A packed tensor of a model: one matrix, or several of the same shape one after the other (the
+/// experts of a mixture).
 #[derive(Clone, Copy, Debug)]
 pub struct PackedTensor<'a> {
     entry: &'a Entry,
@@ -104,7 +105,8 @@ impl<'a> PlainTensor<'a> {
         self.bytes
     }
 
-    /// How many matrices the tensor holds, of its last two dimensions; none if it has fewer dimensions, or no numbers.
+    /// How many matrices the tensor holds, of its last two dimensions; none if it has fewer
+    /// dimensions, or no numbers.
     #[must_use]
     pub fn matrix_count(self) -> usize {
         match self.entry.shape.split_last_chunk::<2>() {
@@ -133,7 +135,8 @@ impl<'a> PlainTensor<'a> {
         Ok(PlainRef::new(ty, rows, cols, &self.bytes[index * bytes..(index + 1) * bytes])?)
     }
 
-    /// The position of the first NaN or infinity; none if all numbers are finite, or not floating point.
+    /// The position of the first NaN or infinity; none if all numbers are finite, or not floating
+    /// point.
     #[must_use]
     pub fn first_not_finite(self) -> Option<usize> {
         first_not_finite(self.dtype, self.bytes)
@@ -162,7 +165,8 @@ impl<'a> PlainTensor<'a> {
     }
 }
 
-/// The position of the first NaN or infinity among numbers as safetensors stores them; none if all are finite, or not floating point.
+/// The position of the first NaN or infinity among numbers as safetensors stores them; none if all
+/// are finite, or not floating point.
 ///
 /// Floats of 8 bits and fewer count as finite.
 #[must_use]

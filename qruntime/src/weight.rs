@@ -7,7 +7,8 @@ use kernels::{MatrixRef, PlainRef, ShapeError};
 /// A view of a matrix of weights, which is multiplied where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight<'a> {
-    /// In blocks that share scales. Activations are rounded to 8 bits, unless the layer says otherwise.
+    /// In blocks that share scales. Activations are rounded to 8 bits, unless the layer says
+    /// otherwise.
     Packed(MatrixRef<'a>),
     /// As checkpoints have it: `F32`, `F16` or `BF16`. Activations are never rounded.
     Plain(PlainRef<'a>),

@@ -1,6 +1,7 @@
-//! Models that once gave other answers than `transformers` and sentence-transformers, with the right ones beside
-//! them: folders of `../shared/cases`, which is not part of the project. Where it is absent, nothing is tested, and
-//! the test says so. `families.rs`, `configurations.rs` and `sentence.rs` test the same kinds with what is part of the project.
+//! Models that once gave other answers than `transformers` and sentence-transformers, with the
+//! right ones beside them: folders of `../shared/cases`, which is not part of the project. Where it
+//! is absent, nothing is tested, and the test says so. `families.rs`, `configurations.rs` and
+//! `sentence.rs` test the same kinds with what is part of the project.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -12,10 +13,11 @@ use qruntime::CausalLm;
 use support::expected::cases;
 use support::npy;
 
-/// Bound on the relative RMS difference to logits in float32 whose keys and values were not rounded. Ours are rounded to half
-/// precision, 2^-12 of their magnitude in the mean, and so much the scores and sums of one to three layers may move.
-/// The faults that the cases are about moved the logits by 2^-6 and more. It holds for the median row, and twice of it for
-/// nine in ten: where two experts are as good, rounding decides between them.
+/// Bound on the relative RMS difference to logits in float32 whose keys and values were not
+/// rounded. Ours are rounded to half precision, 2^-12 of their magnitude in the mean, and so much
+/// the scores and sums of one to three layers may move. The faults that the cases are about moved
+/// the logits by 2^-6 and more. It holds for the median row, and twice of it for nine in ten: where
+/// two experts are as good, rounding decides between them.
 const RMS: f64 = 1.0 / (1 << 10) as f64;
 
 fn rms(ours: &[f32], theirs: &[f32]) -> f64 {

@@ -1,6 +1,7 @@
-//! What `transformers` makes of fields of `config.json` that are left out, have no meaning for a family, stand beside
-//! others, or are written in an unusual way. A model whose configuration is changed in such a way is compared with the
-//! same one in the usual form: the right value follows by equivalence.
+//! What `transformers` makes of fields of `config.json` that are left out, have no meaning for a
+//! family, stand beside others, or are written in an unusual way. A model whose configuration is
+//! changed in such a way is compared with the same one in the usual form: the right value follows
+//! by equivalence.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -107,7 +108,8 @@ fn fields_that_a_family_reads_count() {
 
 #[test]
 fn left_out_fields_have_the_defaults_of_their_family() {
-    // Heads of a mixture of Qwen 3 share the hidden size: 32 in 4 heads. With Qwen 3 they would have 128 elements.
+    // Heads of a mixture of Qwen 3 share the hidden size: 32 in 4 heads. With Qwen 3 they would
+    // have 128 elements.
     refused("qwen3-moe", json!({"head_dim": null}), "[48, 32], expected [32, 32]");
     refused("qwen3", json!({"head_dim": null}), "[96, 40], expected [512, 40]");
     for (family, heads) in [("qwen2", 32), ("qwen3", 32), ("qwen2-moe", 16)] {

@@ -1,8 +1,10 @@
-//! Every family of networks agrees with `transformers` on tiny random models (`tests/data/families`, made by `ci/families.sh`).
+//! Every family of networks agrees with `transformers` on tiny random models
+//! (`tests/data/families`, made by `ci/families.sh`).
 //!
-//! The reference is `transformers` in float32 with keys and values rounded to half precision before attention, as our cache keeps them:
-//! `logits_f16_cache`. Both then do the same operations on numbers of the same precision in another order, and [`RMS`] and [`WORST`] bound
-//! what that may do. How far the cache alone moves `transformers`' own logits stands beside it in the table:
+//! The reference is `transformers` in float32 with keys and values rounded to half precision before
+//! attention, as our cache keeps them: `logits_f16_cache`. Both then do the same operations on
+//! numbers of the same precision in another order, and [`RMS`] and [`WORST`] bound what that may
+//! do. How far the cache alone moves `transformers`' own logits stands beside it in the table:
 //!
 //! ```sh
 //! cargo test -p qruntime --test families -- --nocapture
@@ -21,15 +23,17 @@ use support::expected::Expected;
 
 /// Bound on the largest difference in the row where that is least, beside the largest logit.
 ///
-/// Adding up to 100 terms in another order, and `exp`, `tanh` and the like computed in another way, do some 2^-21 in two to four layers. Every
-/// family has rows to which nothing else happens. So whatever is wrong with the arithmetic of all rows shows here.
+/// Adding up to 100 terms in another order, and `exp`, `tanh` and the like computed in another way,
+/// do some 2^-21 in two to four layers. Every family has rows to which nothing else happens. So
+/// whatever is wrong with the arithmetic of all rows shows here.
 const NEAREST: f64 = 1.0 / (1 << 19) as f64;
 
 /// Bound on the relative RMS difference.
 ///
-/// A key or value that lies as near to the middle between two half-precision numbers rounds to the other one, 2^-10 of it away, and there are
-/// 5,000 to 12,000 numbers in these caches. It is one dimension out of 10 to 24, at the weight that its position has, and rows after
-/// it see it. What is wrong with positions is far above: one more in a window, 1 % of a rotation's base.
+/// A key or value that lies as near to the middle between two half-precision numbers rounds to the
+/// other one, 2^-10 of it away, and there are 5,000 to 12,000 numbers in these caches. It is one
+/// dimension out of 10 to 24, at the weight that its position has, and rows after it see it. What
+/// is wrong with positions is far above: one more in a window, 1 % of a rotation's base.
 const RMS: f64 = 1.0 / (1 << 13) as f64;
 
 /// Bound on the largest difference beside the largest logit: one such number at full weight.
@@ -51,7 +55,8 @@ fn folders(output: &str) -> Vec<(String, PathBuf, Expected)> {
     folders
 }
 
-/// How far numbers are from others: relative RMS, the largest difference, and that beside the largest number.
+/// How far numbers are from others: relative RMS, the largest difference, and that beside the
+/// largest number.
 struct Distance {
     rms: f64,
     worst: f64,
@@ -160,7 +165,8 @@ fn embeddings_are_those_of_transformers() {
     table.finish();
 }
 
-/// Tokens one by one, in blocks, and beside sequences of other lengths: the same bits, in every family.
+/// Tokens one by one, in blocks, and beside sequences of other lengths: the same bits, in every
+/// family.
 #[test]
 fn logits_do_not_depend_on_blocks_and_batches() {
     for (name, path, expected) in folders("logits") {

@@ -14,7 +14,8 @@ use support::written;
 
 const PAGE: &str = include_str!("../../docs/file-format.md");
 
-/// Reads the code block in the form of `hexdump -C`: lines of `#` are comments, a line of `*` repeats the one before.
+/// Reads the code block in the form of `hexdump -C`: lines of `#` are comments, a line of `*`
+/// repeats the one before.
 fn file_of_the_page() -> Vec<u8> {
     let (_, block) = PAGE.split_once("```hexdump\n").unwrap();
     let (block, _) = block.split_once("```").unwrap();

@@ -63,8 +63,8 @@ fn no_template_of_the_corpus_does_harm() {
     assert!(rendered >= 8, "{rendered} files of the corpus were rendered");
 }
 
-/// Changes bytes of every file of a corpus, so many times, and tries what came out: some must still be good for
-/// something.
+/// Changes bytes of every file of a corpus, so many times, and tries what came out: some must still
+/// be good for something.
 #[cfg(feature = "text")]
 fn damage(corpus: &str, signs: &[u8], times: u64, tried: impl Fn(&[u8]) -> bool) {
     let mut seeds: Vec<_> = fs::read_dir(corpus).unwrap().map(|file| file.unwrap().path()).collect();

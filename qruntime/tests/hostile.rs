@@ -1,4 +1,5 @@
-//! Hostile and damaged files: each is refused for its own reason, at little cost, and what is not refused can be read.
+//! Hostile and damaged files: each is refused for its own reason, at little cost, and what is not
+//! refused can be read.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -147,7 +148,8 @@ fn bad_description() -> Vec<Row> {
     let last = "\"packed\":{\"format\":\"q4_0\",\"layout\":\"panel16\",\"shape\":[1,32]}}";
     let twice = format!("{last},{{\"name\":\"w\",\"xxh3\":\"0123456789abcdef\"}}");
     let recipe = |text: &str| altered("\"version\":1,", &format!("\"version\":1,\"recipe\":{text},"));
-    // One more byte of header text moves no data: the header is padded. 64 do, by a multiple of 64. So make it odd by hand.
+    // One more byte of header text moves no data: the header is padded. 64 do, by a multiple of 64.
+    // So make it odd by hand.
     let misaligned = || {
         let mut file = whole();
         let len = u64::from_le_bytes(file[..8].try_into().unwrap()) + 1;
@@ -205,8 +207,10 @@ fn bad_description() -> Vec<Row> {
     ]
 }
 
-/// Bytes that opening may hold for each byte of the header. Text becomes numbers and lists: the densest is a shape, where two bytes of text (`0,`)
-/// become a number of 8, in a list that doubles, of which the old and the new half exist at once: 12. Names and the description's text come on top.
+/// Bytes that opening may hold for each byte of the header. Text becomes numbers and lists: the
+/// densest is a shape, where two bytes of text (`0,`) become a number of 8, in a list that doubles,
+/// of which the old and the new half exist at once: 12. Names and the description's text come on
+/// top.
 const PER_HEADER_BYTE: usize = 16;
 
 /// Bytes that opening may hold besides: error messages.

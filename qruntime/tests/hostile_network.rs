@@ -1,5 +1,5 @@
-//! A folder whose `config.json` is not what its tensors are, or is not what can be run, is refused: with the file, the field or the tensor, what was found and what was
-//! expected.
+//! A folder whose `config.json` is not what its tensors are, or is not what can be run, is refused:
+//! with the file, the field or the tensor, what was found and what was expected.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -15,7 +15,8 @@ use support::models::{copy, families};
 use support::written;
 use tempfile::TempDir;
 
-/// A copy of one of the tiny models, with changes to the fields of one of its files: null takes a field away.
+/// A copy of one of the tiny models, with changes to the fields of one of its files: null takes a
+/// field away.
 fn changed(family: &str, file: &str, changes: &Value) -> TempDir {
     let (_, source) = families().find(|(name, _)| name == family).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -348,7 +349,8 @@ fn encoders_stay_in_their_folder() {
     assert!(error.ends_with("\"path\": \"../../etc\", expected the name of a folder"), "{error}");
 }
 
-/// Whatever a field says, a model is refused or runs: nothing panics, hangs or takes memory by the gigabyte.
+/// Whatever a field says, a model is refused or runs: nothing panics, hangs or takes memory by the
+/// gigabyte.
 #[test]
 fn no_value_of_any_field_does_harm() {
     // One thread, which is where memory is counted.
@@ -384,7 +386,8 @@ fn change_every_field() {
             for value in &values {
                 let mut config = config.clone();
                 *config.pointer_mut(&place).unwrap() = value.clone();
-                // A new file: some file systems write one that was there before to the disk at once.
+                // A new file: some file systems write one that was there before to the disk at
+                // once.
                 fs::remove_file(&file).unwrap();
                 fs::write(&file, config.to_string()).unwrap();
                 let (ran, asked) = support::allocations::measure(|| run(&name, folder.path()));

@@ -1,4 +1,5 @@
-//! Layers have the bits of the scalar reference, one row at a time, however the work is laid out and split.
+//! Layers have the bits of the scalar reference, one row at a time, however the work is laid out
+//! and split.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -15,7 +16,8 @@ use support::{Random, Tensor, allocations, packed, written};
 /// More than the 64 rows that are computed at a time.
 const MANY: usize = 200;
 
-/// Awkward shapes, and one that is large enough to be split for a single row of activations: (outputs, inputs).
+/// Awkward shapes, and one that is large enough to be split for a single row of activations:
+/// (outputs, inputs).
 const SHAPES: [(usize, usize); 5] = [(1, 1), (15, 31), (16, 64), (172, 172), (930, 1024)];
 
 fn batches() -> impl Iterator<Item = usize> {

@@ -58,7 +58,8 @@ fn with_config(from: &Path, old: &str, new: &str) -> TempDir {
     folder
 }
 
-/// Files to which YaRN was added later have the context from before; what is computed does not depend on it.
+/// Files to which YaRN was added later have the context from before; what is computed does not
+/// depend on it.
 #[test]
 fn yarn_reaches_as_far_as_its_factor() {
     let (_, source) = families().find(|(name, _)| name == "qwen2-yarn").unwrap();
@@ -152,7 +153,8 @@ fn a_cache_of_8_bits_changes_logits_little() {
         let error: f64 = exact.iter().zip(&found).map(|(a, b)| square(a - b)).sum();
         let size: f64 = exact.iter().map(|&a| square(a)).sum();
         let ratio = (error / size).sqrt();
-        // Of the bounds of these tests the one that is not derived: a code's step beside the largest number it may be. Measured: up to 0.0033.
+        // Of the bounds of these tests the one that is not derived: a code's step beside the
+        // largest number it may be. Measured: up to 0.0033.
         assert!(0.0 < ratio && ratio < 1.0 / 127.0, "seed {seed}: {ratio}");
     }
 }

@@ -1,5 +1,6 @@
-//! Real models give what others get from them. The models and texts are in `../shared/data`; where that is absent, these tests say so and
-//! pass. What is expected is in `tests/data`, made by `ci/references.sh`.
+//! Real models give what others get from them. The models and texts are in `../shared/data`; where
+//! that is absent, these tests say so and pass. What is expected is in `tests/data`, made by
+//! `ci/references.sh`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -14,7 +15,8 @@ fn expected(name: &str) -> Expected {
     Expected::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name))
 }
 
-/// -ln of the probability of a token: `f64` sums of `f64` exponentials, by nobody's code under test.
+/// -ln of the probability of a token: `f64` sums of `f64` exponentials, by nobody's code under
+/// test.
 fn nll(logits: &[f32], token: u32) -> f64 {
     let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let sum: f64 = logits.iter().map(|&x| (f64::from(x) - largest).exp()).sum();
@@ -36,8 +38,8 @@ fn perplexity_of_stories() {
     assert_eq!(targets, 37_072);
     let (ours, theirs) = (sum / f64::from(targets as u32), expected.number("nll") / f64::from(targets as u32));
     println!("nll {ours:.6}, transformers {theirs:.6}; perplexity {:.5}, transformers {:.5}", ours.exp(), theirs.exp());
-    // A key or value moves by at most 2^-11 of itself, up or down with equal chance, so a token's logits by some 2^-11 and the mean of
-    // 37,072 tokens by far less.
+    // A key or value moves by at most 2^-11 of itself, up or down with equal chance, so a token's
+    // logits by some 2^-11 and the mean of 37,072 tokens by far less.
     assert!((ours - theirs).abs() < 2e-5, "{ours}, transformers {theirs}");
     assert_eq!(format!("{:.4}", ours.exp()), "4.0862");
 }
@@ -109,7 +111,8 @@ fn check_rank_correlation(every: usize) {
     let ours = rank_correlation(&similarities, &scores);
     let theirs = expected("minilm.safetensors").number(&format!("rank_correlation.{every}"));
     println!("rank correlation on {} pairs: {ours:.6}, sentence-transformers {theirs:.6}", rows.len());
-    // Half-precision keys and values move a cosine by some 1e-4, which makes neighbours change places.
+    // Half-precision keys and values move a cosine by some 1e-4, which makes neighbours change
+    // places.
     assert!((ours - theirs).abs() < 2e-4, "{ours}, sentence-transformers {theirs}");
 }
 

@@ -49,7 +49,8 @@ fn one_by_one(experts: &Experts<'_>, x: ArrayView2<'_, f32>, counts: &[usize]) -
 #[test]
 fn experts_have_the_bits_of_their_layers_alone() {
     let pools = pools();
-    // The first is large enough to be split for a single row, the second has a last panel with padding, and padding in its blocks.
+    // The first is large enough to be split for a single row, the second has a last panel with
+    // padding, and padding in its blocks.
     for (outputs, inputs) in [(930, 1024), (172, 172)] {
         for &format in Format::ALL {
             let matrices: Vec<Matrix> = (0..8).map(|seed| encode(seed, format, outputs, inputs)).collect();
@@ -278,7 +279,8 @@ fn pool(threads: usize) -> ThreadPool {
     ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
 }
 
-/// A caller that holds a lock must not take on another job of the pool while it waits: that job may want the lock.
+/// A caller that holds a lock must not take on another job of the pool while it waits: that job may
+/// want the lock.
 #[test]
 fn jobs_of_a_pool_may_hold_a_lock_while_they_multiply() {
     ends(|| {
@@ -316,7 +318,8 @@ fn jobs_of_a_pool_may_hold_a_lock_while_they_feed() {
     });
 }
 
-/// A caller needs no thread of the pool: all of them may wait for a lock that it holds, wherever it is called from.
+/// A caller needs no thread of the pool: all of them may wait for a lock that it holds, wherever it
+/// is called from.
 #[test]
 fn a_product_needs_no_thread_of_the_pool() {
     ends(|| {

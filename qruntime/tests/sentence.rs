@@ -1,5 +1,5 @@
-//! A sentence encoder does what the files of its folder say, as sentence-transformers does (`tests/data/sentence`, made by
-//! `ci/sentences.sh`), or refuses it.
+//! A sentence encoder does what the files of its folder say, as sentence-transformers does
+//! (`tests/data/sentence`, made by `ci/sentences.sh`), or refuses it.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 #![cfg(feature = "text")]
@@ -15,8 +15,9 @@ use serde_json::{Map, Value, json};
 use support::models::copy;
 use tempfile::TempDir;
 
-/// Bound on the relative RMS difference to vectors in float32 whose keys and values were not rounded to half precision,
-/// as ours are. Any two cases whose answers should differ are farther apart by a factor of 20 and more.
+/// Bound on the relative RMS difference to vectors in float32 whose keys and values were not
+/// rounded to half precision, as ours are. Any two cases whose answers should differ are farther
+/// apart by a factor of 20 and more.
 const RMS: f64 = 1.0 / (1 << 10) as f64;
 
 fn folder() -> PathBuf {

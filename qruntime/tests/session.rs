@@ -1,4 +1,5 @@
-//! What a session is after a call that failed, was cancelled or came to its end, and what such a call says.
+//! What a session is after a call that failed, was cancelled or came to its end, and what such a
+//! call says.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::print_stdout, reason = "a test says that it did not run")]
@@ -52,7 +53,8 @@ fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|x| x.to_bits()).collect()
 }
 
-/// A session is as it was with these tokens, and goes on with the bits of one to which nothing happened.
+/// A session is as it was with these tokens, and goes on with the bits of one to which nothing
+/// happened.
 fn is_as_before(session: &mut Session, tokens: &[u32]) {
     assert_eq!(session.tokens(), tokens);
     let mut other = session.lm().session_with(SessionOptions::default().block(2));
@@ -180,7 +182,8 @@ fn a_feed_that_is_cancelled_leaves_the_session_as_it_was() {
         if !before.is_empty() {
             session.feed(before).unwrap();
         }
-        // Before the first layer, within a block, at the beginning of the last one, and before the last layer of all.
+        // Before the first layer, within a block, at the beginning of the last one, and before the
+        // last layer of all.
         for calls in [0, 1, layers + 1, 3 * layers, 4 * layers - 1] {
             let mut told = Vec::new();
             let fed = session.feed_with(&prompt, |computed| {

@@ -1,5 +1,5 @@
-//! The model in this repository, from end to end: every machine computes these bits. Its files are within this program, which also runs where there
-//! are none (`ci/emulate.sh`).
+//! The model in this repository, from end to end: every machine computes these bits. Its files are
+//! within this program, which also runs where there are none (`ci/emulate.sh`).
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -18,7 +18,8 @@ const WEIGHTS: &[u8] = include_bytes!("../../models/storyteller-6m/model.safeten
 /// "Once upon a time, there was a little girl named Lily."
 const STORY: [u32; 14] = [0, 634, 537, 259, 475, 12, 416, 297, 259, 426, 565, 882, 654, 14];
 
-/// What all logits after all tokens hash to: with the weights as they are, and packed. They change with the definitions in `docs/quantization.md`, and with nothing else.
+/// What all logits after all tokens hash to: with the weights as they are, and packed. They change
+/// with the definitions in `docs/quantization.md`, and with nothing else.
 const EXPECTED: [(Option<Format>, u64); 2] =
     [(None, 0xc15c_9601_60bd_ff53), (Some(Format::Q4K), 0xc4ee_fde1_747e_4e6e)];
 

@@ -131,7 +131,8 @@ fn messages_are_what_transformers_hands_on() {
     assert!(error.contains("\"messages\""), "{error}");
 }
 
-/// What Python's values have and other interpreters of Jinja have not; the script `ci/templates.sh` compares more.
+/// What Python's values have and other interpreters of Jinja have not; the script `ci/templates.sh`
+/// compares more.
 #[test]
 fn values_are_pythons() {
     for (template, expected) in [

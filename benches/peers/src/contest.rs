@@ -11,10 +11,12 @@ use rand_pcg::Pcg64;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Copies of a matrix are at least this many bytes together: several times the last-level cache of a large server core complex.
+/// Copies of a matrix are at least this many bytes together: several times the last-level cache of
+/// a large server core complex.
 const COLD_BYTES: usize = 256 << 20;
 
-/// How long a contestant runs before it is another's turn, at least: long beside what the clocks resolve.
+/// How long a contestant runs before it is another's turn, at least: long beside what the clocks
+/// resolve.
 const TURN: Duration = Duration::from_millis(20);
 
 /// Rounds for a median, unless they take far more than the time that was given.
@@ -23,12 +25,14 @@ const ROUNDS: usize = 7;
 /// Rows of activations on which products are checked.
 const CHECKED: usize = 8;
 
-/// What 8-bit activations may cost, and no right product exceeds: a wrong scale or a swapped code is far above.
+/// What 8-bit activations may cost, and no right product exceeds: a wrong scale or a swapped code
+/// is far above.
 const ARITHMETIC_ERROR: f64 = 0.02;
 
 /// A matrix and activations, the same for all contestants.
 pub(crate) struct Problem {
-    /// Student's t with 6 degrees of freedom: tails as heavy as those of trained weights. (outputs, inputs)
+    /// Student's t with 6 degrees of freedom: tails as heavy as those of trained weights. (outputs,
+    /// inputs)
     pub(crate) weights: Array2<f32>,
     /// Normally distributed. (rows, inputs)
     pub(crate) x: Array2<f32>,
@@ -224,7 +228,8 @@ impl Group<'_> {
     }
 }
 
-/// Relative RMS errors of some rows of a product: beside the weights as they were, and as the format has them.
+/// Relative RMS errors of some rows of a product: beside the weights as they were, and as the
+/// format has them.
 fn errors_of(problem: &Problem, weights: &Array2<f32>, product: &Array2<f32>) -> Result<(f64, f64)> {
     let rows = product.nrows();
     let sample: Vec<usize> = (0..rows.min(CHECKED)).map(|i| i * rows / rows.min(CHECKED)).collect();
@@ -249,7 +254,8 @@ struct Times {
     cpu: f64,
 }
 
-/// Lets all run in turn until the time is spent. Each round begins with another one, and each turn with a product that does not count.
+/// Lets all run in turn until the time is spent. Each round begins with another one, and each turn
+/// with a product that does not count.
 fn take_turns(runs: &mut [Box<dyn FnMut() -> Result<()> + '_>], budget: Duration) -> Result<(Vec<Times>, usize)> {
     let mut repeats = Vec::new();
     for run in runs.iter_mut() {

@@ -1,4 +1,5 @@
-//! Products in `f32`: `ndarray`, which is `matrixmultiply`, and `gemm`. Their threads: `MATMUL_NUM_THREADS`, and rayon's current pool.
+//! Products in `f32`: `ndarray`, which is `matrixmultiply`, and `gemm`. Their threads:
+//! `MATMUL_NUM_THREADS`, and rayon's current pool.
 
 use std::sync::Arc;
 
@@ -84,8 +85,9 @@ fn gemm(x: &Array2<f32>, weights: &Array2<f32>, y: &mut Array2<f32>) {
     let threads = rayon::current_num_threads();
     let parallelism = if threads == 1 { Parallelism::None } else { Parallelism::Rayon(threads) };
     let (row, column) = (cols as isize, outputs as isize);
-    // SAFETY: each array holds as many numbers as its shape says, in rows without gaps; the strides given are of those rows (of
-    // the transposed weights: of their columns). `y` is borrowed alone, and is written without being read.
+    // SAFETY: each array holds as many numbers as its shape says, in rows without gaps; the strides
+    // given are of those rows (of the transposed weights: of their columns). `y` is borrowed alone,
+    // and is written without being read.
     unsafe {
         gemm::gemm(
             rows,

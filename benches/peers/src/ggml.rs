@@ -1,7 +1,9 @@
-//! llama.cpp's product: its library ggml, on the CPU, by a graph of one node. The only module that calls it.
+//! llama.cpp's product: its library ggml, on the CPU, by a graph of one node. The only module that
+//! calls it.
 //!
-//! Every pointer here is owned by one of four types that free it ([`Context`], [`Buffer`], [`Backend`], and ggml itself for what is
-//! static), and lives as long as the [`Ggml`] whose fields these are. ggml checks shapes and places with assertions that end the process.
+//! Every pointer here is owned by one of four types that free it ([`Context`], [`Buffer`],
+//! [`Backend`], and ggml itself for what is static), and lives as long as the [`Ggml`] whose fields
+//! these are. ggml checks shapes and places with assertions that end the process.
 
 #![expect(unsafe_code, reason = "ggml is a C library")]
 
@@ -19,7 +21,8 @@ use crate::contest::{Contestant, Problem, Turns};
 pub(crate) enum Layout {
     /// As in a GGUF file.
     Plain,
-    /// Rearranged for this processor when they are loaded: what llama.cpp does by default, where it can.
+    /// Rearranged for this processor when they are loaded: what llama.cpp does by default, where it
+    /// can.
     Repacked,
 }
 
@@ -36,7 +39,8 @@ struct Encoded {
 pub(crate) struct Ggml {
     layout: Layout,
     encoded: Encoded,
-    /// `None` before the first number of rows is set. Before what it points into, so that it is freed first.
+    /// `None` before the first number of rows is set. Before what it points into, so that it is
+    /// freed first.
     graphs: Option<Graphs>,
     matrices: Vec<NonNull<sys::ggml_tensor>>,
     backend: Backend,
@@ -54,7 +58,8 @@ struct Graphs {
 }
 
 impl Ggml {
-    /// Has ggml quantize the matrix of a problem; `None` where it lacks the format, or the layout for it.
+    /// Has ggml quantize the matrix of a problem; `None` where it lacks the format, or the layout
+    /// for it.
     pub(crate) fn new(problem: &Problem, format: &str, layout: Layout) -> Result<Option<Self>> {
         let Some(kind) = kind(format) else { return Ok(None) };
         let encoded = Encoded::new(kind, problem)?;
@@ -76,7 +81,8 @@ impl Ggml {
                 None => return Ok(None),
             },
         };
-        // SAFETY: the context is alive and its tensors have no place yet; the type of buffer is static.
+        // SAFETY: the context is alive and its tensors have no place yet; the type of buffer is
+        // static.
         let buffer = Buffer::new(unsafe { sys::ggml_backend_alloc_ctx_tensors_from_buft(context.0.as_ptr(), place) })?;
         // SAFETY: the tensor is alive as long as its context, and nothing else refers to it now.
         let extra = unsafe { matrices[0].as_ref() }.extra;
@@ -84,7 +90,8 @@ impl Ggml {
             return Ok(None); // It has no such layout for this type on this processor.
         }
         for matrix in &matrices {
-            // SAFETY: the tensor has a place in the buffer; it takes as many bytes as were encoded for its type and shape, all of it.
+            // SAFETY: the tensor has a place in the buffer; it takes as many bytes as were encoded
+            // for its type and shape, all of it.
             unsafe { sys::ggml_backend_tensor_set(matrix.as_ptr(), encoded.words.as_ptr().cast(), 0, encoded.bytes) };
         }
         let backend = Backend::new(rayon::current_num_threads())?;
@@ -108,7 +115,8 @@ impl Contestant for Ggml {
 
     fn multiply(&mut self) -> Result<()> {
         let graph = self.graphs.as_mut().context("not prepared")?.turns.turn().as_ptr();
-        // SAFETY: the graph is alive, as are the tensors in it and their buffers; nobody else uses them or the backend now.
+        // SAFETY: the graph is alive, as are the tensors in it and their buffers; nobody else uses
+        // them or the backend now.
         let status = unsafe { sys::ggml_backend_graph_compute(self.backend.0.as_ptr(), graph) };
         ensure!(status == sys::GGML_STATUS_SUCCESS, "ggml failed: status {status}");
         Ok(())
@@ -118,7 +126,8 @@ impl Contestant for Ggml {
         let graphs = self.graphs.as_ref().context("not prepared")?;
         let mut product = Array2::<f32>::zeros(graphs.shape);
         let bytes = size_of::<f32>() * product.len();
-        // SAFETY: `y` is a tensor of this shape in F32, so that many bytes long, and so is the array.
+        // SAFETY: `y` is a tensor of this shape in F32, so that many bytes long, and so is the
+        // array.
         unsafe { sys::ggml_backend_tensor_get(graphs.y.as_ptr(), product.as_mut_ptr().cast(), 0, bytes) };
         Ok(product)
     }
@@ -132,7 +141,8 @@ impl Contestant for Ggml {
         // SAFETY: the description of a type is static.
         let traits = unsafe { traits.as_ref() };
         let decode = traits.and_then(|traits| traits.to_float).context("ggml cannot decode this type")?;
-        // SAFETY: the bytes are the blocks of as many weights, as the array has, and lie on a multiple of 8.
+        // SAFETY: the bytes are the blocks of as many weights, as the array has, and lie on a
+        // multiple of 8.
         unsafe { decode(self.encoded.words.as_ptr().cast(), weights.as_mut_ptr(), rows * cols) };
         Ok(weights)
     }
@@ -191,7 +201,8 @@ impl Encoded {
         // SAFETY: the type is one of ggml's, the columns whole blocks.
         let bytes = rows * unsafe { sys::ggml_row_size(kind, cols as i64) };
         let mut words = vec![0u64; bytes.div_ceil(8)];
-        // SAFETY: there are `rows * cols` weights, `bytes` of room for their blocks, and no importances are needed, or it ends the process.
+        // SAFETY: there are `rows * cols` weights, `bytes` of room for their blocks, and no
+        // importances are needed, or it ends the process.
         let written = unsafe {
             sys::ggml_quantize_chunk(
                 kind,

@@ -1,7 +1,8 @@
-//! Our products beside those of llama.cpp, candle, `ndarray` and `gemm`: the same matrix, the same activations, in turn.
+//! Our products beside those of llama.cpp, candle, `ndarray` and `gemm`: the same matrix, the same
+//! activations, in turn.
 //!
-//! `cargo run --release` in this folder (its `.cargo/config.toml` counts). Needs cmake, a C++ compiler and libclang. How it is measured, and
-//! what came out: `docs/benchmarking.md`.
+//! `cargo run --release` in this folder (its `.cargo/config.toml` counts). Needs cmake, a C++
+//! compiler and libclang. How it is measured, and what came out: `docs/benchmarking.md`.
 
 #![deny(unsafe_code)]
 

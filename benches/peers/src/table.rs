@@ -45,7 +45,8 @@ pub(crate) fn write(out: &mut dyn Write, measured: &[Measured]) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of weights where those must be read for one row, operations (two for a multiply-add) where there are more.
+/// Bytes of weights where those must be read for one row, operations (two for a multiply-add) where
+/// there are more.
 fn speed(m: &Measured, seconds: f64) -> String {
     if m.rows == 1 {
         format!("{:.1} GB/s", m.bytes as f64 / seconds / 1e9)
@@ -98,7 +99,8 @@ fn fastest_peer<'a>(group: impl Iterator<Item = &'a Measured>) -> Option<&'a Mea
     group.filter(|m| !m.ours && m.error.is_some()).min_by(|a, b| time(a).total_cmp(&time(b)))
 }
 
-/// How many times as fast ours is: as the contestant, and ours as the fastest of the others. And how to print ours.
+/// How many times as fast ours is: as the contestant, and ours as the fastest of the others. And
+/// how to print ours.
 fn ratio<'a>(m: &Measured, group: impl Iterator<Item = &'a Measured> + Clone) -> (String, &'static str) {
     let Some(ours) = group.clone().find(|m| m.ours) else { return (String::new(), "") };
     if !m.ours {

@@ -1,8 +1,10 @@
-//! Speed against accuracy, on the same weights: one row of the table for each format and way of rounding.
+//! Speed against accuracy, on the same weights: one row of the table for each format and way of
+//! rounding.
 //!
-//! `cargo run --release -p benches --bin accuracy -- [CHECKPOINT]`, by default the model in this repository. Every packed matrix of the
-//! checkpoint is encoded; errors are over all of them. With one row of activations, copies of the matrices
-//! beyond any cache's size take turns. One thread; contestants take turns, medians count.
+//! `cargo run --release -p benches --bin accuracy -- [CHECKPOINT]`, by default the model in this
+//! repository. Every packed matrix of the checkpoint is encoded; errors are over all of them. With
+//! one row of activations, copies of the matrices beyond any cache's size take turns. One thread;
+//! contestants take turns, medians count.
 
 #![allow(clippy::print_stdout, reason = "prints a table")]
 
@@ -129,7 +131,8 @@ fn quantized(isa: Isa, x: &Array2<f32>, rows: usize) -> Result<Activations> {
     Ok(activations)
 }
 
-/// Seconds to read all matrices, to multiply them (activations are quantized in that time), and to do the same in `f32`.
+/// Seconds to read all matrices, to multiply them (activations are quantized in that time), and to
+/// do the same in `f32`.
 fn times(layers: &[Layer], matrices: &[Matrix], isa: Isa, rows: usize) -> Result<[f64; 3]> {
     let bytes: usize = matrices.iter().map(|m| m.view().as_bytes().len()).sum();
     // One row touches every weight once, so memory decides; with many rows it does not.

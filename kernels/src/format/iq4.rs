@@ -22,8 +22,8 @@ const ABOVE: [f32; 16] = {
 
 /// Where the search places the weight of largest magnitude.
 ///
-/// Chosen greedily from two grids of step 3, -160..-84 and 84..146, on normally and t-distributed blocks: these reach
-/// its squared error within 0.2 %.
+/// Chosen greedily from two grids of step 3, -160..-84 and 84..146, on normally and t-distributed
+/// blocks: these reach its squared error within 0.2 %.
 pub(super) const PLACES: [f32; 14] =
     [-130.0, 114.0, -124.0, -136.0, -109.0, 120.0, 108.0, -121.0, -142.0, -103.0, -127.0, 126.0, -133.0, 90.0];
 
@@ -34,8 +34,9 @@ pub(super) struct Iq4;
 impl Iq4 {
     /// About the code of `y` less `by`, rounded, and `y` brought into the table's range.
     ///
-    /// The code is nearly `C + (B - A·|y|)·y`, by least squares within 0.12 of it at the values. So with `by` of a half the result is the
-    /// code of the nearest value or one less; with 0 it is that code but for numbers within an eighth of a step of where it changes.
+    /// The code is nearly `C + (B - A·|y|)·y`, by least squares within 0.12 of it at the values. So
+    /// with `by` of a half the result is the code of the nearest value or one less; with 0 it is
+    /// that code but for numbers within an eighth of a step of where it changes.
     #[inline(always)]
     fn about<S: Simd>(simd: S, y: S::F32, by: f32) -> (S::F32, S::F32) {
         const A: f32 = 2.259_273e-4;

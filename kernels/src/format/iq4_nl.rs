@@ -1,6 +1,7 @@
 //! `iq4_nl`: 32 columns, a half-precision scale and 4-bit codes of a table of values. 18 bytes.
 //!
-//! Byte `j` of the 16 code bytes holds column `j` in its low and column `j + 16` in its high four bits.
+//! Byte `j` of the 16 code bytes holds column `j` in its low and column `j + 16` in its high four
+//! bits.
 
 use half::f16;
 
@@ -73,7 +74,8 @@ fn search<S: Simd>(simd: S, columns: &[Lanes], extreme: S::F32, nearest: S::F32)
     }
 
     let mut found = nearest;
-    // Where the nearest scale overflows, nothing is less than this, and the overflow stays for the caller to see.
+    // Where the nearest scale overflows, nothing is less than this, and the overflow stays for the
+    // caller to see.
     let finite = simd.splat(f32::INFINITY);
     let nearest_error = error(simd, Iq4, columns, nearest, inverse(simd, nearest));
     let mut least = simd.where_greater(finite, simd.abs(nearest), nearest_error, simd.splat(0.0));

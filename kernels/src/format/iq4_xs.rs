@@ -1,7 +1,8 @@
-//! `iq4_xs`: 256 columns in 8 sub-blocks of 32 with a 6-bit scale around 32 each, 4-bit codes of a table of values. 136 bytes.
+//! `iq4_xs`: 256 columns in 8 sub-blocks of 32 with a 6-bit scale around 32 each, 4-bit codes of a
+//! table of values. 136 bytes.
 //!
-//! Byte `16·j + l` of the code bytes holds columns `32·j + l` and `32·j + 16 + l`. The scales' low four bits lie two in a byte, their high two
-//! bits in a 16-bit number.
+//! Byte `16·j + l` of the code bytes holds columns `32·j + l` and `32·j + 16 + l`. The scales' low
+//! four bits lie two in a byte, their high two bits in a 16-bit number.
 
 use half::f16;
 

@@ -1,7 +1,7 @@
 //! Super-blocks of 8 lines with 6-bit scales and offsets: what `q4_k` and `q5_k` share.
 //!
-//! A weight is `d·scale·code - dmin·min`; `d` and `dmin` are half-precision numbers of the super-block, `scale` and `min`
-//! 6-bit integers of its 8 sub-blocks of 32 columns.
+//! A weight is `d·scale·code - dmin·min`; `d` and `dmin` are half-precision numbers of the
+//! super-block, `scale` and `min` 6-bit integers of its 8 sub-blocks of 32 columns.
 
 use half::f16;
 
@@ -75,7 +75,8 @@ impl<S: Simd> SuperBlock<S> {
         Line { scale: simd.mul(self.d, scale), offset: simd.sub(simd.splat(0.0), simd.mul(self.dmin, min)) }
     }
 
-    /// Replaces each sub-block's integers by the best within one of them. Returns the squared error of the super-block.
+    /// Replaces each sub-block's integers by the best within one of them. Returns the squared error
+    /// of the super-block.
     #[inline(always)]
     fn improve(&mut self, simd: S, lines: Lines, columns: &[[Lanes; 32]; 8]) -> S::F32 {
         let mut total = simd.splat(0.0);
@@ -127,7 +128,8 @@ impl<S: Simd> SuperBlock<S> {
         self.limit(simd);
     }
 
-    /// Brings scales that were rounded to infinity back to the largest number, so that lines stay numbers.
+    /// Brings scales that were rounded to infinity back to the largest number, so that lines stay
+    /// numbers.
     #[inline(always)]
     fn limit(&mut self, simd: S) {
         self.d = simd.min(self.d, simd.splat(f16::MAX.to_f32_const()));
@@ -167,10 +169,12 @@ impl<S: Simd> SuperBlock<S> {
         }
     }
 
-    /// Writes `d`, `dmin` and the packed integers: the first four fields of the block. Returns which rows overflowed.
+    /// Writes `d`, `dmin` and the packed integers: the first four fields of the block. Returns
+    /// which rows overflowed.
     #[inline(always)]
     pub(super) fn store(&self, simd: S, d: &mut [u8; 32], dmin: &mut [u8; 32], packed: &mut [[u8; 64]]) -> u16 {
-        // Numbers 4..8 are cut in two: four bits of scale and min share a byte, two bits lie above numbers 0..4.
+        // Numbers 4..8 are cut in two: four bits of scale and min share a byte, two bits lie above
+        // numbers 0..4.
         let split = |a: S::F32| {
             let high = simd.trunc(simd.mul(a, simd.splat(1.0 / 16.0)));
             (simd.mul_add(high, simd.splat(-16.0), a), high)
@@ -207,7 +211,8 @@ fn search<S: Simd>(simd: S, lines: Lines, columns: &[[Lanes; 32]; 8], nearest: S
         *target = lines.fit(simd, columns);
     }
     let mut found = nearest;
-    // Where nearest rounding overflows nothing is less than this, and the overflow stays for the caller to see.
+    // Where nearest rounding overflows nothing is less than this, and the overflow stays for the
+    // caller to see.
     let scales = simd.max(nearest.d, nearest.dmin);
     let mut least = nearest.error(simd, lines, columns);
     least = simd.where_greater(simd.splat(f32::INFINITY), scales, least, zero);
@@ -262,7 +267,8 @@ pub(super) type ScalesAndOffsets<S> = [(<S as Simd>::F32, <S as Simd>::F32); 8];
 pub(super) fn scales_and_offsets<S: Simd>(simd: S, block: &[u8]) -> ScalesAndOffsets<S> {
     let [first, second, third] =
         [field_at(simd, block, 64, 0), field_at(simd, block, 64, 1), field_at(simd, block, 64, 2)];
-    // Numbers 4..8 are cut in two: four bits of scale and min share a byte, two bits lie above numbers 0..4.
+    // Numbers 4..8 are cut in two: four bits of scale and min share a byte, two bits lie above
+    // numbers 0..4.
     let high_scales = simd.or(simd.bits(third, 0, 15, 0), simd.bits(first, 6, 3, 4));
     let high_mins = simd.or(simd.bits(third, 4, 15, 0), simd.bits(second, 6, 3, 4));
     let low = [simd.bits(first, 0, 63, 0), simd.bits(second, 0, 63, 0)];

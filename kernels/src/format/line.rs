@@ -1,4 +1,5 @@
-//! Blocks on a line: weight = `scale·code + offset`, codes from 0. What `q4_1`, `q4_k` and `q5_k` share.
+//! Blocks on a line: weight = `scale·code + offset`, codes from 0. What `q4_1`, `q4_k` and `q5_k`
+//! share.
 
 use super::search::ratio;
 use super::{Lanes, inverse};
@@ -19,7 +20,8 @@ pub(super) struct Lines {
     pub(super) largest: f32,
     /// The largest offset.
     pub(super) top: f32,
-    /// Where the search places the least and the largest weight: how many codes above the first and below the last one.
+    /// Where the search places the least and the largest weight: how many codes above the first and
+    /// below the last one.
     pub(super) places: &'static [(f32, f32)],
 }
 
@@ -82,7 +84,8 @@ impl Lines {
         (simd.add(low, simd.splat(0.0)), simd.add(high, simd.splat(0.0)))
     }
 
-    /// The line of least squared error for the codes of `sums`, and by how much it lessens that error.
+    /// The line of least squared error for the codes of `sums`, and by how much it lessens that
+    /// error.
     #[inline(always)]
     pub(super) fn regression<S: Simd>(self, simd: S, sums: &Sums<S>, x: S::F32) -> (Line<S>, S::F32) {
         let n = simd.splat(32.0);
@@ -124,7 +127,8 @@ impl Lines {
 
 /// Places for codes of 4 bits.
 ///
-/// Chosen greedily from a grid of step 0.15, -0.6..1.65 at both ends, on normally and t-distributed blocks.
+/// Chosen greedily from a grid of step 0.15, -0.6..1.65 at both ends, on normally and t-distributed
+/// blocks.
 pub(super) const PLACES_4: [(f32, f32); 20] = [
     (-0.15, -0.15),
     (-0.45, 0.15),

@@ -1,7 +1,7 @@
 //! Formats: what the bytes of a block mean.
 //!
-//! A format is one file that implements [`BlockFormat`] and one line in the [`formats!`] table; names, tags, tests and
-//! benches follow from the table.
+//! A format is one file that implements [`BlockFormat`] and one line in the [`formats!`] table;
+//! names, tags, tests and benches follow from the table.
 
 use core::fmt;
 use core::str::FromStr;
@@ -29,7 +29,8 @@ mod tile;
 pub(crate) trait BlockFormat: 'static {
     /// Columns in a block; a multiple of 32.
     const LEN: usize;
-    /// Widths in bytes of the fields of one row's block, in GGUF's order. A panel interleaves 16 rows field by field.
+    /// Widths in bytes of the fields of one row's block, in GGUF's order. A panel interleaves 16
+    /// rows field by field.
     const FIELDS: &'static [usize];
     /// Bytes of one row's block.
     const BYTES: usize = sum(Self::FIELDS);
@@ -41,8 +42,9 @@ pub(crate) trait BlockFormat: 'static {
     /// Whether a weight of zero becomes zero whatever is beside it.
     const HAS_ZERO: bool;
 
-    /// Up to how many rows of activations are multiplied one after the other, each on its way through a panel unpacking it. Where unpacking into memory,
-    /// once for all, is the longer way for a few rows. `docs/kernels.md` has what was measured.
+    /// Up to how many rows of activations are multiplied one after the other, each on its way
+    /// through a panel unpacking it. Where unpacking into memory, once for all, is the longer way
+    /// for a few rows. `docs/kernels.md` has what was measured.
     const ALONE: usize = 1;
 
     /// What a block of a panel unpacks to, 32 columns at a time.
@@ -51,7 +53,8 @@ pub(crate) trait BlockFormat: 'static {
     /// The `LEN` weights of one row's block.
     fn decode(block: &[u8], weights: &mut [f32]);
 
-    /// Encodes a block of a panel from its columns. Returns which rows' scales overflowed, one bit each.
+    /// Encodes a block of a panel from its columns. Returns which rows' scales overflowed, one bit
+    /// each.
     fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16;
 
     /// What the tiles of a block of a panel share, unpacked: their scales, above all.
@@ -63,11 +66,13 @@ pub(crate) trait BlockFormat: 'static {
     /// Columns `32·tile..32·tile + 32` of a block of a panel.
     fn unpack<S: Simd>(simd: S, block: &[u8], header: &Self::Header<S>, tile: usize) -> Self::Tile<S>;
 
-    /// Adds the products of a block of a panel with one row of activations: to the same bits as tile by tile.
+    /// Adds the products of a block of a panel with one row of activations: to the same bits as
+    /// tile by tile.
     #[inline(always)]
     fn multiply_add<S: Simd>(simd: S, block: &[u8], x: &[Block<1>], acc: &mut [Lanes; 1]) {
         let header = Self::header(simd, block);
-        // In pairs, as tiles share bytes, their low four bits and their high ones. Not all at once: `prefetch` says why.
+        // In pairs, as tiles share bytes, their low four bits and their high ones. Not all at once:
+        // `prefetch` says why.
         let (pairs, single) = x.as_chunks::<2>();
         for (pair, x) in pairs.iter().enumerate() {
             prefetch(simd, block, pair, Self::TILES / 2);
@@ -142,15 +147,18 @@ formats! {
     Q4_0 = "q4_0", ggml 2, in q4_0;
     /// 4-bit codes, scale and offset in half precision per 32 columns; 5 bits per weight.
     Q4_1 = "q4_1", ggml 3, in q4_1;
-    /// 4-bit codes, 6-bit scale and offset per 32 columns in super-blocks of 256; 4.5 bits per weight.
+    /// 4-bit codes, 6-bit scale and offset per 32 columns in super-blocks of 256; 4.5 bits per
+    /// weight.
     Q4K = "q4_k", ggml 12, in q4_k;
-    /// 5-bit codes, 6-bit scale and offset per 32 columns in super-blocks of 256; 5.5 bits per weight.
+    /// 5-bit codes, 6-bit scale and offset per 32 columns in super-blocks of 256; 5.5 bits per
+    /// weight.
     Q5K = "q5_k", ggml 13, in q5_k;
     /// 6-bit codes, 8-bit scale per 16 columns in super-blocks of 256; 6.5625 bits per weight.
     Q6K = "q6_k", ggml 14, in q6_k;
     /// 16 values denser around zero, one half-precision scale per 32 columns; 4.5 bits per weight.
     Iq4Nl = "iq4_nl", ggml 20, in iq4_nl;
-    /// 16 values denser around zero, 6-bit scale per 32 columns in super-blocks of 256; 4.25 bits per weight.
+    /// 16 values denser around zero, 6-bit scale per 32 columns in super-blocks of 256; 4.25 bits
+    /// per weight.
     Iq4Xs = "iq4_xs", ggml 23, in iq4_xs;
     /// 4-bit floats, a power of two as scale per 32 columns; 4.25 bits per weight.
     Mxfp4 = "mxfp4", ggml 39, in mxfp4;
@@ -247,9 +255,11 @@ impl FromStr for Format {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rounding {
-    /// The scale from the largest weight, codes to nearest: what GGUF's reference quantizer does where it does not search itself.
+    /// The scale from the largest weight, codes to nearest: what GGUF's reference quantizer does
+    /// where it does not search itself.
     Nearest,
-    /// The scale with the least squared error among many; never worse than [`Nearest`](Self::Nearest).
+    /// The scale with the least squared error among many; never worse than
+    /// [`Nearest`](Self::Nearest).
     #[default]
     Search,
 }
@@ -274,13 +284,16 @@ impl fmt::Display for Rounding {
     }
 }
 
-/// How many bytes ahead of a product memory is asked for: what comes in while they are multiplied must be more than a core has under way.
+/// How many bytes ahead of a product memory is asked for: what comes in while they are multiplied
+/// must be more than a core has under way.
 const AHEAD: usize = 8192;
 
-/// Asks for one of the parts, equal and in order, of as many bytes as `block` has, which lie [`AHEAD`] bytes behind it.
+/// Asks for one of the parts, equal and in order, of as many bytes as `block` has, which lie
+/// [`AHEAD`] bytes behind it.
 ///
-/// A processor's own prefetching takes a load that goes on by the same small step for the beginning of a stream. Where a loop over blocks has a
-/// hundred loads with a step of a block each, it fetches the wrong lines and has them in each other's way.
+/// A processor's own prefetching takes a load that goes on by the same small step for the beginning
+/// of a stream. Where a loop over blocks has a hundred loads with a step of a block each, it
+/// fetches the wrong lines and has them in each other's way.
 #[inline(always)]
 pub(crate) fn prefetch<S: Simd>(simd: S, block: &[u8], part: usize, parts: usize) {
     let lines = block.len().div_ceil(64 * parts);
@@ -307,7 +320,8 @@ fn field_at<S: Simd>(simd: S, block: &[u8], at: usize, index: usize) -> S::Bytes
     simd.load(bytes_at(block, at + 64 * index))
 }
 
-/// The codes of 32 columns whose first 16 are the low and whose last 16 are the high four bits of 16 bytes from `at` on.
+/// The codes of 32 columns whose first 16 are the low and whose last 16 are the high four bits of
+/// 16 bytes from `at` on.
 #[inline(always)]
 fn split_nibbles<S: Simd>(simd: S, block: &[u8], at: usize) -> Codes<S> {
     let mut codes = [field_at(simd, block, at, 0); 8];
@@ -319,7 +333,8 @@ fn split_nibbles<S: Simd>(simd: S, block: &[u8], at: usize) -> Codes<S> {
     codes
 }
 
-/// Splits a block of a panel into its 16 half-precision scales and its codes, 64 bytes at a time, to be written.
+/// Splits a block of a panel into its 16 half-precision scales and its codes, 64 bytes at a time,
+/// to be written.
 #[inline(always)]
 fn scales_and_codes_mut(block: &mut [u8]) -> (&mut [u8; 32], &mut [[u8; 64]]) {
     let (scales, codes) = block.split_first_chunk_mut::<32>().expect("a block of a panel begins with 16 scales");

@@ -1,6 +1,8 @@
-//! `mxfp4`: 32 columns, a power of two as scale and 4-bit floats: sign, two bits of exponent, one of mantissa. 17 bytes.
+//! `mxfp4`: 32 columns, a power of two as scale and 4-bit floats: sign, two bits of exponent, one
+//! of mantissa. 17 bytes.
 //!
-//! Byte `j` of the 16 code bytes holds column `j` in its low and column `j + 16` in its high four bits.
+//! Byte `j` of the 16 code bytes holds column `j` in its low and column `j + 16` in its high four
+//! bits.
 
 use super::search::{Grid, error, extreme};
 use super::{BlockFormat, Centred, Lanes, PANEL_ROWS, Rounding, bytes_at, inverse, split_nibbles, store_nibbles};
@@ -36,7 +38,8 @@ const GREATEST: f32 = (1u128 << 124) as f32;
 #[derive(Clone, Copy)]
 struct Floats;
 
-/// Where the magnitude changes from one value to the next, and by how much; the code changes by one.
+/// Where the magnitude changes from one value to the next, and by how much; the code changes by
+/// one.
 const STEPS: [(f32, f32); 7] = [(0.5, 1.0), (1.5, 1.0), (2.5, 1.0), (3.5, 1.0), (5.0, 2.0), (7.0, 2.0), (10.0, 4.0)];
 
 impl Grid for Floats {
@@ -83,11 +86,13 @@ impl BlockFormat for Mxfp4 {
 
     #[inline(always)]
     fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
-        // The largest weight's power of two at 8, so that the weight lies in 8..16; beyond 12 it is cut off.
+        // The largest weight's power of two at 8, so that the weight lies in 8..16; beyond 12 it is
+        // cut off.
         let nearest = simd.mul(power_of_two(simd, extreme(simd, columns)), simd.splat(0.125));
         let nearest = simd.max(nearest, simd.splat(LEAST));
-        // The weights in units of that scale: powers of two are exact, and no square overflows or underflows. The inverse of a small
-        // scale would overflow, so that such a block comes up first.
+        // The weights in units of that scale: powers of two are exact, and no square overflows or
+        // underflows. The inverse of a small scale would overflow, so that such a block comes up
+        // first.
         let up = simd.where_greater(simd.splat(1.0 / UP), nearest, simd.splat(UP), simd.splat(1.0));
         let per_scale = inverse(simd, simd.mul(nearest, up));
         let mut scaled = [[0.0; PANEL_ROWS]; 32];

@@ -1,6 +1,7 @@
 //! `q4_0`: 32 columns, a half-precision scale and 4-bit codes around 8. 18 bytes.
 //!
-//! Byte `j` of the 16 code bytes holds column `j` in its low and column `j + 16` in its high four bits.
+//! Byte `j` of the 16 code bytes holds column `j` in its low and column `j + 16` in its high four
+//! bits.
 
 use half::f16;
 
@@ -115,13 +116,15 @@ fn search<S: Simd>(simd: S, columns: &[Lanes; 32], mut found: Encoded<S>) -> Enc
         best_inverse = simd.where_greater(new, old, inverse, best_inverse);
     }
 
-    // Where the nearest scale overflows, nothing is less than this, and the overflow stays for the caller to see.
+    // Where the nearest scale overflows, nothing is less than this, and the overflow stays for the
+    // caller to see.
     let nearest_scale = stored_scale(simd, found.scale);
     let nearest_error = error(simd, columns, nearest_scale, |i, _| found.codes[i]);
     let finite = simd.splat(f32::INFINITY);
     let mut least = simd.where_greater(finite, simd.abs(nearest_scale), nearest_error, simd.splat(0.0));
     for _ in 0..REFITS {
-        // The scale that fits the codes best, as it will be stored, and the codes that fit that scale best.
+        // The scale that fits the codes best, as it will be stored, and the codes that fit that
+        // scale best.
         let (xq, qq) = sums(simd, columns, best_inverse);
         let fitted = simd.where_greater(qq, simd.splat(0.0), simd.div(xq, qq), simd.splat(0.0));
         let scale = stored_scale(simd, fitted);
@@ -139,8 +142,9 @@ fn search<S: Simd>(simd: S, columns: &[Lanes; 32], mut found: Encoded<S>) -> Enc
 
 /// Codes at which the largest weight is tried.
 ///
-/// Chosen greedily from a grid of tenths on normally and t-distributed blocks: with these 16 the squared error is within
-/// 0.02 % of what all 102 points of the grid reach. -8 has no positive twin, so anchors beyond +7 hardly ever win: one is left.
+/// Chosen greedily from a grid of tenths on normally and t-distributed blocks: with these 16 the
+/// squared error is within 0.02 % of what all 102 points of the grid reach. -8 has no positive
+/// twin, so anchors beyond +7 hardly ever win: one is left.
 const ANCHORS: [f32; 16] =
     [-9.2, -8.9, -8.8, -8.6, -8.4, -8.3, -8.2, -8.0, -7.9, -7.7, -7.4, -7.2, -7.0, -6.8, -6.1, 8.0];
 

@@ -1,6 +1,7 @@
 //! `q4_1`: 32 columns, a scale and an offset in half precision and 4-bit codes from 0. 20 bytes.
 //!
-//! Byte `j` of the 16 code bytes holds column `j` in its low and column `j + 16` in its high four bits.
+//! Byte `j` of the 16 code bytes holds column `j` in its low and column `j + 16` in its high four
+//! bits.
 
 use half::f16;
 
@@ -88,7 +89,8 @@ fn search<S: Simd>(simd: S, columns: &[Lanes; 32], nearest: Line<S>, codes: &mut
         let difference = simd.sub(y, simd.mul(kept.scale, simd.load_f32(code)));
         least = simd.mul_add(difference, difference, least);
     }
-    // Where nearest rounding overflows nothing is less than this, and the overflow stays for the caller to see.
+    // Where nearest rounding overflows nothing is less than this, and the overflow stays for the
+    // caller to see.
     let larger = simd.max(simd.abs(kept.scale), simd.abs(kept.offset));
     least = simd.where_greater(simd.splat(f32::INFINITY), larger, least, simd.splat(0.0));
     let mut x = simd.splat(0.0);

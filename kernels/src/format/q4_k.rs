@@ -1,6 +1,7 @@
 //! `q4_k`: 256 columns in 8 sub-blocks of 32 with a 6-bit scale and a 6-bit min each. 144 bytes.
 //!
-//! Byte `32·g + l` of the code bytes holds column `64·g + l` in its low and column `64·g + 32 + l` in its high four bits.
+//! Byte `32·g + l` of the code bytes holds column `64·g + l` in its low and column `64·g + 32 + l`
+//! in its high four bits.
 
 use super::k::{self, ScalesAndOffsets, SuperBlock};
 use super::line::{Lines, PLACES_4};

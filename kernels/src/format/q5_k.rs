@@ -1,6 +1,7 @@
 //! `q5_k`: as `q4_k` with codes of 5 bits. 176 bytes.
 //!
-//! The low four bits of the codes lie as in `q4_k`. The fifth bit of column `32·j + l` is bit `j` of byte `l` of 32 that come before.
+//! The low four bits of the codes lie as in `q4_k`. The fifth bit of column `32·j + l` is bit `j`
+//! of byte `l` of 32 that come before.
 
 use super::k::{self, ScalesAndOffsets, SuperBlock};
 use super::line::{Lines, PLACES_5};

@@ -1,7 +1,9 @@
-//! `q6_k`: 256 columns in 16 sub-blocks of 16 with a signed 8-bit scale each, 6-bit codes around 32. 210 bytes.
+//! `q6_k`: 256 columns in 16 sub-blocks of 16 with a signed 8-bit scale each, 6-bit codes around 32.
+//! 210 bytes.
 //!
-//! In each half of 128 columns byte `l` of the 64 bytes of low bits holds columns `l` and `l + 64`, and byte `l` of the 32 bytes of high
-//! bits holds columns `l`, `l + 32`, `l + 64` and `l + 96`, two bits each.
+//! In each half of 128 columns byte `l` of the 64 bytes of low bits holds columns `l` and `l + 64`,
+//! and byte `l` of the 32 bytes of high bits holds columns `l`, `l + 32`, `l + 64` and `l + 96`,
+//! two bits each.
 
 use half::f16;
 
@@ -36,8 +38,8 @@ const SCALING: Scaling<Codes> =
 
 /// Where the search places the weight of largest magnitude.
 ///
-/// Chosen greedily from two grids of step 0.3, -34..-24 and 24..33.5, on normally and t-distributed blocks: these reach their squared
-/// error within 0.2 %.
+/// Chosen greedily from two grids of step 0.3, -34..-24 and 24..33.5, on normally and t-distributed
+/// blocks: these reach their squared error within 0.2 %.
 const PLACES: [f32; 20] = [
     -31.9, -31.0, 30.0, 29.1, -28.0, -32.2, 27.0, 26.1, -25.0, -31.3, -30.7, 24.0, 28.8, 30.3, -32.5, 29.7, -28.3,
     -31.6, 27.6, 25.8,
@@ -117,7 +119,8 @@ impl BlockFormat for Q6K {
 
     #[inline(always)]
     fn multiply_add<S: Simd>(simd: S, block: &[u8], x: &[Block<1>], acc: &mut [Lanes; 1]) {
-        // Four tiles share the bytes of a half. They grow together, 16 columns at a time, so that every byte is loaded once.
+        // Four tiles share the bytes of a half. They grow together, 16 columns at a time, so that
+        // every byte is loaded once.
         let scale = halves_at(simd, block, SCALE);
         for (half, x) in x.as_chunks::<4>().0.iter().enumerate() {
             let mut dots = [simd.to_i32(simd.splat(0.0)); 4];

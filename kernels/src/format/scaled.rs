@@ -1,7 +1,7 @@
 //! Super-blocks of `N` sub-blocks with signed integer scales: what `q6_k` and `iq4_xs` share.
 //!
-//! A weight is `d·scale·v`: `d` is a half-precision number of the super-block, `scale` an integer of a sub-block of `W` columns,
-//! `v` a value of the format's grid.
+//! A weight is `d·scale·v`: `d` is a half-precision number of the super-block, `scale` an integer
+//! of a sub-block of `W` columns, `v` a value of the format's grid.
 
 use super::search::{self, Grid, Roughly, clamp, extreme, finite_or_zero, ratio, stored_super_scale, whole};
 use super::{Lanes, Rounding, inverse, stored_scale};
@@ -68,7 +68,8 @@ impl<S: Simd, const N: usize> SuperBlock<S, N> {
         extremes: &[S::F32; N],
     ) {
         let zero = simd.splat(0.0);
-        // Where nearest rounding overflows nothing is less than this, and the overflow stays for the caller to see.
+        // Where nearest rounding overflows nothing is less than this, and the overflow stays for
+        // the caller to see.
         let finite = simd.splat(f32::INFINITY);
         let mut least = simd.where_greater(finite, simd.abs(self.d), self.error(simd, scaling, columns), zero);
         let nearest = *self;
@@ -101,7 +102,8 @@ impl<S: Simd, const N: usize> SuperBlock<S, N> {
         }
     }
 
-    /// Replaces each scale by the best within one of it. Returns the squared error of the super-block.
+    /// Replaces each scale by the best within one of it. Returns the squared error of the
+    /// super-block.
     #[inline(always)]
     fn improve<const W: usize>(&mut self, simd: S, scaling: Scaling<impl Grid>, columns: &[[Lanes; W]; N]) -> S::F32 {
         let mut total = simd.splat(0.0);

@@ -1,7 +1,8 @@
 //! What the searches of several formats share: sums and errors over columns, one row per lane.
 //!
-//! Everything here is a fixed sequence of correctly rounded operations, ascending over the columns, so its results do not
-//! depend on the instruction set. The steps are laid down in `docs/quantization.md`.
+//! Everything here is a fixed sequence of correctly rounded operations, ascending over the columns,
+//! so its results do not depend on the instruction set. The steps are laid down in
+//! `docs/quantization.md`.
 
 use super::{Lanes, stored_scale};
 use crate::isa::Simd;
@@ -33,10 +34,11 @@ pub(super) fn finite_or_zero<S: Simd>(simd: S, a: S::F32) -> S::F32 {
 
 /// What the scale of a super-block becomes by being stored in half precision.
 ///
-/// Almost half of the smallest step is added to its magnitude first. A number that is small enough to be stored with fewer bits is then
-/// rounded up, so that the integers it is multiplied with need not exceed their range; other numbers hardly change. Numbers that can be
-/// stored exactly stay, as do those up to 2⁻¹¹ of a step beyond: an integer of up to 128 exceeds its range by a sixteenth there at most,
-/// which is rounded off again.
+/// Almost half of the smallest step is added to its magnitude first. A number that is small enough
+/// to be stored with fewer bits is then rounded up, so that the integers it is multiplied with need
+/// not exceed their range; other numbers hardly change. Numbers that can be stored exactly stay, as
+/// do those up to 2⁻¹¹ of a step beyond: an integer of up to 128 exceeds its range by a sixteenth
+/// there at most, which is rounded off again.
 #[inline(always)]
 pub(super) fn stored_super_scale<S: Simd>(simd: S, scale: S::F32) -> S::F32 {
     let half_step = simd.where_greater(simd.splat(0.0), scale, simd.splat(-ALMOST_HALF), simd.splat(ALMOST_HALF));

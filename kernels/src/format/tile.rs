@@ -137,7 +137,8 @@ impl<S: Simd, F> Tile<S> for Signed<S, F> {
     }
 }
 
-/// Weights `scale · factor · (code - 32)`, codes of 6 bits without sign, with a whole factor for columns 0..16 and another for 16..32.
+/// Weights `scale · factor · (code - 32)`, codes of 6 bits without sign, with a whole factor for
+/// columns 0..16 and another for 16..32.
 pub(crate) struct Halves<S: Simd, F> {
     format: PhantomData<F>,
     codes: Codes<S>,

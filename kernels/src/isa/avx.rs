@@ -1,6 +1,8 @@
-//! 256-bit vectors: what AVX2 and its extensions share. A logical vector is two registers, rows 0..8 and rows 8..16.
+//! 256-bit vectors: what AVX2 and its extensions share. A logical vector is two registers, rows
+//! 0..8 and rows 8..16.
 
-/// An instruction set of 256-bit vectors with the operations that all of them share, and the dot products, which differ.
+/// An instruction set of 256-bit vectors with the operations that all of them share, and the dot
+/// products, which differ.
 macro_rules! avx {
     ($(#[$doc:meta])* $isa:ident $features:tt; type Signed = $signed:ty; $($dots:tt)+) => {
         define_isa! {
@@ -82,7 +84,8 @@ macro_rules! avx {
             fn load_e8m0(src: &[u8; 16]) -> [__m256; 2] {
                 // SAFETY: `src` is 16 readable bytes and the load needs no alignment.
                 let bytes = unsafe { _mm_loadu_si128(src.as_ptr().cast()) };
-                // As an exponent `e` means 2^(e - 127), but 0 for the least and infinity for the largest.
+                // As an exponent `e` means 2^(e - 127), but 0 for the least and infinity for the
+                // largest.
                 let (least, largest) = (_mm256_set1_ps(f32::from_bits(1 << 21)), _mm256_set1_ps(f32::from_bits(254 << 23)));
                 let mut scales = [least; 2];
                 for (scale, e) in scales.iter_mut().zip([bytes, _mm_unpackhi_epi64(bytes, bytes)]) {
@@ -218,7 +221,8 @@ macro_rules! avx {
 
             fn round(a: [__m256; 2]) -> [__m256; 2] {
                 const TOWARDS_ZERO: i32 = _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC;
-                // The largest number below a half, with the sign of `a`: a half itself would carry 0.49999997 up to 1.
+                // The largest number below a half, with the sign of `a`: a half itself would carry
+                // 0.49999997 up to 1.
                 let (sign, half) = (_mm256_set1_ps(-0.0), _mm256_set1_ps(0.5f32.next_down()));
                 let mut rounded = a;
                 for a in &mut rounded {

@@ -22,7 +22,8 @@ fn splat_pair([low, high]: [i16; 2]) -> __m256i {
     _mm256_set1_epi32(i32::from(low.cast_unsigned()) | i32::from(high) << 16)
 }
 
-/// Adds the products of `N` groups of columns to 16-bit sums, pairs of columns together. Weights are below 128.
+/// Adds the products of `N` groups of columns to 16-bit sums, pairs of columns together. Weights
+/// are below 128.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn products_u8<const R: usize, const FIRST: usize, const N: usize>(
@@ -47,8 +48,8 @@ fn products_u8<const R: usize, const FIRST: usize, const N: usize>(
     }
 }
 
-/// Has the compiler finish one group of columns before the next, all sums in registers. Left alone it takes row after row, and
-/// loads the weights again for each.
+/// Has the compiler finish one group of columns before the next, all sums in registers. Left alone
+/// it takes row after row, and loads the weights again for each.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn keep_order<const R: usize>(sums: &mut [[__m256i; 2]; R]) {
@@ -73,7 +74,8 @@ avx! {
     type Signed = SignedBytes;
 
     fn dot_u4<const R: usize, F>(w: &[[__m256i; 2]; 8], x: &Block<R>) -> [[__m256i; 2]; R] {
-        // One 16-bit sum takes two columns of each of the 8 groups: at most 16·15·127 = 30480, so widening waits until the end.
+        // One 16-bit sum takes two columns of each of the 8 groups: at most 16·15·127 = 30480, so
+        // widening waits until the end.
         let mut sums = [[_mm256_setzero_si256(); 2]; R];
         products_u8::<R, 0, 8>(w, x, &mut sums);
         let ones = _mm256_set1_epi16(1);
@@ -101,7 +103,8 @@ avx! {
     }
 
     fn dot_halves<const R: usize, F>(w: &[[__m256i; 2]; 8], factors: &[[__m256i; 2]; 2], x: &Block<R>) -> [[__m256i; 2]; R] {
-        // Sums of (w - 32)·x, at most 8·32·127 = 32512: the offset comes first, and what overflows on the way comes back.
+        // Sums of (w - 32)·x, at most 8·32·127 = 32512: the offset comes first, and what overflows
+        // on the way comes back.
         let mut sums = [[[_mm256_setzero_si256(); 2]; R]; 2];
         for (sums, offsets) in sums.iter_mut().zip(&x.offsets_32) {
             for (sums, &offsets) in sums.iter_mut().zip(offsets) {
@@ -156,8 +159,9 @@ avx! {
             for (dots, &x) in dots.iter_mut().zip(x) {
                 let x = splat_group(x);
                 for (dot, &[w, magnitude]) in dots.iter_mut().zip(w) {
-                    // `maddubs` wants unsigned times signed: |w| and x with the sign of w. |w| ≤ 128 and |x| ≤ 127, so a pair
-                    // of products reaches at most 32512 and never saturates.
+                    // `maddubs` wants unsigned times signed: |w| and x with the sign of w. |w| ≤
+                    // 128 and |x| ≤ 127, so a pair of products reaches at most 32512 and never
+                    // saturates.
                     let products = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w));
                     *dot = _mm256_add_epi32(*dot, _mm256_madd_epi16(products, ones));
                 }
@@ -170,8 +174,8 @@ avx! {
     fn multiply_bytes(sums: [__m256i; 2], w: [__m256i; 2], x: [__m256i; 2]) -> [__m256i; 2] {
         let mut products = [w[0]; 2];
         for (products, (w, x)) in products.iter_mut().zip(w.into_iter().zip(x)) {
-            // The intrinsic would be taken out of a loop over the same bytes.
-            // SAFETY: this function enables `avx2`; the instruction reads and writes the named registers only.
+            // The intrinsic would be taken out of a loop over the same bytes. SAFETY: this function
+            // enables `avx2`; the instruction reads and writes the named registers only.
             unsafe {
                 core::arch::asm!("vpmaddubsw {p}, {w}, {x}", p = lateout(ymm_reg) *products, w = in(ymm_reg) w, x = in(ymm_reg) x,
                     options(nomem, nostack, preserves_flags));

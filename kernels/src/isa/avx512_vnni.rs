@@ -1,4 +1,5 @@
-//! AVX-512 with VNNI: a logical vector is one register, and one instruction multiplies and adds 64 bytes.
+//! AVX-512 with VNNI: a logical vector is one register, and one instruction multiplies and adds 64
+//! bytes.
 
 use core::arch::x86_64::*;
 use core::ops::Range;
@@ -119,7 +120,8 @@ define_isa! {
     }
 
     fn signed(w: &[__m512i; 8]) -> [__m512i; 8] {
-        // `vpdpbusd` wants unsigned times signed: w + 128 is the byte with its top bit flipped, and Σ (w + 128)·x is too large by 128·Σ x.
+        // `vpdpbusd` wants unsigned times signed: w + 128 is the byte with its top bit flipped, and
+        // Σ (w + 128)·x is too large by 128·Σ x.
         let mut flipped = *w;
         for w in &mut flipped {
             *w = _mm512_xor_si512(*w, _mm512_set1_epi8(-128));
@@ -250,7 +252,8 @@ define_isa! {
     }
 
     fn round(a: __m512) -> __m512 {
-        // The largest number below a half, with the sign of `a`: a half itself would carry 0.49999997 up to 1.
+        // The largest number below a half, with the sign of `a`: a half itself would carry
+        // 0.49999997 up to 1.
         let (sign, half) = (_mm512_set1_epi32(i32::MIN), _mm512_set1_ps(0.5f32.next_down()));
         let half = _mm512_or_si512(_mm512_and_si512(_mm512_castps_si512(a), sign), _mm512_castps_si512(half));
         let sum = _mm512_add_ps(a, _mm512_castsi512_ps(half));

@@ -1,7 +1,9 @@
-//! Instruction sets: which ones exist, which one this processor has, and the operations each supplies.
+//! Instruction sets: which ones exist, which one this processor has, and the operations each
+//! supplies.
 //!
-//! Kernels are written once, generic over [`Simd`]: some fifty operations on **16 logical lanes**: rows of a panel of weights, elements of a vector, positions or dimensions.
-//! An instruction set is one file that supplies them and one line in the [`isas!`] table.
+//! Kernels are written once, generic over [`Simd`]: some fifty operations on **16 logical lanes**:
+//! rows of a panel of weights, elements of a vector, positions or dimensions. An instruction set is
+//! one file that supplies them and one line in the [`isas!`] table.
 
 use core::fmt;
 use core::str::FromStr;
@@ -12,18 +14,20 @@ use crate::error::IsaError;
 /// Environment variable that forces an instruction set by name, see [`Isa::from_env`].
 pub const ISA_VARIABLE: &str = "QRUNTIME_ISA";
 
-/// Work that runs on whichever instruction set it is given: the visitor that takes a run-time [`Isa`] to a compile-time [`Simd`].
+/// Work that runs on whichever instruction set it is given: the visitor that takes a run-time
+/// [`Isa`] to a compile-time [`Simd`].
 pub(crate) trait Kernel {
     type Output;
 
-    /// Must be `#[inline(always)]`, as must everything generic below it: a call that is left out of line loses the
-    /// instruction set and costs an order of magnitude (`ci/codegen.sh` checks).
+    /// Must be `#[inline(always)]`, as must everything generic below it: a call that is left out of
+    /// line loses the instruction set and costs an order of magnitude (`ci/codegen.sh` checks).
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
 /// The vector operations that kernels need, on 16 logical lanes.
 ///
-/// Every operation is exact or correctly rounded and hence gives the same bits on every instruction set.
+/// Every operation is exact or correctly rounded and hence gives the same bits on every instruction
+/// set.
 pub(crate) trait Simd: Copy {
     /// 64 bytes: in each of 16 lanes (rows), 4 consecutive columns.
     type Bytes: Copy;
@@ -37,18 +41,22 @@ pub(crate) trait Simd: Copy {
     type Half: Copy;
     /// 16 lanes of `f32`.
     type F32: Copy;
-    /// Whether the accumulators of four rows of activations have no room in registers beside a tile's weights.
+    /// Whether the accumulators of four rows of activations have no room in registers beside a
+    /// tile's weights.
     const FEW_REGISTERS: bool;
-    /// Whether 16 vectors of sums of `f32` have room in registers beside their operands, rather than 4 to 6.
+    /// Whether 16 vectors of sums of `f32` have room in registers beside their operands, rather
+    /// than 4 to 6.
     const MANY_SUMS: bool;
 
     /// Loads 64 bytes.
     fn load(self, src: &[u8; 64]) -> Self::Bytes;
 
-    /// Asks for the cache line at an address, which need not be one's own, to be brought near: nothing is read. May do nothing.
+    /// Asks for the cache line at an address, which need not be one's own, to be brought near:
+    /// nothing is read. May do nothing.
     fn prefetch(self, address: *const u8);
 
-    /// Bits `from..` of every byte, as many as `mask` keeps, moved to `to..`; either and their number are at most 8 together.
+    /// Bits `from..` of every byte, as many as `mask` keeps, moved to `to..`; either and their
+    /// number are at most 8 together.
     fn bits(self, w: Self::Bytes, from: u32, mask: u8, to: u32) -> Self::Bytes;
 
     /// The bits of both.
@@ -59,15 +67,15 @@ pub(crate) trait Simd: Copy {
 
     /// `Σ w·x` of each row of `x`, exact, for weights `w` in `0..=15`.
     ///
-    /// `F`, here and below, is the format: a product has functions of its own for each, called once for quads of rows, and functions that
-    /// are called once are always inlined.
+    /// `F`, here and below, is the format: a product has functions of its own for each, called once
+    /// for quads of rows, and functions that are called once are always inlined.
     fn dot_u4<const R: usize, F>(self, w: &[Self::Bytes; 8], x: &Block<R>) -> [Self::I32; R];
 
     /// `Σ w·x` of each row of `x`, exact, for weights `w` in `0..=31`.
     fn dot_u5<const R: usize, F>(self, w: &[Self::Bytes; 8], x: &Block<R>) -> [Self::I32; R];
 
-    /// `factors[0]·Σ (w - 32)·x` over columns 0..16 `+ factors[1]·Σ (w - 32)·x` over columns 16..32 of each row of `x`, exact, for
-    /// weights `w` in `0..=63`.
+    /// `factors[0]·Σ (w - 32)·x` over columns 0..16 `+ factors[1]·Σ (w - 32)·x` over columns 16..32
+    /// of each row of `x`, exact, for weights `w` in `0..=63`.
     fn dot_halves<const R: usize, F>(
         self,
         w: &[Self::Bytes; 8],
@@ -75,8 +83,9 @@ pub(crate) trait Simd: Copy {
         x: &Block<R>,
     ) -> [Self::I32; R];
 
-    /// A sum that [`add_to_half`](Self::add_to_half) makes and [`add_half`](Self::add_half) takes: of four such calls, for 16 columns of
-    /// one row, the whole of what [`dot_halves`](Self::dot_halves) makes of a half. It begins with the half's `offsets_32`.
+    /// A sum that [`add_to_half`](Self::add_to_half) makes and [`add_half`](Self::add_half) takes:
+    /// of four such calls, for 16 columns of one row, the whole of what
+    /// [`dot_halves`](Self::dot_halves) makes of a half. It begins with the half's `offsets_32`.
     fn half(self, offsets: [i16; 2]) -> Self::Half;
 
     /// `sum + w·x` for weights `w` in `0..=63` of four columns.
@@ -91,8 +100,9 @@ pub(crate) trait Simd: Copy {
     /// `Σ w·x` of each row of `x`, exact, for any signed bytes `w`.
     fn dot_i8<const R: usize, F>(self, w: &Self::Signed, x: &Block<R>) -> [Self::I32; R];
 
-    /// Multiplies 64 pairs of bytes and adds the products to sums, by the fewest instructions there are for it, every time it is asked.
-    /// For [`peak`](crate::peak) only: whether bytes are signed, and where and how wide the sums are, is up to the instruction set.
+    /// Multiplies 64 pairs of bytes and adds the products to sums, by the fewest instructions there
+    /// are for it, every time it is asked. For [`peak`](crate::peak) only: whether bytes are
+    /// signed, and where and how wide the sums are, is up to the instruction set.
     fn multiply_bytes(self, sums: Self::I32, w: Self::Bytes, x: Self::Bytes) -> Self::I32;
 
     /// Makes signed bytes ready for products.
@@ -158,8 +168,8 @@ pub(crate) trait Simd: Copy {
     /// `a / b`, rounded.
     fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
 
-    /// The smaller of two numbers. Which zero of two with different signs is open, and so is the result for NaN: nothing that is kept may
-    /// depend on either.
+    /// The smaller of two numbers. Which zero of two with different signs is open, and so is the
+    /// result for NaN: nothing that is kept may depend on either.
     fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
 
     /// The larger of two numbers; the same is open as in [`min`](Self::min).
@@ -186,7 +196,8 @@ pub(crate) trait Simd: Copy {
     /// `2^n`, for n in `-126..=127`; for others any number.
     fn power_of_two(self, n: Self::I32) -> Self::F32;
 
-    /// The sum of all lanes: lanes 8..16 are added to lanes 0..8, of the sums the upper four to the lower four, then two, then one.
+    /// The sum of all lanes: lanes 8..16 are added to lanes 0..8, of the sums the upper four to the
+    /// lower four, then two, then one.
     fn sum(self, a: Self::F32) -> f32;
 
     /// Writes the lanes in order.
@@ -196,7 +207,8 @@ pub(crate) trait Simd: Copy {
     fn lookup(self, table: &[f32; 16], index: Self::I32) -> Self::F32;
 }
 
-/// Puts a list of features on a function. A macro of its own because the list and the functions repeat at different depths.
+/// Puts a list of features on a function. A macro of its own because the list and the functions
+/// repeat at different depths.
 macro_rules! with_features {
     (($($feature:tt)+) $item:item) => {
         $(#[target_feature(enable = $feature)])+
@@ -207,8 +219,9 @@ pub(crate) use with_features;
 
 /// Defines an instruction set from its feature list and its operations.
 ///
-/// The list is written once; detection, the gateway and every operation are made from it, so they cannot drift apart. The
-/// operations are safe functions with those features enabled: one that needs a feature the list lacks does not compile.
+/// The list is written once; detection, the gateway and every operation are made from it, so they
+/// cannot drift apart. The operations are safe functions with those features enabled: one that
+/// needs a feature the list lacks does not compile.
 macro_rules! define_isa {
     (
         $(#[$doc:meta])*
@@ -245,7 +258,8 @@ macro_rules! define_isa {
                         kernel.run(isa)
                     }
                 }
-                // SAFETY: `gateway` enables exactly the listed features, which the invariant of `self` says are present.
+                // SAFETY: `gateway` enables exactly the listed features, which the invariant of
+                // `self` says are present.
                 unsafe { gateway(kernel, self) }
             }
         }
@@ -268,7 +282,8 @@ macro_rules! define_isa {
                         $(#[$fn_attr])*
                         fn operation $(<const $n: usize, $f>)? ($($arg: $arg_ty),*) $(-> $ret)? $body
                     }
-                    // SAFETY: `operation` enables exactly the listed features, which the invariant of `self` says are present.
+                    // SAFETY: `operation` enables exactly the listed features, which the invariant
+                    // of `self` says are present.
                     unsafe { operation $(::<$n, $f>)? ($($arg),*) }
                 }
             )+
@@ -283,8 +298,8 @@ macro_rules! all_detected {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use all_detected;
 
-/// The table of instruction sets, best first, with those that they extend by dot products alone. From it come [`Isa`], its
-/// names, detection and dispatch.
+/// The table of instruction sets, best first, with those that they extend by dot products alone.
+/// From it come [`Isa`], its names, detection and dispatch.
 macro_rules! isas {
     ($(
         $(#[cfg($cfg:meta)])?
@@ -297,11 +312,13 @@ macro_rules! isas {
             $($(#[cfg($cfg)])? $isa($module::$isa),)+
         }
 
-        /// All instruction sets this library knows, on any architecture: name and what the processor must have.
+        /// All instruction sets this library knows, on any architecture: name and what the
+        /// processor must have.
         pub const KNOWN_ISAS: &[(&str, &str)] = &[$(($name, $needs)),+];
 
         impl Isa {
-            /// The instruction sets this processor has, best first. Never empty: `scalar` is always there.
+            /// The instruction sets this processor has, best first. Never empty: `scalar` is always
+            /// there.
             pub fn available() -> impl Iterator<Item = Self> {
                 [$($(#[cfg($cfg)])? $module::$isa::detect().map(Token::$isa),)+].into_iter().flatten().map(Self)
             }
@@ -321,8 +338,8 @@ macro_rules! isas {
                 }
             }
 
-            /// The same for a kernel without dot products: on the instruction set that this one extends, where they are all that it
-            /// adds. The code is the same, and compiled once.
+            /// The same for a kernel without dot products: on the instruction set that this one
+            /// extends, where they are all that it adds. The code is the same, and compiled once.
             pub(crate) fn run_without_dots<K: Kernel>(self, kernel: K) -> K::Output {
                 match self.0 {
                     $($(#[cfg($cfg)])? Token::$isa(isa) => base!(isa $($base_module::$base)?).run(kernel),)+
@@ -345,7 +362,8 @@ macro_rules! base {
 
 /// Proof that this processor has an instruction set.
 ///
-/// A value can only be had from detection, so holding one is what makes it safe to run that instruction set's code.
+/// A value can only be had from detection, so holding one is what makes it safe to run that
+/// instruction set's code.
 ///
 /// ```
 /// use kernels::Isa;
@@ -386,7 +404,8 @@ impl Isa {
     /// The portable reference, which every processor has.
     pub const SCALAR: Self = Self(Token::Scalar(scalar::Scalar));
 
-    /// The one that the environment variable [`ISA_VARIABLE`] names, or the best one if it is unset or empty.
+    /// The one that the environment variable [`ISA_VARIABLE`] names, or the best one if it is unset
+    /// or empty.
     ///
     /// # Errors
     /// If it names an unknown instruction set, or one that this processor lacks.

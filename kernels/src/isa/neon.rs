@@ -5,7 +5,8 @@ use core::ops::Range;
 
 use crate::activations::{Block, Group};
 
-/// An instruction set with the operations that all NEON variants share, and the dot products, which differ.
+/// An instruction set with the operations that all NEON variants share, and the dot products, which
+/// differ.
 macro_rules! neon {
     ($(#[$doc:meta])* $isa:ident $features:tt; type Signed = $signed:ty; type Half = $half:ty; $($dots:tt)+) => {
         define_isa! {
@@ -88,7 +89,8 @@ macro_rules! neon {
             }
 
             fn load_e8m0(src: &[u8; 16]) -> [float32x4_t; 4] {
-                // As an exponent `e` means 2^(e - 127), but 0 for the least and infinity for the largest.
+                // As an exponent `e` means 2^(e - 127), but 0 for the least and infinity for the
+                // largest.
                 let (least, largest) = (vdupq_n_f32(f32::from_bits(1 << 21)), vdupq_n_f32(f32::from_bits(254 << 23)));
                 let (parts, _) = src.as_chunks::<4>();
                 let mut scales = [least; 4];
@@ -137,9 +139,9 @@ macro_rules! neon {
                 let mut lanes = [vdupq_n_f32(0.0); 4];
                 for i in 0..4 {
                     let half = vcreate_u16(u64::from_le_bytes(parts[i]));
-                    // `vcvt_f32_f16` is not stable yet.
-                    // SAFETY: `fcvtl` is part of every AArch64 with NEON; it reads and writes the named registers, and sets
-                    // exception bits of the floating-point status, which no option here denies.
+                    // `vcvt_f32_f16` is not stable yet. SAFETY: `fcvtl` is part of every AArch64
+                    // with NEON; it reads and writes the named registers, and sets exception bits
+                    // of the floating-point status, which no option here denies.
                     unsafe {
                         core::arch::asm!("fcvtl {wide:v}.4s, {half:v}.4h", wide = lateout(vreg) lanes[i], half = in(vreg) half,
                             options(pure, nomem, nostack));
@@ -160,9 +162,9 @@ macro_rules! neon {
             fn store_f16(v: [float32x4_t; 4], dst: &mut [u8; 32]) {
                 for (part, v) in dst.as_chunks_mut::<8>().0.iter_mut().zip(v) {
                     let half: uint16x4_t;
-                    // `vcvt_f16_f32` is not stable yet.
-                    // SAFETY: `fcvtn` is part of every AArch64 with NEON; it reads and writes the named registers, and sets
-                    // exception bits of the floating-point status, which no option here denies.
+                    // `vcvt_f16_f32` is not stable yet. SAFETY: `fcvtn` is part of every AArch64
+                    // with NEON; it reads and writes the named registers, and sets exception bits
+                    // of the floating-point status, which no option here denies.
                     unsafe {
                         core::arch::asm!("fcvtn {half:v}.4h, {wide:v}.4s", half = lateout(vreg) half, wide = in(vreg) v,
                             options(pure, nomem, nostack));
@@ -278,8 +280,8 @@ macro_rules! neon {
             }
 
             fn prefetch(address: *const u8) {
-                // `_prefetch` is not stable yet.
-                // SAFETY: a prefetch of any address is allowed, and does nothing that a program could see.
+                // `_prefetch` is not stable yet. SAFETY: a prefetch of any address is allowed, and
+                // does nothing that a program could see.
                 unsafe {
                     core::arch::asm!("prfm pldl1keep, [{address}]", address = in(reg) address,
                         options(readonly, nostack, preserves_flags));
@@ -302,7 +304,8 @@ macro_rules! neon {
                 let table = uint8x16x4_t(bytes[0], bytes[1], bytes[2], bytes[3]);
                 let mut found = [vdupq_n_f32(0.0); 4];
                 for (found, index) in found.iter_mut().zip(index) {
-                    // The four bytes of entry `i` are 4i, 4i + 1, 4i + 2 and 4i + 3: no carry leaves a byte.
+                    // The four bytes of entry `i` are 4i, 4i + 1, 4i + 2 and 4i + 3: no carry
+                    // leaves a byte.
                     let index = vandq_s32(index, vdupq_n_s32(15));
                     let index = vmlaq_n_s32(vdupq_n_s32(0x0302_0100), index, 0x0404_0404);
                     *found = vreinterpretq_f32_u8(vqtbl4q_u8(table, vreinterpretq_u8_s32(index)));
@@ -364,7 +367,8 @@ neon! {
     }
 
     fn half(offsets: [i16; 2]) -> [[int16x8_t; 2]; 4] {
-        // One column in each of four lanes: at most 8·32·127 = 32512 in magnitude, and what overflows on the way comes back.
+        // One column in each of four lanes: at most 8·32·127 = 32512 in magnitude, and what
+        // overflows on the way comes back.
         let [first, second] = offsets.map(|offset| u64::from(offset.cast_unsigned()));
         [[vreinterpretq_s16_u64(vdupq_n_u64(first | second << 32)); 2]; 4]
     }
@@ -415,8 +419,9 @@ neon! {
     fn multiply_bytes(sums: [int32x4_t; 4], w: [int8x16_t; 4], x: [int8x16_t; 4]) -> [int32x4_t; 4] {
         let mut sums = sums;
         for i in 0..4 {
-            // The intrinsics' products would be taken out of a loop over the same bytes.
-            // SAFETY: this function enables `neon`; the instructions read and write the named registers only.
+            // The intrinsics' products would be taken out of a loop over the same bytes. SAFETY:
+            // this function enables `neon`; the instructions read and write the named registers
+            // only.
             unsafe {
                 core::arch::asm!(
                     "smlal {sum:v}.8h, {w:v}.8b, {x:v}.8b",
@@ -430,8 +435,9 @@ neon! {
     }
 }
 
-/// Adds the products of some groups of columns. 16-bit sums take one column of each group: at most 8·31·127 = 31496 for 8 groups
-/// of weights below 32, and 4·63·127 = 32004 for 4 groups of weights below 64.
+/// Adds the products of some groups of columns. 16-bit sums take one column of each group: at most
+/// 8·31·127 = 31496 for 8 groups of weights below 32, and 4·63·127 = 32004 for 4 groups of weights
+/// below 64.
 #[inline]
 #[target_feature(enable = "neon")]
 fn products_u6<const R: usize>(

@@ -11,8 +11,8 @@ use crate::activations::{Block, Group};
 #[target_feature(enable = "neon", enable = "dotprod")]
 pub(super) fn sdot<const FOUR: usize>(sums: &mut [int32x4_t; 4], w: &[int8x16_t; 4], x: int8x16_t) {
     let [a, b, c, d] = sums;
-    // `vdotq_laneq_s32` is not stable yet.
-    // SAFETY: this function enables `dotprod`; the instructions read and write the named registers only.
+    // `vdotq_laneq_s32` is not stable yet. SAFETY: this function enables `dotprod`; the
+    // instructions read and write the named registers only.
     unsafe {
         core::arch::asm!(
             "sdot {a:v}.4s, {wa:v}.16b, {x:v}.4b[{four}]",
@@ -29,8 +29,8 @@ pub(super) fn sdot<const FOUR: usize>(sums: &mut [int32x4_t; 4], w: &[int8x16_t;
 
 /// The same with all sixteen, four groups of columns of one row.
 ///
-/// Where the compiler decides what to inline, an `asm!` costs as much as its operands are many. With eight of [`sdot`] it left the
-/// product with one row out of line.
+/// Where the compiler decides what to inline, an `asm!` costs as much as its operands are many.
+/// With eight of [`sdot`] it left the product with one row out of line.
 #[inline]
 #[target_feature(enable = "neon", enable = "dotprod")]
 fn sdot_all(sums: &mut [int32x4_t; 4], w: &[[int8x16_t; 4]; 4], x: int8x16_t) {

@@ -1,7 +1,9 @@
-//! AArch64 NEON with the matrix extension: `smmla` multiplies 8 columns of two rows of weights with those of two rows of activations.
+//! AArch64 NEON with the matrix extension: `smmla` multiplies 8 columns of two rows of weights with
+//! those of two rows of activations.
 //!
-//! That is twice the work of `sdot`, but wants 8 consecutive columns of a row in a register where a panel has 4. Signed bytes are put in that order
-//! once, when they are made ready. The others would have to be for every quad, which takes as many instructions as it saves: they stay with `sdot`.
+//! That is twice the work of `sdot`, but wants 8 consecutive columns of a row in a register where a
+//! panel has 4. Signed bytes are put in that order once, when they are made ready. The others would
+//! have to be for every quad, which takes as many instructions as it saves: they stay with `sdot`.
 
 use core::arch::aarch64::*;
 
@@ -16,8 +18,8 @@ type Pairs = [[int8x16_t; 8]; 4];
 #[inline]
 #[target_feature(enable = "neon", enable = "i8mm")]
 fn smmla(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-    // `vmmlaq_s32` is not stable yet.
-    // SAFETY: this function enables `i8mm`; the instruction reads and writes the named registers only.
+    // `vmmlaq_s32` is not stable yet. SAFETY: this function enables `i8mm`; the instruction reads
+    // and writes the named registers only.
     unsafe {
         core::arch::asm!("smmla {sum:v}.4s, {w:v}.16b, {x:v}.16b", sum = inout(vreg) sum, w = in(vreg) w, x = in(vreg) x,
             options(pure, nomem, nostack, preserves_flags));

@@ -188,7 +188,8 @@ impl Simd for Scalar {
     #[inline(always)]
     fn load_f16(self, src: &[u8; 32]) -> [f32; 16] {
         let (numbers, _) = src.as_chunks::<2>();
-        // `to_f32_const` is the portable conversion; `to_f32` asks the processor anew for every number.
+        // `to_f32_const` is the portable conversion; `to_f32` asks the processor anew for every
+        // number.
         from_fn(|lane| f16::from_le_bytes(numbers[lane]).to_f32_const())
     }
 

@@ -1,4 +1,5 @@
-//! What the tests of this crate share: seeded data, the instruction sets to test, and a naive oracle.
+//! What the tests of this crate share: seeded data, the instruction sets to test, and a naive
+//! oracle.
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 #![allow(unreachable_pub, reason = "shared between test crates, each of which is its own root")]
@@ -10,13 +11,15 @@ use half::f16;
 use kernels::{ActivationBlock, Activations, ActivationsRef, Format, Isa, KNOWN_ISAS};
 pub use random::Random;
 
-/// Names the instruction sets that every test of an agreement must have run, or the test fails: a comma-separated list.
+/// Names the instruction sets that every test of an agreement must have run, or the test fails: a
+/// comma-separated list.
 const EXPECTED: &str = "EXPECT_ISA";
 
 /// Set to make the tests small enough for an emulated processor.
 const SMALL: &str = "KERNELS_TEST_SMALL";
 
-/// The instruction sets of this processor without the reference. Says which ones do not run here, and fails if one of them was expected.
+/// The instruction sets of this processor without the reference. Says which ones do not run here,
+/// and fails if one of them was expected.
 pub fn isas_to_test() -> Vec<Isa> {
     let available: Vec<Isa> = Isa::available().collect();
     for (name, needs) in KNOWN_ISAS {
@@ -147,7 +150,8 @@ pub fn gamma(k: usize) -> f64 {
     k as f64 * U / (1.0 - k as f64 * U)
 }
 
-/// `Σ a·b` as vectors are summed: lane `l` of 16 takes the columns `l`, `l + 16`, ... by fused multiply-adds, then halves are added.
+/// `Σ a·b` as vectors are summed: lane `l` of 16 takes the columns `l`, `l + 16`, ... by fused
+/// multiply-adds, then halves are added.
 pub fn sum_in_lanes(a: &[f32], b: &[f32]) -> f32 {
     let lane = |l: usize| (l..a.len()).step_by(16).fold(0.0f32, |sum, k| a[k].mul_add(b[k], sum));
     let mut lanes: Vec<f32> = (0..16).map(lane).collect();
@@ -158,7 +162,8 @@ pub fn sum_in_lanes(a: &[f32], b: &[f32]) -> f32 {
     lanes[0]
 }
 
-/// Roundings that a term of [`sum_in_lanes`] goes through, at most: those of its lane and four of the halves.
+/// Roundings that a term of [`sum_in_lanes`] goes through, at most: those of its lane and four of
+/// the halves.
 pub fn roundings_in_lanes(len: usize) -> usize {
     len.div_ceil(16) + 4
 }

@@ -1,8 +1,8 @@
-//! Recognizes checkpoints whose weights are codes of another method. Codes that are taken for numbers, and scales that are quantized
-//! once more, give a model that runs and answers nonsense.
+//! Recognizes checkpoints whose weights are codes of another method. Codes that are taken for
+//! numbers, and scales that are quantized once more, give a model that runs and answers nonsense.
 //!
-//! Three things give a method away: `config.json`, a file beside it, and the names and types of the tensors themselves. The last one holds
-//! for a single file, too, whatever lies beside it.
+//! Three things give a method away: `config.json`, a file beside it, and the names and types of the
+//! tensors themselves. The last one holds for a single file, too, whatever lies beside it.
 
 use std::path::Path;
 
@@ -64,10 +64,11 @@ const NAMES: &[(&str, &str)] = &[
     (".weight_qdata", "torchao"),
 ];
 
-/// Refuses a checkpoint whose weights are codes of another method, or an adapter's. 8-bit floats with scales pass: a converter can read them.
+/// Refuses a checkpoint whose weights are codes of another method, or an adapter's. 8-bit floats
+/// with scales pass: a converter can read them.
 ///
-/// `path` is the checkpoint, a folder or a file with others beside it; `field` gives the fields of its `config.json`, and `tensors` are names, types
-/// and shapes.
+/// `path` is the checkpoint, a folder or a file with others beside it; `field` gives the fields of
+/// its `config.json`, and `tensors` are names, types and shapes.
 ///
 /// # Errors
 /// Of [`FileErrorKind::Foreign`]: it names the method, what shows it, and what to do.
@@ -126,7 +127,8 @@ fn by_config<'v>(field: &impl Fn(&str) -> Option<&'v Value>) -> Option<(String, 
     None
 }
 
-/// The method of a `quantization_config`, and the field that shows it; none if that means plain weights or 8-bit floats.
+/// The method of a `quantization_config`, and the field that shows it; none if that means plain
+/// weights or 8-bit floats.
 fn by_section(section: &Value) -> Option<(String, String)> {
     let is_true = |key: &str| section.get(key) == Some(&Value::Bool(true));
     match section.get("quant_method") {

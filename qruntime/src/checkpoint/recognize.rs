@@ -1,4 +1,5 @@
-//! Says what a file or a folder is when it is no checkpoint: each common mistake has a sentence that names it and what to do.
+//! Says what a file or a folder is when it is no checkpoint: each common mistake has a sentence
+//! that names it and what to do.
 
 use std::fs;
 use std::path::Path;

@@ -27,8 +27,8 @@ impl Storage {
 
 /// One tensor of a file.
 ///
-/// Invariant: `range` is within the file. For a packed tensor it begins at a multiple of 64 and holds exactly the panels of
-/// `shape`'s matrices; for a plain one exactly its numbers.
+/// Invariant: `range` is within the file. For a packed tensor it begins at a multiple of 64 and
+/// holds exactly the panels of `shape`'s matrices; for a plain one exactly its numbers.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub(crate) name: String,

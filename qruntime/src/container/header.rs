@@ -1,7 +1,8 @@
 //! The header of a safetensors file into a table of contents, every entry checked against the file.
 //!
-//! It is read here, not by the crate `safetensors`: that one builds a tree of the whole text first, which takes up to fifty times its size, adds up the
-//! ends of tensors unchecked, and wants all of the file in memory.
+//! It is read here, not by the crate `safetensors`: that one builds a tree of the whole text first,
+//! which takes up to fifty times its size, adds up the ends of tensors unchecked, and wants all of
+//! the file in memory.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -22,19 +23,23 @@ use crate::error::{Error, FileError, FileErrorKind};
 /// Bytes before the header, which say how long it is.
 const PREFIX: usize = size_of::<u64>();
 
-/// The table of contents of any safetensors file, as the format itself has it: packed tensors are the plain bytes they are stored as.
+/// The table of contents of any safetensors file, as the format itself has it: packed tensors are
+/// the plain bytes they are stored as.
 ///
-/// For programs that read tensors piece by piece. [`Model`](crate::Model) is for those that compute with them.
+/// For programs that read tensors piece by piece. [`Model`](crate::Model) is for those that compute
+/// with them.
 #[derive(Debug)]
 pub struct Header {
     /// The metadata; empty where the file has none.
     pub metadata: BTreeMap<String, String>,
-    /// The tensors, all of them plain, in the order of their data: each begins where the one before ends, the last ends with the file.
+    /// The tensors, all of them plain, in the order of their data: each begins where the one before
+    /// ends, the last ends with the file.
     pub entries: Vec<Entry>,
 }
 
 impl Header {
-    /// Reads the header of a file and nothing else of it. Returns the file, too: [`Entry::range`] says where in it a tensor is.
+    /// Reads the header of a file and nothing else of it. Returns the file, too: [`Entry::range`]
+    /// says where in it a tensor is.
     ///
     /// # Errors
     /// If the file cannot be read, is not an ordinary one, or not a whole safetensors file.
@@ -62,7 +67,8 @@ impl Header {
         Self::parse(&file[PREFIX..][..len], file.len())
     }
 
-    /// How long the header is, which then fits the file, by at least the first eight bytes of a file, or all if there are fewer.
+    /// How long the header is, which then fits the file, by at least the first eight bytes of a
+    /// file, or all if there are fewer.
     fn length(beginning: &[u8], file_bytes: usize) -> Result<usize, FileError> {
         let len = *beginning.first_chunk().ok_or_else(|| {
             bad(format!("{file_bytes} bytes, shorter than the length of its header, expected at least {PREFIX}"))
@@ -133,8 +139,9 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 }
 
-/// Checks that the tensors follow each other without gap or overlap to the very end of the file, that their ranges agree with their shapes and
-/// that no name is there twice. `data` is where in the file the data begins.
+/// Checks that the tensors follow each other without gap or overlap to the very end of the file,
+/// that their ranges agree with their shapes and that no name is there twice. `data` is where in
+/// the file the data begins.
 fn tile(mut tensors: Vec<(String, TensorInfo)>, data: usize, file_bytes: usize) -> Result<Vec<Entry>, FileError> {
     let kind = FileErrorKind::NotSafetensors;
     let data_bytes = file_bytes - data;

@@ -1,6 +1,7 @@
 //! The file: safetensors, with packed tensors as bytes and a description of what they mean.
 //!
-//! `docs/file-format.md` is normative. `header` reads what safetensors says, `parse` what this library says on top of it; `write` is the other direction.
+//! `docs/file-format.md` is normative. `header` reads what safetensors says, `parse` what this
+//! library says on top of it; `write` is the other direction.
 
 mod entry;
 mod header;
@@ -25,7 +26,8 @@ pub const LAYOUT: &str = "panel16";
 /// Bytes that the header of a file may have: what other safetensors readers accept.
 pub(crate) const MAX_HEADER: usize = 100_000_000;
 
-/// Bytes of text that a recipe may have; as a tree of values it takes about a hundred times as many.
+/// Bytes of text that a recipe may have; as a tree of values it takes about a hundred times as
+/// many.
 pub(crate) const MAX_RECIPE: usize = 1 << 20;
 
 /// The key of the metadata in the header: no tensor can have this name.

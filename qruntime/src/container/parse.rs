@@ -1,4 +1,5 @@
-//! The description of packed tensors, applied to the header's entries, every one checked. Never panics, never allocates more than a few times the header.
+//! The description of packed tensors, applied to the header's entries, every one checked. Never
+//! panics, never allocates more than a few times the header.
 
 use std::collections::HashMap;
 
@@ -35,7 +36,8 @@ pub(crate) fn parse(file: &[u8]) -> Result<Contents, FileError> {
 
 /// Applies the description to the tensors it names. Returns the recipe.
 fn describe(entries: &mut [Entry], description: &str) -> Result<serde_json::Value, FileError> {
-    /// What every version of the description begins with, so that a later version is named as such and not as damage.
+    /// What every version of the description begins with, so that a later version is named as such
+    /// and not as damage.
     #[derive(Deserialize)]
     struct Versioned {
         version: u64,

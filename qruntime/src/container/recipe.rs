@@ -7,11 +7,13 @@ use serde_json::{Map, Value};
 
 use super::{Description, KEY, MAX_HEADER, MAX_RECIPE, METADATA};
 
-/// Replaces the recipe of a file that [`Writer`](super::Writer) wrote, in place. The header stays as long as it is and is filled up with spaces, so the new recipe may not
-/// be longer than the old one: whoever writes the file leaves room in it.
+/// Replaces the recipe of a file that [`Writer`](super::Writer) wrote, in place. The header stays
+/// as long as it is and is filled up with spaces, so the new recipe may not be longer than the old
+/// one: whoever writes the file leaves room in it.
 ///
 /// # Errors
-/// If the file cannot be read or written, has no description, or the recipe does not fit. The file is unchanged unless writing it failed.
+/// If the file cannot be read or written, has no description, or the recipe does not fit. The file
+/// is unchanged unless writing it failed.
 pub fn replace_recipe(file: &mut (impl Read + Write + Seek), recipe: &Value) -> io::Result<()> {
     let bad = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
     let mut len = [0; size_of::<u64>()];

@@ -1,4 +1,5 @@
-//! Writes a file as a stream: the header first, with room for the checksums, which are filled in at the end.
+//! Writes a file as a stream: the header first, with room for the checksums, which are filled in at
+//! the end.
 
 use std::fmt;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -14,7 +15,8 @@ use super::{
     TensorDescription, VERSION,
 };
 
-/// Bytes of a packed tensor: the panels of each of its matrices one after the other, then zeros up to a multiple of 64.
+/// Bytes of a packed tensor: the panels of each of its matrices one after the other, then zeros up
+/// to a multiple of 64.
 ///
 /// `None` if the shape has fewer than two dimensions or an empty one, or the size overflows.
 #[must_use]
@@ -41,8 +43,9 @@ struct Planned {
 
 /// Writes one file, tensor by tensor, in a single pass.
 ///
-/// Packed tensors come first, so that each begins at a multiple of 64 bytes; plain ones follow, the widest numbers first, so that each is aligned to its
-/// numbers. [`Writer::order`] says in which order the caller's tensors are to be written.
+/// Packed tensors come first, so that each begins at a multiple of 64 bytes; plain ones follow, the
+/// widest numbers first, so that each is aligned to its numbers. [`Writer::order`] says in which
+/// order the caller's tensors are to be written.
 pub struct Writer<W> {
     out: W,
     tensors: Vec<Planned>,
@@ -61,8 +64,9 @@ impl<W: Write + Seek> Writer<W> {
     /// `recipe` is kept in the file for people and programs to read.
     ///
     /// # Errors
-    /// If the output fails; if a tensor's size overflows or is no whole number of bytes; if two tensors have the same name, or one has the name
-    /// `__metadata__`; if `recipe` is longer than 1 MiB as text.
+    /// If the output fails; if a tensor's size overflows or is no whole number of bytes; if two
+    /// tensors have the same name, or one has the name `__metadata__`; if `recipe` is longer than 1
+    /// MiB as text.
     pub fn new(out: W, tensors: Vec<(String, Storage, Vec<usize>)>, recipe: Value) -> io::Result<Self> {
         let mut order: Vec<usize> = (0..tensors.len()).collect();
         let alignment = |storage: &Storage| match storage {
@@ -110,7 +114,8 @@ impl<W: Write + Seek> Writer<W> {
         Ok(self.header()?.len() as u64 + self.tensors.iter().map(|t| t.bytes as u64).sum::<u64>())
     }
 
-    /// Appends bytes to the current tensor; when it has all of its bytes (padding is added here) the next one begins.
+    /// Appends bytes to the current tensor; when it has all of its bytes (padding is added here)
+    /// the next one begins.
     ///
     /// # Errors
     /// If the output fails, or `bytes` go beyond the end of the tensor.

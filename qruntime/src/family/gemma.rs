@@ -1,4 +1,5 @@
-//! Gemma 2 and 3 (Gemma Team, 2024 and 2025): norms before and after the parts of a layer, layers that see a window between others that see all.
+//! Gemma 2 and 3 (Gemma Team, 2024 and 2025): norms before and after the parts of a layer, layers
+//! that see a window between others that see all.
 
 use kernels::Activation;
 use serde_json::json;
@@ -99,7 +100,8 @@ pub(super) fn gemma3_within(config: &Config) -> Result<DecoderSpec, Error> {
     // Such files leave out what is as in the first model of the family.
     let first = json!({"vocab_size": 262_208, "num_attention_heads": 8});
     let mut spec = gemma3(&config.section("text_config")?.with_defaults(first))?;
-    // transformers applies no cap within the larger model, and looks for the flag outside of the part.
+    // transformers applies no cap within the larger model, and looks for the flag outside of the
+    // part.
     spec.logits_softcap = None;
     spec.tied = config.flag_if("tie_word_embeddings")?.unwrap_or(true);
     Ok(spec)

@@ -1,4 +1,5 @@
-//! Granite (IBM, 2024): a Llama whose embeddings, scores, residuals and logits are scaled; and its mixtures, whose experts are fused into tensors.
+//! Granite (IBM, 2024): a Llama whose embeddings, scores, residuals and logits are scaled; and its
+//! mixtures, whose experts are fused into tensors.
 
 use std::ops::RangeInclusive;
 

@@ -1,4 +1,5 @@
-//! Llama (Touvron et al., 2023; Grattafiori et al., 2024) and Mistral (Jiang et al., 2023), which is a Llama whose rows see a window.
+//! Llama (Touvron et al., 2023; Grattafiori et al., 2024) and Mistral (Jiang et al., 2023), which
+//! is a Llama whose rows see a window.
 
 use serde_json::json;
 

@@ -1,4 +1,5 @@
-//! Families of networks. One is a file that reads `config.json` into a [`DecoderSpec`] or an [`EncoderSpec`], and a line in [`DECODERS`] or [`ENCODERS`].
+//! Families of networks. One is a file that reads `config.json` into a [`DecoderSpec`] or an
+//! [`EncoderSpec`], and a line in [`DECODERS`] or [`ENCODERS`].
 
 mod bert;
 mod gemma;
@@ -19,7 +20,8 @@ use crate::nn::spec::{
     AttentionSpec, DecoderSpec, DenseSpec, EncoderSpec, LayerSpec, Mask, MlpSpec, NormNames, NormSpec,
 };
 
-/// The families of a kind: what `model_type` says, what `architectures` says, and how to read what a network consists of.
+/// The families of a kind: what `model_type` says, what `architectures` says, and how to read what
+/// a network consists of.
 type Families<Spec> = [(&'static str, &'static str, fn(&Config) -> Result<Spec, Error>)];
 
 /// Networks that say what comes next.
@@ -106,16 +108,18 @@ const PRE_NORMS: NormNames = NormNames {
 const QKV: &[&str] = &["q_proj", "k_proj", "v_proj"];
 const GATE_UP: &[&str] = &["gate_proj", "up_proj"];
 
-/// Bytes that keys and values of the first positions may take: some sixty times those of Llama 3 405B.
+/// Bytes that keys and values of the first positions may take: some sixty times those of Llama 3
+/// 405B.
 const FIRST_KV: usize = 2 << 30;
 
-/// What nearly all decoders have in common, as Llama has it: families change what is different with them, and say what it means if fields are left out
-/// ([`Config::with_defaults`]).
+/// What nearly all decoders have in common, as Llama has it: families change what is different with
+/// them, and say what it means if fields are left out ([`Config::with_defaults`]).
 fn common(config: &Config) -> Result<DecoderSpec, Error> {
     common_with(config, Some(rope::Part::Whole))
 }
 
-/// The same for a family that rotates another part of each head, or, without one, reads its rotations itself.
+/// The same for a family that rotates another part of each head, or, without one, reads its
+/// rotations itself.
 fn common_with(config: &Config, rotated: Option<rope::Part>) -> Result<DecoderSpec, Error> {
     let hidden = config.size("hidden_size", WIDTHS)?;
     let heads = config.size("num_attention_heads", WIDTHS)?;

@@ -24,7 +24,8 @@ pub(super) fn qwen3(config: &Config) -> Result<DecoderSpec, Error> {
     Ok(spec)
 }
 
-/// Qwen 2 with experts, and one that every row takes. Every other of the first layers may see a window.
+/// Qwen 2 with experts, and one that every row takes. Every other of the first layers may see a
+/// window.
 pub(super) fn qwen2_moe(config: &Config) -> Result<DecoderSpec, Error> {
     let config = config.with_defaults(json!({
         "num_key_value_heads": 16, "num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408,
@@ -83,7 +84,8 @@ fn switched_window(config: &Config) -> Result<Option<usize>, Error> {
     }
 }
 
-/// Some layers see a window, if it is switched on: those that `windowed` says of their place, and of `max_window_layers`.
+/// Some layers see a window, if it is switched on: those that `windowed` says of their place, and
+/// of `max_window_layers`.
 fn switched_windows(
     config: &Config,
     spec: &mut DecoderSpec,
@@ -95,7 +97,8 @@ fn switched_windows(
     windows(&config, spec, window, |i| windowed(i, bound))
 }
 
-/// Puts mixtures into the layers that have them. `count` is the field that says how many experts there are.
+/// Puts mixtures into the layers that have them. `count` is the field that says how many experts
+/// there are.
 fn experts(
     config: &Config,
     spec: &mut DecoderSpec,

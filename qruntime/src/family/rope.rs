@@ -1,5 +1,5 @@
-//! Reads how positions are rotated: `rope_parameters`, or `rope_theta` and `rope_scaling`, which older files have. Frequencies are computed as
-//! transformers does, in `f64` and rounded once.
+//! Reads how positions are rotated: `rope_parameters`, or `rope_theta` and `rope_scaling`, which
+//! older files have. Frequencies are computed as transformers does, in `f64` and rounded once.
 
 use std::ops::RangeInclusive;
 
@@ -7,7 +7,8 @@ use crate::config::{Config, SIZES};
 use crate::error::Error;
 use crate::nn::rope::RopeSpec;
 
-/// The kinds there are. "dynamic" is missing because its rotations depend on how long a sequence has become, so that keys would have to be rotated anew.
+/// The kinds there are. "dynamic" is missing because its rotations depend on how long a sequence
+/// has become, so that keys would have to be rotated anew.
 const KINDS: &[(&str, Kind)] = &[
     ("default", Kind::Default),
     ("linear", Kind::Linear),
@@ -43,7 +44,8 @@ pub(super) enum Part {
 
 /// Reads the rotation of heads of `head_dim` elements, for sequences of up to `context` tokens.
 pub(super) fn read(config: &Config, head_dim: usize, context: usize, part: Part) -> Result<RopeSpec, Error> {
-    // Where both are there, transformers takes `rope_scaling` alone: model cards tell people to add it.
+    // Where both are there, transformers takes `rope_scaling` alone: model cards tell people to add
+    // it.
     let section = match config.section_if("rope_scaling")?.filter(|section| !section.is_empty()) {
         Some(section) => Some(section),
         None => config.section_if("rope_parameters")?,
@@ -56,8 +58,9 @@ pub(super) fn read(config: &Config, head_dim: usize, context: usize, part: Part)
     scaled(config, section, head_dim, context, part, None)
 }
 
-/// Reads the rotation of one kind of layer, for families where each kind has its own within `rope_parameters`. `theta` is the
-/// base where that does not say; `rope_scaling` changes what is there if `scaling` is true.
+/// Reads the rotation of one kind of layer, for families where each kind has its own within
+/// `rope_parameters`. `theta` is the base where that does not say; `rope_scaling` changes what is
+/// there if `scaling` is true.
 pub(super) fn read_for(
     config: &Config,
     layers: &str,
@@ -178,7 +181,8 @@ fn original(config: &Config, section: &Config) -> Result<Option<usize>, Error> {
     }
 }
 
-/// Llama 3.1's: slow rotations are slowed down further, fast ones are not, and between these it is one after the other.
+/// Llama 3.1's: slow rotations are slowed down further, fast ones are not, and between these it is
+/// one after the other.
 fn llama3(base: &[f64], factor: f64, low: f64, high: f64, original: f64) -> Vec<f32> {
     let scaled = |period: &f64| {
         let wavelength = 2.0 * std::f64::consts::PI * period;
@@ -229,7 +233,8 @@ fn yarn(
     Ok(RopeSpec { frequencies, scale: scale as f32, ..default })
 }
 
-/// LongRoPE (Ding et al., 2024): a factor for each pair, and others for sequences that are longer than those of the first training.
+/// LongRoPE (Ding et al., 2024): a factor for each pair, and others for sequences that are longer
+/// than those of the first training.
 fn longrope(
     section: &Config,
     default: RopeSpec,

@@ -57,7 +57,8 @@ struct Task<'a> {
     out: ArrayViewMut2<'a, f32>,
 }
 
-/// Queries that a task has at most, all heads of its group counted: enough to use what is read of the cache many times.
+/// Queries that a task has at most, all heads of its group counted: enough to use what is read of
+/// the cache many times.
 const QUERIES: usize = 64;
 
 impl<'a> Attention<'a> {
@@ -85,10 +86,11 @@ impl<'a> Attention<'a> {
         &self.spec
     }
 
-    /// Attends from every row of `x` to the rows of its sequence that it sees, and appends keys and values to the cache.
+    /// Attends from every row of `x` to the rows of its sequence that it sees, and appends keys and
+    /// values to the cache.
     ///
-    /// If one of these cannot be kept, because it is not finite or of too large a magnitude, returns its magnitude;
-    /// `y` is then anything.
+    /// If one of these cannot be kept, because it is not finite or of too large a magnitude,
+    /// returns its magnitude; `y` is then anything.
     pub(crate) fn forward(
         &self,
         x: &[f32],

@@ -91,8 +91,8 @@ impl<'a> Decoder<'a> {
         Cache::new(self.layers.iter().map(|layer| layer.attention.spec()), format)
     }
 
-    /// Takes all rows of some sequences through the layers. [`logits`](Self::logits) then tells of each. Before every layer
-    /// asks whether to go on.
+    /// Takes all rows of some sequences through the layers. [`logits`](Self::logits) then tells of
+    /// each. Before every layer asks whether to go on.
     ///
     /// Tokens must be in the vocabulary, and positions within the contexts.
     pub(crate) fn forward(
@@ -132,8 +132,8 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// The logits of some of the rows that [`forward`](Self::forward) has just taken through: as many numbers for each as
-    /// there are tokens, all of them finite.
+    /// The logits of some of the rows that [`forward`](Self::forward) has just taken through: as
+    /// many numbers for each as there are tokens, all of them finite.
     pub(crate) fn logits(
         &self,
         of: impl ExactSizeIterator<Item = usize> + Clone,
@@ -189,7 +189,8 @@ struct Ends<'a> {
 }
 
 impl<'a> Ends<'a> {
-    /// Finds the tensors. Of two tied ones a file may have either. If it has both, they count, not the flag.
+    /// Finds the tensors. Of two tied ones a file may have either. If it has both, they count, not
+    /// the flag.
     fn new(spec: &DecoderSpec, weights: &Weights<'a>) -> Result<Self, Error> {
         const EMBEDDING: &str = "embed_tokens.weight";
         const HEAD: &str = "lm_head.weight";
@@ -223,7 +224,8 @@ impl<'a> Ends<'a> {
     }
 }
 
-/// What the names of the layers' tensors may begin with: of a language model, of one within a larger one, of one without an output head.
+/// What the names of the layers' tensors may begin with: of a language model, of one within a
+/// larger one, of one without an output head.
 const PREFIXES: [&str; 4] = ["model.", "language_model.model.", "model.language_model.", ""];
 
 /// And that of the output head.
@@ -248,7 +250,8 @@ impl<'a> Layer<'a> {
         })
     }
 
-    /// Adds what a part of the layer gave to what goes from layer to layer, and normalizes that for the next part.
+    /// Adds what a part of the layer gave to what goes from layer to layer, and normalizes that for
+    /// the next part.
     fn add(
         &self,
         after: Option<&Norm>,

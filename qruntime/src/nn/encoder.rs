@@ -1,4 +1,5 @@
-//! An encoder as BERT is one (Devlin et al., 2018): every token sees all others, norms come after what is added.
+//! An encoder as BERT is one (Devlin et al., 2018): every token sees all others, norms come after
+//! what is added.
 
 use kernels::KvFormat;
 
@@ -97,7 +98,8 @@ impl<'a> EncoderNetwork<'a> {
                 return Err(beyond_range(i, found, x, None));
             }
             add_and_norm(&layer.after_attention, x, part, hidden);
-            // A text goes through attention as a whole. Here rows know nothing of each other, and may be much wider.
+            // A text goes through attention as a whole. Here rows know nothing of each other, and
+            // may be much wider.
             let rows = layer.mlp.rows_at_once() * hidden;
             for (x, part) in x.chunks(rows).zip(part.chunks_mut(rows)) {
                 layer.mlp.forward(x, &mut state.mlp, &mut state.workspace, part)?;

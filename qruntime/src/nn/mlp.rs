@@ -48,13 +48,15 @@ impl Middle {
         }
     }
 
-    /// Where the first matrices put their results: separate ones in the first and the second, a fused one in the second alone.
+    /// Where the first matrices put their results: separate ones in the first and the second, a
+    /// fused one in the second alone.
     pub(crate) fn buffers<'s>(&self, state: &'s mut MlpState, rows: usize) -> (&'s mut [f32], &'s mut [f32]) {
         let MlpState { inner, other } = state;
         (sized(inner, rows * self.width), sized(other, rows * self.other_width()))
     }
 
-    /// Makes of what is in the [`buffers`](Self::buffers) what goes into the last matrix, in the first.
+    /// Makes of what is in the [`buffers`](Self::buffers) what goes into the last matrix, in the
+    /// first.
     pub(crate) fn activate(&self, inner: &mut [f32], other: &[f32]) {
         let (width, other_width) = (self.width, self.other_width());
         let cost = 2 * width * ELEMENT;

@@ -1,7 +1,9 @@
-//! Layers of networks, which know no model: what they consist of comes from a [`spec`], their tensors from [`Weights`](weights::Weights).
+//! Layers of networks, which know no model: what they consist of comes from a [`spec`], their
+//! tensors from [`Weights`](weights::Weights).
 //!
-//! Rows of activations lie one after the other in slices. Every row of every result is computed from its own inputs, in an order that depends on its
-//! position alone: never on the rows beside it, the number of threads or the instruction set.
+//! Rows of activations lie one after the other in slices. Every row of every result is computed
+//! from its own inputs, in an order that depends on its position alone: never on the rows beside
+//! it, the number of threads or the instruction set.
 
 pub(crate) mod attention;
 pub(crate) mod batch;
@@ -42,7 +44,8 @@ pub(crate) fn rows_mut(numbers: &mut [f32], cols: usize) -> ArrayViewMut2<'_, f3
     ArrayViewMut2::from_shape((numbers.len() / cols, cols), numbers).expect("whole rows")
 }
 
-/// The largest magnitude of some numbers. Infinity is larger than finite ones, and NaN larger than all.
+/// The largest magnitude of some numbers. Infinity is larger than finite ones, and NaN larger than
+/// all.
 pub(crate) fn largest(numbers: &[f32]) -> f32 {
     // Without their sign bits floats order as integers do.
     f32::from_bits(numbers.iter().fold(0, |largest, x| (x.to_bits() & !(1 << 31)).max(largest)))
@@ -53,7 +56,8 @@ pub(crate) fn after(layers: usize) -> NetworkPart {
     layers.checked_sub(1).map_or(NetworkPart::Embedding, NetworkPart::Layer)
 }
 
-/// The error of a layer with a key or value of magnitude `found`, which cannot be kept. `x` is what entered the layer.
+/// The error of a layer with a key or value of magnitude `found`, which cannot be kept. `x` is what
+/// entered the layer.
 pub(crate) fn beyond_range(layer: usize, found: f32, x: &[f32], alternative: Option<KvFormat>) -> Error {
     match (found.is_finite(), largest(x).is_finite()) {
         (true, _) => Error::CacheRange { layer, found, alternative },

@@ -1,4 +1,5 @@
-//! Mixtures of experts (Shazeer et al., 2017): every row takes the few perceptrons that a router chooses for it.
+//! Mixtures of experts (Shazeer et al., 2017): every row takes the few perceptrons that a router
+//! chooses for it.
 
 use kernels::softmax;
 
@@ -30,7 +31,8 @@ pub(crate) struct MixtureState {
     mlp: MlpState,
     /// The router's numbers; those of the shared expert's gate.
     scores: Vec<f32>,
-    /// For every row its experts, best first, with their weights and the places of their rows among the sorted ones.
+    /// For every row its experts, best first, with their weights and the places of their rows among
+    /// the sorted ones.
     choices: Vec<Choice>,
     counts: Vec<usize>,
     /// Rows of inputs and of outputs, sorted by expert.

@@ -34,7 +34,8 @@ impl Rope {
         Self { isa, original: spec.original, short: table(&spec.frequencies), long: spec.long.as_ref().map(table) }
     }
 
-    /// Rotates heads of `head_dim` numbers, which are at `position` in a sequence that may become as long as `context`.
+    /// Rotates heads of `head_dim` numbers, which are at `position` in a sequence that may become
+    /// as long as `context`.
     pub(crate) fn rotate(&self, heads: &mut [f32], head_dim: usize, position: usize, context: usize) {
         let table = match &self.long {
             Some(long) if context > self.original => long,
@@ -70,7 +71,8 @@ impl Table {
         block[(position - first) * 2 * pairs..][..2 * pairs].split_at(pairs)
     }
 
-    /// Angles are products of `f32`, as everywhere; they are nowhere else rounded but in the results.
+    /// Angles are products of `f32`, as everywhere; they are nowhere else rounded but in the
+    /// results.
     fn block(&self, first: usize) -> Box<[f32]> {
         let mut block = Vec::with_capacity(BLOCK * 2 * self.frequencies.len());
         for position in first..first + BLOCK {

@@ -1,5 +1,6 @@
-//! What networks consist of, as plain values: a family reads them from `config.json`, [`Decoder`](super::decoder::Decoder) and
-//! [`EncoderNetwork`](super::encoder::EncoderNetwork) build from them.
+//! What networks consist of, as plain values: a family reads them from `config.json`,
+//! [`Decoder`](super::decoder::Decoder) and [`EncoderNetwork`](super::encoder::EncoderNetwork)
+//! build from them.
 
 use kernels::Activation;
 
@@ -93,7 +94,8 @@ pub(crate) struct AttentionSpec {
     pub(crate) mask: Mask,
     /// Which of the network's kinds of positions, if queries and keys are rotated.
     pub(crate) rope: Option<usize>,
-    /// Whether every head of queries and keys is normalized before it is rotated (`q_norm`, `k_norm`).
+    /// Whether every head of queries and keys is normalized before it is rotated (`q_norm`,
+    /// `k_norm`).
     pub(crate) head_norm: Option<NormSpec>,
     /// The matrices of queries, keys and values: three, or one of all.
     pub(crate) inputs: &'static [&'static str],
@@ -108,7 +110,8 @@ impl AttentionSpec {
         [self.heads, self.kv_heads, self.kv_heads].map(|heads| heads * self.head_dim)
     }
 
-    /// Bytes of the keys and values of up to 64 positions: they are kept in panels of so many, of values no less than 16 numbers each.
+    /// Bytes of the keys and values of up to 64 positions: they are kept in panels of so many, of
+    /// values no less than 16 numbers each.
     pub(crate) fn panel_bytes(&self) -> usize {
         const POSITIONS: usize = 64;
         self.kv_heads * 2 * self.head_dim.max(16) * POSITIONS * size_of::<u16>()
@@ -189,7 +192,8 @@ pub(crate) enum ExpertNames {
     Fused([&'static str; 2]),
 }
 
-/// An encoder: embeddings of tokens and positions, layers of `x = norm(x + attention(x))`, `x = norm(x + mlp(x))`.
+/// An encoder: embeddings of tokens and positions, layers of `x = norm(x + attention(x))`,
+/// `x = norm(x + mlp(x))`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EncoderSpec {
     /// Tokens.

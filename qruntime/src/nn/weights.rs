@@ -1,4 +1,5 @@
-//! Tensors by the names that a network has for them, each compared with the shape that the network needs.
+//! Tensors by the names that a network has for them, each compared with the shape that the network
+//! needs.
 
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,8 @@
-//! Threads that help a caller: the one place where borrowed work reaches other threads, and the one that waits for it.
+//! Threads that help a caller: the one place where borrowed work reaches other threads, and the one
+//! that waits for it.
 //!
-//! Every thread that computes has a [`Crew`]. A *helper* is a job in rayon's current pool that looks for work of one crew:
+//! Every thread that computes has a [`Crew`]. A *helper* is a job in rayon's current pool that
+//! looks for work of one crew:
 //!
 //! ```text
 //! caller                                  helper, on any thread of the pool
@@ -12,12 +14,13 @@
 //!        wait until running = 0
 //! ```
 //!
-//! The caller waits for helpers that have entered and for nothing else, and meanwhile runs no other job: it may hold
-//! any lock. A pool whose threads are all taken costs it the help, not the answer. Rayon's own ways of waiting
-//! (`join`, `scope`) do run other jobs of the pool meanwhile, which may want the lock that the caller holds.
+//! The caller waits for helpers that have entered and for nothing else, and meanwhile runs no other
+//! job: it may hold any lock. A pool whose threads are all taken costs it the help, not the answer.
+//! Rayon's own ways of waiting (`join`, `scope`) do run other jobs of the pool meanwhile, which may
+//! want the lock that the caller holds.
 //!
-//! Helpers that were invited and have not come yet are not invited again, so a thread that is blocked for long costs
-//! one small job, however many regions there are.
+//! Helpers that were invited and have not come yet are not invited again, so a thread that is
+//! blocked for long costs one small job, however many regions there are.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -34,12 +37,14 @@ const PATIENCE: Duration = Duration::from_micros(500);
 /// How long a helper stays, if another job of the pool may be waiting below it on the same thread.
 const STAY: Duration = Duration::from_millis(5);
 
-/// How often a caller looks whether the last helpers are done before it sleeps. It gives way to other processes meanwhile.
+/// How often a caller looks whether the last helpers are done before it sleeps. It gives way to
+/// other processes meanwhile.
 const LOOKS: u32 = 200;
 
 thread_local! {
     static CREW: Arc<Crew> = Arc::default();
-    /// Whether this thread is a helper, or keeps helpers awake: another helper on top of it must not stay.
+    /// Whether this thread is a helper, or keeps helpers awake: another helper on top of it must
+    /// not stay.
     static BUSY: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -83,7 +88,8 @@ struct Work {
     call: unsafe fn(*const ()),
 }
 
-// SAFETY: `Work::new` takes closures that are `Sync` only, so that any thread may call them through a shared pointer.
+// SAFETY: `Work::new` takes closures that are `Sync` only, so that any thread may call them through
+// a shared pointer.
 #[expect(unsafe_code, reason = "a pointer to what threads may share")]
 unsafe impl Send for Work {}
 
@@ -106,16 +112,18 @@ impl Work {
     /// The closure must be alive until this returns.
     #[expect(unsafe_code, reason = "calls through a pointer")]
     unsafe fn run(self) {
-        // SAFETY: `call` is the one of the closure's own type (see `new`), and the caller says that it is alive.
+        // SAFETY: `call` is the one of the closure's own type (see `new`), and the caller says that
+        // it is alive.
         unsafe { (self.call)(self.closure) }
     }
 }
 
-/// Runs `work` on this thread and, at the same time, on up to `threads - 1` threads of rayon's current pool, and
-/// returns when all of them have.
+/// Runs `work` on this thread and, at the same time, on up to `threads - 1` threads of rayon's
+/// current pool, and returns when all of them have.
 ///
-/// `work` takes pieces from a queue of its own until there are none: when it has returned on any thread, no other
-/// one begins it. It must not wait for other jobs of the pool. If it panics, so does the caller, after all have returned.
+/// `work` takes pieces from a queue of its own until there are none: when it has returned on any
+/// thread, no other one begins it. It must not wait for other jobs of the pool. If it panics, so
+/// does the caller, after all have returned.
 pub(super) fn together<W: Fn() + Sync>(threads: usize, work: W) {
     let crew = CREW.with(Arc::clone);
     if threads <= 1 || !crew.open(&work, threads - 1) {
@@ -129,13 +137,14 @@ pub(super) fn together<W: Fn() + Sync>(threads: usize, work: W) {
     }
 }
 
-/// Runs `work` on this thread and keeps the other threads of rayon's current pool awake meanwhile, so that they come
-/// at once to its products.
+/// Runs `work` on this thread and keeps the other threads of rayon's current pool awake meanwhile,
+/// so that they come at once to its products.
 ///
-/// Rayon's threads fall asleep some 25 µs after the last product; to wake one takes some 15 µs of the caller's time,
-/// and it comes 50 µs late. Wrap the computation of one token, where other work lies between products. Threads that wait
-/// give way to other processes, take on any other work of the pool, and fall asleep when there was none for half
-/// a millisecond: what lasts longer belongs outside. Results are the same without; in a pool of one thread nothing happens.
+/// Rayon's threads fall asleep some 25 µs after the last product; to wake one takes some 15 µs of
+/// the caller's time, and it comes 50 µs late. Wrap the computation of one token, where other work
+/// lies between products. Threads that wait give way to other processes, take on any other work of
+/// the pool, and fall asleep when there was none for half a millisecond: what lasts longer belongs
+/// outside. Results are the same without; in a pool of one thread nothing happens.
 ///
 /// The calling thread waits for no job of the pool and runs none, so it may hold a lock.
 ///
@@ -172,7 +181,8 @@ impl Crew {
         self.region.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes work for so many helpers, unless there is some already: then the caller is within `work`, and alone.
+    /// Publishes work for so many helpers, unless there is some already: then the caller is within
+    /// `work`, and alone.
     ///
     /// After `true`, `work` must stay alive until [`close`](Self::close) has returned.
     fn open<W: Fn() + Sync>(&self, work: &W, helpers: usize) -> bool {
@@ -186,7 +196,8 @@ impl Crew {
         true
     }
 
-    /// Withdraws the work, waits for the helpers that have begun it, and returns what one of them panicked with.
+    /// Withdraws the work, waits for the helpers that have begun it, and returns what one of them
+    /// panicked with.
     fn close(&self) -> Option<Box<dyn Any + Send>> {
         let mut region = self.withdraw(self.lock());
         for look in 0..LOOKS {
@@ -250,7 +261,8 @@ impl Crew {
 
     /// Looks for work and does it, until there is none and none is to be expected.
     fn help(&self) {
-        // A helper that waits takes on other jobs of the pool, which may be helpers, too: they work, but do not wait.
+        // A helper that waits takes on other jobs of the pool, which may be helpers, too: they
+        // work, but do not wait.
         let nested = BUSY.replace(true);
         let start = Instant::now();
         let mut last = start;
@@ -281,9 +293,10 @@ impl Crew {
         }
         drop(region);
 
-        // SAFETY: the closure is alive from before `open` publishes it until `close` has returned (see `open`).
-        // `work` was found published under the lock, so `close` has not withdrawn it yet; it will then wait,
-        // under the same lock, until `running` is 0, and this thread is counted there until after the call.
+        // SAFETY: the closure is alive from before `open` publishes it until `close` has returned
+        // (see `open`). `work` was found published under the lock, so `close` has not withdrawn it
+        // yet; it will then wait, under the same lock, until `running` is 0, and this thread is
+        // counted there until after the call.
         #[expect(unsafe_code, reason = "calls a closure whose owner waits for it")]
         let result = catch_unwind(AssertUnwindSafe(|| unsafe { work.run() }));
 
@@ -313,7 +326,8 @@ mod tests {
         ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
     }
 
-    /// Takes numbers below `end` from a queue until there are none, each by one thread, and returns their sum.
+    /// Takes numbers below `end` from a queue until there are none, each by one thread, and returns
+    /// their sum.
     fn sum(threads: usize, end: usize) -> usize {
         let (next, sum) = (AtomicUsize::new(0), AtomicUsize::new(0));
         together(threads, || {

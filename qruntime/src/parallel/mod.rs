@@ -1,10 +1,12 @@
-//! Splits products, and other work on rows, over the threads of rayon's current pool. The only module that knows threads.
+//! Splits products, and other work on rows, over the threads of rayon's current pool. The only
+//! module that knows threads.
 //!
-//! A *region* is one call of [`multiply`]: a queue of products, from whose front threads take pieces of consecutive
-//! panels, large ones first and smaller ones towards the end. The caller takes pieces at once and never waits for a thread
-//! that has not come: the queue is empty when such a thread comes at last. So a region costs little, and a thread
-//! that is held up holds up one piece. [`crew`] brings the threads and waits for them. `docs/kernels.md` has the figures,
-//! and what did not help.
+//! A *region* is one call of [`multiply`]: a queue of products, from whose front threads take
+//! pieces of consecutive panels, large ones first and smaller ones towards the end. The caller
+//! takes pieces at once and never waits for a thread that has not come: the queue is empty when
+//! such a thread comes at last. So a region costs little, and a thread that is held up holds up one
+//! piece. [`crew`] brings the threads and waits for them. `docs/kernels.md` has the figures, and
+//! what did not help.
 
 mod crew;
 
@@ -38,8 +40,8 @@ impl Rows<'_> {
     }
 }
 
-/// Bytes of weights times rows of activations for which it pays to ask another thread: some ten microseconds of work, because a thread that
-/// is asleep costs as much to wake.
+/// Bytes of weights times rows of activations for which it pays to ask another thread: some ten
+/// microseconds of work, because a thread that is asleep costs as much to wake.
 const WORK_PER_THREAD: usize = 256 << 10;
 
 /// The least that is worth taking from the queue, in the same unit.
@@ -80,7 +82,8 @@ pub(crate) fn threads(work: usize) -> usize {
     rayon::current_num_threads().min(work / WORK_PER_THREAD).max(1)
 }
 
-/// Does `work` on rows, each of which costs `cost`, in bytes of packed weights: a few at a time, on as many threads as that is worth.
+/// Does `work` on rows, each of which costs `cost`, in bytes of packed weights: a few at a time, on
+/// as many threads as that is worth.
 pub(crate) fn rows<T: Send>(cost: usize, rows: impl ExactSizeIterator<Item = T> + Send, work: impl Fn(T) + Sync) {
     match threads(cost.saturating_mul(rows.len())) {
         1 => rows.for_each(work),
@@ -91,7 +94,8 @@ pub(crate) fn rows<T: Send>(cost: usize, rows: impl ExactSizeIterator<Item = T> 
 /// Rows that are taken together: each costs a microsecond or so.
 const ROWS: usize = 16;
 
-/// Does `work` on items, `N` at a time, on as many threads as there are `scratch`es, each with its own.
+/// Does `work` on items, `N` at a time, on as many threads as there are `scratch`es, each with its
+/// own.
 pub(crate) fn each<const N: usize, T: Send, S: Send>(
     items: impl Iterator<Item = T> + Send,
     scratch: &mut [S],
@@ -166,7 +170,8 @@ struct Queue<'a, 'p> {
 }
 
 impl<'a> Queue<'a, '_> {
-    /// A piece from the front: half of a thread's share of what is left, so that all come to an end together.
+    /// A piece from the front: half of a thread's share of what is left, so that all come to an end
+    /// together.
     fn take(&mut self) -> Option<Product<'a>> {
         let size = (self.left / (2 * self.threads)).max(SMALLEST_PIECE);
         let first = match self.first.take() {

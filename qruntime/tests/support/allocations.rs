@@ -1,4 +1,5 @@
-//! A global allocator that counts, for each thread alone, so that tests beside each other do not disturb the count.
+//! A global allocator that counts, for each thread alone, so that tests beside each other do not
+//! disturb the count.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -11,7 +12,8 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: hands everything on to the system's allocator. `realloc` is the trait's own, so that old and new count together.
+// SAFETY: hands everything on to the system's allocator. `realloc` is the trait's own, so that old
+// and new count together.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.set(COUNT.get() + 1);

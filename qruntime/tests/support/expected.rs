@@ -44,7 +44,8 @@ impl Expected {
         })
     }
 
-    /// Token ids, one sequence in each of `input_ids.0`, `input_ids.1`, ..., or all in `ids`, as long as `lengths` says.
+    /// Token ids, one sequence in each of `input_ids.0`, `input_ids.1`, ..., or all in `ids`, as
+    /// long as `lengths` says.
     pub fn sequences(&self) -> Vec<Vec<u32>> {
         if !self.has("ids") {
             let names = (0..).map(|i| format!("input_ids.{i}"));
@@ -66,12 +67,14 @@ impl Expected {
     }
 }
 
-/// A file or folder of `../shared/data`, which is not part of the project, or `None`, and says so, where it is absent.
+/// A file or folder of `../shared/data`, which is not part of the project, or `None`, and says so,
+/// where it is absent.
 pub fn shared(name: &str) -> Option<PathBuf> {
     beside_the_project("data", name)
 }
 
-/// The same of `../shared/cases`: inputs that once broke the product, with what should come of them.
+/// The same of `../shared/cases`: inputs that once broke the product, with what should come of
+/// them.
 pub fn cases(name: &str) -> Option<PathBuf> {
     beside_the_project("cases", name)
 }

@@ -1,4 +1,5 @@
-//! What the tests of this crate share: files made by hand and by the writer, seeded numbers, and a count of allocations.
+//! What the tests of this crate share: files made by hand and by the writer, seeded numbers, and a
+//! count of allocations.
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 #![allow(unreachable_pub, reason = "a module of tests")]
@@ -42,7 +43,8 @@ pub fn assembled(header: &str, data: &[u8]) -> Vec<u8> {
     [&len[..], header.as_bytes(), &b" ".repeat(padding), data].concat()
 }
 
-/// The panels of some matrices of random weights, one after the other; they are the last two dimensions of `shape`.
+/// The panels of some matrices of random weights, one after the other; they are the last two
+/// dimensions of `shape`.
 pub fn packed(random: &mut Random, format: Format, shape: &[usize]) -> Vec<u8> {
     let (&[rows, cols], matrices) = shape.split_last_chunk().map(|(matrices, matrix)| (matrix, matrices)).unwrap();
     let encode = |_| {

@@ -1,5 +1,6 @@
-//! llama.cpp's network, with what its own programs do when nothing else is asked for: weights rearranged for the processor where it
-//! can, keys and values in half precision, blocks of 512 tokens. The only module that calls it.
+//! llama.cpp's network, with what its own programs do when nothing else is asked for: weights
+//! rearranged for the processor where it can, keys and values in half precision, blocks of 512
+//! tokens. The only module that calls it.
 
 #![expect(unsafe_code, reason = "llama.cpp is a C library")]
 
@@ -24,7 +25,8 @@ const KINDS: &[(&str, sys::llama_ftype)] = &[
     ("iq4_xs", sys::LLAMA_FTYPE_MOSTLY_IQ4_XS),
 ];
 
-/// Writes a GGUF file whose matrices have a format, and `q8_0` where tokens become vectors and vectors tokens.
+/// Writes a GGUF file whose matrices have a format, and `q8_0` where tokens become vectors and
+/// vectors tokens.
 pub(crate) fn quantize(from: &Path, to: &Path, format: &str) -> Result<()> {
     let (_, kind) = KINDS.iter().find(|(name, _)| *name == format).context("a format that this knows of")?;
     // SAFETY: it takes nothing and returns numbers.
@@ -110,7 +112,8 @@ impl Network for LlamaCpp {
         let count = tokens.len().try_into()?;
         // SAFETY: so many tokens are there, and outlive the batch.
         let batch = unsafe { sys::llama_batch_get_one(tokens.as_mut_ptr(), count) };
-        // SAFETY: the context is alive; llama.cpp compares tokens with the vocabulary and their number with the context.
+        // SAFETY: the context is alive; llama.cpp compares tokens with the vocabulary and their
+        // number with the context.
         let status = unsafe { sys::llama_decode(self.context.0.as_ptr(), batch) };
         ensure!(status == 0, "llama_decode: {status}");
         // SAFETY: the model is alive, and its vocabulary as long as it.
@@ -121,7 +124,8 @@ impl Network for LlamaCpp {
         let logits = unsafe { sys::llama_get_logits_ith(self.context.0.as_ptr(), -1) };
         let logits = NonNull::new(logits).context("llama.cpp has no logits")?;
         #[expect(clippy::disallowed_methods, reason = "numbers of a C library")]
-        // SAFETY: there is a number for each token of the vocabulary, until the context is used again.
+        // SAFETY: there is a number for each token of the vocabulary, until the context is used
+        // again.
         Ok(unsafe { std::slice::from_raw_parts(logits.as_ptr(), count.try_into()?) }.to_vec())
     }
 }

@@ -1,8 +1,10 @@
-//! A whole language model, ours beside llama.cpp's and candle's: tokens per second of a prompt and of generation, memory, and the time to the
-//! first token. `ci/network_speed.sh` makes the models and runs this.
+//! A whole language model, ours beside llama.cpp's and candle's: tokens per second of a prompt and
+//! of generation, memory, and the time to the first token. `ci/network_speed.sh` makes the models
+//! and runs this.
 //!
-//! FOLDER has the model unquantized twice, `f16` (safetensors) and `f16.gguf`, and for each format a folder that `quantize convert` wrote. The
-//! GGUF files of the formats are written here, by llama.cpp's own quantizer, where they are missing.
+//! FOLDER has the model unquantized twice, `f16` (safetensors) and `f16.gguf`, and for each format
+//! a folder that `quantize convert` wrote. The GGUF files of the formats are written here, by
+//! llama.cpp's own quantizer, where they are missing.
 
 #![deny(unsafe_code)]
 
@@ -91,7 +93,8 @@ trait Network {
     fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
 }
 
-/// Who takes part. Ours begins, and is there twice when it is about starting: memory of its own is what the race is run with.
+/// Who takes part. Ours begins, and is there twice when it is about starting: memory of its own is
+/// what the race is run with.
 const CONTESTANTS: [&str; 4] = ["ours", "ours, mapped", "llama.cpp", "candle"];
 
 impl Arguments {
@@ -179,7 +182,8 @@ fn measure(arguments: &Arguments) -> Result<Measured> {
     Ok(measured)
 }
 
-/// Has llama.cpp quantize its file, all matrices to the format but the embeddings and the head, which get `q8_0`: as ours are by default.
+/// Has llama.cpp quantize its file, all matrices to the format but the embeddings and the head,
+/// which get `q8_0`: as ours are by default.
 fn ensure_gguf(folder: &Path, format: &str) -> Result<()> {
     let [from, to] = ["f16", format].map(|name| folder.join(format!("{name}.gguf")));
     if to.exists() {

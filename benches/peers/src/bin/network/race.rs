@@ -17,7 +17,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Sequences on which logits are compared, and their length.
 const SAMPLES: (usize, usize) = (8, 16);
 
-/// Relative RMS error of logits that no right network exceeds: a random model of 22 layers with 4-bit weights has some tenths.
+/// Relative RMS error of logits that no right network exceeds: a random model of 22 layers with
+/// 4-bit weights has some tenths.
 const WRONG: f64 = 0.8;
 
 /// What one contestant did.
@@ -100,7 +101,8 @@ pub(crate) fn tokens(seed: u64, count: usize, vocabulary: u32) -> Vec<u32> {
     (0..count).map(|_| random.random_range(0..vocabulary)).collect()
 }
 
-/// Seconds: of processor time with one thread, in which strangers on the machine do not count, of the clock on the wall with more.
+/// Seconds: of processor time with one thread, in which strangers on the machine do not count, of
+/// the clock on the wall with more.
 fn timed(threads: usize, work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let (wall, cpu) = (Instant::now(), ProcessTime::now());
     work()?;
@@ -109,7 +111,8 @@ fn timed(threads: usize, work: impl FnOnce() -> Result<()>) -> Result<f64> {
     Ok(if threads == 1 { cpu } else { wall })
 }
 
-/// How far everybody's logits are from those of the unquantized weights, which our exact layers compute.
+/// How far everybody's logits are from those of the unquantized weights, which our exact layers
+/// compute.
 fn errors(arguments: &Arguments, racers: &mut [Racer]) -> Result<Vec<f64>> {
     let mut reference = Ours::map(&arguments.folder.join("f16"), SAMPLES.1)?;
     let vocabulary = reference.feed(&[1])?.len() as u32;

@@ -1,4 +1,5 @@
-//! From nothing to the first token, and the memory it takes: one contestant in a process of its own.
+//! From nothing to the first token, and the memory it takes: one contestant in a process of its
+//! own.
 
 use std::time::Instant;
 
@@ -24,7 +25,8 @@ pub(crate) struct Started {
     pub(crate) open: f64,
     /// Seconds until the logits after a prompt of [`PROMPT`] tokens were there, opening included.
     pub(crate) first_token: f64,
-    /// The most memory that the process had, the long prompt included: bytes. Pages of mapped files count.
+    /// The most memory that the process had, the long prompt included: bytes. Pages of mapped files
+    /// count.
     pub(crate) peak: u64,
     /// What it had in the end of memory of its own, mapped files not counted: bytes.
     pub(crate) own: u64,
