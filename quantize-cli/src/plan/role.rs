@@ -305,11 +305,12 @@ pub fn is_vocabulary(name: &str) -> bool {
     is_embedding || VOCABULARIES.contains(&module) || is_top || is_head
 }
 
-/// Whether a tensor is added to scores to hide positions, by its name.
+/// Whether a tensor is added to scores to hide positions, by its name: a buffer such as `causal_mask` or `masked_bias`.
+/// Parameters that are trained, `mask_token`, `mask_emb` or `mask.weight`, are none.
 #[must_use]
 pub fn is_mask(name: &str) -> bool {
     let module = module(name);
-    (has_word(module, "mask") || has_word(module, "masked")) && !has_word(module, "token")
+    !name.ends_with(".weight") && (module.rsplit('_').next() == Some("mask") || module == "masked_bias")
 }
 
 /// The last part of a name that is not `weight`.

@@ -69,6 +69,11 @@ const ROLES: &[(&str, &[usize], Role)] = &[
     ("resampler.latents", &[64, 64], Role::Parameter),
     ("visual.attn_pool.in_proj_weight", &[192, 64], Role::Linear),
     ("model.layers.0.self_attn.causal_mask", &[64, 64], Role::Mask),
+    ("transformer.h.0.attn.masked_bias", &[1], Role::Mask),
+    ("model.mask_emb", &[64, 64], Role::Parameter),
+    ("model.mask_token", &[1, 1, 64], Role::Parameter),
+    ("model.masked_spec_embed", &[64], Role::Vector),
+    ("segmenter.mask.weight", &[64, 64], Role::Linear),
     ("model.layers.0.self_attn.rotary_emb.inv_freq", &[32], Role::Vector),
     ("x.weight", &[8, 64], Role::Tiny),
 ];
@@ -316,17 +321,38 @@ fn a_kept_number_that_is_none_is_refused_and_found() {
     assert_eq!(answer.status.code(), Some(1));
     let expected = format!("mismatch: {NORM}: element [3] is NaN");
     assert!(stdout(&answer).contains(&expected), "{}", stdout(&answer));
-    // Masks are infinite by intent.
+}
+
+#[test]
+fn masks_may_hide_positions_and_hold_no_other_infinity() {
+    let folder = tempfile::tempdir().unwrap();
     let masked = folder.path().join("masked.safetensors");
-    write(&masked, &[&("attn.causal_mask", &[4]), &("x.weight", &[64, 64])], |name, numbers| {
-        if name.contains("mask") {
-            numbers[1] = f16::NEG_INFINITY;
-        }
-    });
     let kept = folder.path().join("kept.safetensors");
-    ok(&["convert", text(&masked), text(&kept), "--to", "q4_0", "-q"]);
-    ok(&["verify", text(&kept)]);
-    ok(&["compare", text(&masked), text(&kept)]);
+    let write = |name: &str, last: f16| {
+        write(&masked, &[&(name, &[4]), &("x.weight", &[64, 64])], |of, numbers| {
+            if of == name {
+                numbers[1..].copy_from_slice(&[f16::NEG_INFINITY, f16::NEG_INFINITY, last]);
+            }
+        });
+    };
+    let convert = ["convert", text(&masked), text(&kept), "--to", "q4_0", "-q", "--force"];
+    for name in ["attn.causal_mask", "attn.masked_bias"] {
+        write(name, f16::ZERO);
+        ok(&convert);
+        ok(&["verify", text(&kept)]);
+        ok(&["compare", text(&masked), text(&kept)]);
+        for (last, shown) in [(f16::NAN, "NaN"), (f16::INFINITY, "inf")] {
+            write(name, last);
+            let message = refused(&convert);
+            assert!(message.contains(&format!("cannot keep \"{name}\": element [3] is {shown}")), "{message}");
+        }
+    }
+    // A parameter that is trained hides nothing.
+    for name in ["mask_emb", "decoder.mask_token", "encoder.masked_spec_embed"] {
+        write(name, f16::ZERO);
+        let message = refused(&convert);
+        assert!(message.contains(&format!("cannot keep \"{name}\": element [1] is -inf")), "{message}");
+    }
 }
 
 /// Overwrites an element of two bytes of a plain tensor; its checksum is then wrong.
