@@ -19,7 +19,7 @@ use crate::plan::{DEFAULT_FORMAT, Rule, format_named};
 ///
 /// For example: quantize convert path/to/checkpoint model-q4_k --to q4_k
 ///
-/// Exit status: 0 done; 1 the command ran and the answer is no (verify found damage or no checksums, compare found a mismatch or went over the limit, eval went over a limit, convert met a gate); 2 it could not run.
+/// Exit status: 0 done; 1 the command ran and the answer is no (verify found damage or no checksums, compare found a mismatch or went over the limit, eval went over a limit, convert met a gate); 2 it could not run (verify: one of the models could not be read).
 #[derive(Debug, Parser)]
 #[command(name = "quantize", version = crate::version::VERSION, max_term_width = 110)]
 pub struct Args {
@@ -179,7 +179,8 @@ pub struct InspectArgs {
 
 /// Check models.
 ///
-/// Exit status 1 if any of several is damaged, has no checksums or cannot be read.
+/// Exit status 1 if one is damaged, has no checksums or holds NaN or infinities; 2 if one cannot be read, whatever the
+/// others are. All of them are checked.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
     /// Converted models: files or folders.

@@ -16,24 +16,25 @@ pub const SCHEMA: u32 = 1;
 pub struct Answer {
     /// For stdout.
     pub text: String,
-    /// Whether the answer is yes: exit status 0 rather than 1.
-    pub yes: bool,
+    /// The exit status: 0 if the answer is yes, 1 if it is no, 2 if a part of what was asked could not be answered.
+    pub status: u8,
 }
 
 impl Answer {
     /// The answer yes.
     #[must_use]
     pub fn yes(text: String) -> Self {
-        Self { text: printable_lines(&text), yes: true }
+        Self { text: printable_lines(&text), status: 0 }
     }
 
-    /// A report as JSON with its schema, or the text that `text` makes of it.
+    /// A report as JSON with its schema, or the text that `text` makes of it; the answer is yes or no.
     ///
     /// # Errors
     /// If the report cannot be serialized.
     pub fn of<T: Serialize>(report: &T, json: bool, yes: bool, text: impl FnOnce(&T) -> String) -> Result<Self> {
+        let status = u8::from(!yes);
         if !json {
-            return Ok(Self { text: printable_lines(&text(report)), yes });
+            return Ok(Self { text: printable_lines(&text(report)), status });
         }
         let mut object = serde_json::Map::new();
         object.insert("schema".into(), SCHEMA.into());
@@ -43,7 +44,7 @@ impl Answer {
         }
         let mut text = printable_json(&serde_json::to_string_pretty(&object)?);
         text.push('\n');
-        Ok(Self { text, yes })
+        Ok(Self { text, status })
     }
 }
 

@@ -33,13 +33,13 @@ pub(super) fn run(args: &IsaArgs) -> Result<Answer> {
                 let state = match (isa.name == chosen, isa.available) {
                     (true, _) => "chosen",
                     (_, true) => "available",
-                    _ => "not on this processor",
+                    _ => "missing",
                 };
                 vec![isa.name.into(), state.into(), isa.needs.into()]
             })
             .collect();
         let note =
-            format!("\nResults do not depend on the choice. {ISA_VARIABLE}=NAME in the environment forces one.\n");
-        table(&["instruction set", "state", "needs"], &rows) + &note
+            format!("\nResults do not depend on the choice.\n{ISA_VARIABLE}=NAME in the environment forces one.\n");
+        table(&["name", "state", "needs"], &rows) + &note
     })
 }

@@ -37,13 +37,12 @@ pub fn main(args: Args) -> u8 {
     let printed = run(args, &mut out).and_then(|answer| {
         match out.write_all(answer.text.as_bytes()).and_then(|()| out.flush()) {
             // Whoever reads has read enough: no error.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(answer.yes),
-            written => written.map(|()| answer.yes).context("cannot write to stdout"),
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(answer.status),
+            written => written.map(|()| answer.status).context("cannot write to stdout"),
         }
     });
     match printed {
-        Ok(true) => 0,
-        Ok(false) => 1,
+        Ok(status) => status,
         // Whoever reads has read enough, in the middle of a text.
         Err(error) if interrupt::status().is_none() && error.chain().any(is_broken_pipe) => 0,
         Err(error) => {

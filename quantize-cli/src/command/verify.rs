@@ -58,7 +58,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<Answer> {
     };
     let models: Vec<Named> = args.models.iter().map(named).collect();
     let reports = Reports { whole: models.iter().all(|model| model.report.whole), models };
-    Answer::of(&reports, args.json, reports.whole, |reports| {
+    let answer = Answer::of(&reports, args.json, reports.whole, |reports| {
         let lines = reports.models.iter().flat_map(|model| {
             let path = quoted(Path::new(&model.path));
             let text = match &model.error {
@@ -68,7 +68,10 @@ pub(super) fn run(args: &VerifyArgs) -> Result<Answer> {
             text.lines().map(|line| format!("{path}: {line}\n")).collect::<Vec<_>>()
         });
         lines.collect()
-    })
+    })?;
+    // The same as of one that cannot be read, whatever the others are.
+    let unread = reports.models.iter().any(|model| model.error.is_some());
+    Ok(if unread { Answer { status: 2, ..answer } } else { answer })
 }
 
 fn check(path: &Path) -> Result<Report> {
