@@ -18,10 +18,17 @@ use serde_json::{Value, json};
 use crate::finite;
 use crate::plan::{Action, Plan, PlannedTensor};
 use crate::progress::Progress;
+use crate::report::percent;
 use crate::source::{Source, SourceTensor};
 
 /// Bytes that a batch takes at most, see [`Job::memory`]; more only where a single panel takes more.
 const BATCH_BYTES: usize = 128 << 20;
+
+/// Relative RMS error above which packing has kept next to nothing of a tensor: without the tensor it is 1.
+const LOST: f64 = 0.5;
+
+/// How many of the tensors that lost so much are named.
+const NAMED: usize = 5;
 
 /// Bytes of `f32` that a job has at most; more only where a single panel has more.
 const F32_PER_JOB: usize = 4 << 20;
@@ -98,6 +105,30 @@ pub fn convert<W: Write + Seek + Send>(
         let out = written?.finish().context("cannot write the output")?;
         Ok((out, distortions))
     })
+}
+
+/// Sentences about the tensors of which packing kept next to nothing, as where weights are below the smallest scale of
+/// the format; the worst first.
+#[must_use]
+pub fn losses(plan: &Plan, distortions: &[Option<Distortion>]) -> Vec<String> {
+    let errors = plan.tensors.iter().zip(distortions);
+    let errors = errors.filter_map(|(planned, distortion)| Some((planned, distortion.as_ref()?.relative_rms())));
+    let mut lost: Vec<(&PlannedTensor, f64)> = errors.filter(|&(_, error)| error > LOST).collect();
+    lost.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let sentence = |&(planned, error): &(&PlannedTensor, f64)| {
+        format!(
+            "{} keeps next to nothing of \"{}\": relative RMS error {}; keep the tensor as it is: --rule '{}=keep'",
+            planned.action,
+            planned.name.escape_debug(),
+            percent(error),
+            globset::escape(&planned.name)
+        )
+    };
+    let mut sentences: Vec<String> = lost.iter().take(NAMED).map(sentence).collect();
+    if lost.len() > NAMED {
+        sentences.push(format!("and so with {} more tensors: --json names all, with their errors", lost.len() - NAMED));
+    }
+    sentences
 }
 
 /// What the output says of how it was made. `evaluation` is what was measured with it; nothing if that is an empty text.

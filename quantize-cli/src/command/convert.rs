@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::gate::{self, Evaluation, Question};
 use crate::args::ConvertArgs;
 use crate::companions::{self, CONFIG};
-use crate::convert::convert;
+use crate::convert::{convert, losses};
 use crate::output::{MODEL, Temporary, check_apart, check_destination, check_space, sweep};
 use crate::plan::Plan;
 use crate::progress::Progress;
@@ -66,7 +66,8 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
     let isa = Isa::from_env()?;
     let source = Source::open(&args.source)?;
     let mut plan = Plan::new(&source, args.to, &args.rules, args.rounding)?;
-    source.warnings().iter().chain(&plan.warnings).for_each(|warning| super::warn(warning));
+    let mut warnings = [source.warnings(), &plan.warnings].concat();
+    warnings.iter().for_each(|warning| super::warn(warning));
     // What a real run refuses a dry run refuses, too.
     check_output(args, &source, &plan)?;
     let (distortions, evaluation) = if args.dry_run {
@@ -76,9 +77,12 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
         plan.room = if args.eval_text.is_some() { gate::ROOM } else { 0 };
         super::pool(args.threads)?.install(|| write(args, &source, &plan, isa))?
     };
+    let lost = losses(&plan, &distortions);
+    lost.iter().for_each(|warning| super::warn(warning));
+    warnings.extend(lost);
     let measuring = evaluation.as_ref().map_or(0.0, |evaluation| evaluation.seconds);
     let seconds = start.elapsed().as_secs_f64() - measuring;
-    let report = report(args, &source, &plan, &distortions, evaluation, seconds);
+    let report = Report { warnings, seconds, ..report(args, &source, &plan, &distortions, evaluation) };
     let good = report.evaluation.as_ref().is_none_or(Evaluation::is_within);
     Answer::of(&report, args.json, good, |report| to_text(report, args.quiet))
 }
@@ -189,7 +193,6 @@ fn report(
     plan: &Plan,
     distortions: &[Option<Distortion>],
     evaluation: Option<Evaluation>,
-    seconds: f64,
 ) -> Report {
     let mut total = Distortion::default();
     for &distortion in distortions.iter().flatten() {
@@ -211,11 +214,11 @@ fn report(
         source_bytes: source.total_bytes(),
         padding_bytes: plan.padding(),
         bits_per_weight: 8.0 * plan.bytes() as f64 / plan.elements().max(1) as f64,
-        warnings: [source.warnings(), &plan.warnings].concat(),
+        warnings: vec![],
         dropped: source.dropped().to_vec(),
         relative_rms: distortions.iter().any(Option::is_some).then(|| total.relative_rms()),
         evaluation,
-        seconds,
+        seconds: 0.0,
     }
 }
 

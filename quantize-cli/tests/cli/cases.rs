@@ -67,6 +67,17 @@ fn what_transformers_loads_with_a_warning_is_converted_with_one() {
 }
 
 #[test]
+fn weights_that_underflow_are_a_warning() {
+    let Some(cases) = cases() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (case, out) = (cases.join("values_beyond_f16"), folder.path().join("out"));
+    let output = quantize(&["convert", text(&case), text(&out), "--to", "q8_0", "-q"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let expected = "warning: q8_0 keeps next to nothing of \"model.layers.0.self_attn.o_proj.weight\": relative RMS";
+    assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+}
+
+#[test]
 fn experts_of_published_granite_mixtures_are_packed() {
     let Some(cases) = cases() else { return };
     for case in ["granite_moe", "networks/lm-granitemoe-hub-names"] {

@@ -370,8 +370,10 @@ fn several_models_are_verified_at_once() {
     let mut damaged = fs::read(&b).unwrap();
     *damaged.last_mut().unwrap() ^= 1;
     fs::write(&b, damaged).unwrap();
+    let answer = quantize(&["verify", text(&a), text(&b)]);
+    assert_eq!(answer.status.code(), Some(1), "one of them is damaged");
     let answer = quantize(&["verify", text(&b), "no-such-file", text(&a), "--json"]);
-    assert_eq!(answer.status.code(), Some(1));
+    assert_eq!(answer.status.code(), Some(2), "one of them could not be checked, which is worse");
     let report: Value = serde_json::from_str(&stdout(&answer)).unwrap();
     let models = report["models"].as_array().unwrap();
     let whole: Vec<&Value> = models.iter().map(|model| &model["whole"]).collect();
@@ -379,7 +381,7 @@ fn several_models_are_verified_at_once() {
     assert_eq!(models[2]["path"], text(&a));
     assert!(models[1]["error"].as_str().unwrap().contains("no-such-file"), "{report}");
     let answer = quantize(&["verify", "no-such-file", text(&a)]);
-    assert_eq!(answer.status.code(), Some(1));
+    assert_eq!(answer.status.code(), Some(2), "as with that file alone");
     assert!(stdout(&answer).starts_with("no-such-file: error: "), "{}", stdout(&answer));
     assert!(refused(&["verify"]).contains("MODEL"));
 }
@@ -455,6 +457,43 @@ fn what_was_quantized_by_others_is_refused() {
 }
 
 #[test]
+fn packing_that_keeps_next_to_nothing_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let [source, out] = ["source.safetensors", "out.safetensors"].map(|name| folder.path().join(name));
+    // Below the smallest scale in half precision, and beside it weights of the usual size.
+    let data = |factor: f32| -> Vec<u8> {
+        numbers("x", 64 * 64).iter().flat_map(|n| (n.to_f32() * factor).to_le_bytes()).collect()
+    };
+    let tensors: Vec<(String, Vec<u8>)> = (0..7).map(|i| (format!("small.{i}.weight"), data(1e-10))).collect();
+    let write = |tensors: &[(String, Vec<u8>)]| {
+        let usual = ("usual.weight".to_owned(), data(1.0));
+        let views = tensors.iter().chain([&usual]);
+        let views = views.map(|(name, data)| (name, TensorView::new(Dtype::F32, vec![64, 64], data).unwrap()));
+        fs::write(&source, safetensors::serialize(views, None).unwrap()).unwrap();
+    };
+    let convert = |more: &[&str]| {
+        let args = ["convert", text(&source), text(&out), "--force", "--json", "--to"];
+        let output = quantize(&[&args[..], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        (stderr(&output), serde_json::from_slice::<Value>(&output.stdout).unwrap()["warnings"].clone())
+    };
+
+    write(&tensors[..1]);
+    let (message, recorded) = convert(&["q8_0"]);
+    let expected = "q8_0 keeps next to nothing of \"small.0.weight\": relative RMS error 100 %; \
+                    keep the tensor as it is: --rule 'small.0.weight=keep'";
+    assert_eq!((message, recorded), (format!("warning: {expected}\n"), serde_json::json!([expected])));
+    // What it says helps, and so does a format whose scales are powers of two.
+    for more in [&["q8_0", "--rule", "small.0.weight=keep"][..], &["mxfp4"]] {
+        assert_eq!(convert(more), (String::new(), serde_json::json!([])), "{more:?}");
+    }
+    write(&tensors);
+    let (message, recorded) = convert(&["q4_0"]);
+    assert_eq!(recorded.as_array().unwrap().len(), 6, "{message}");
+    assert!(message.ends_with("and so with 2 more tensors: --json names all, with their errors\n"), "{message}");
+}
+
+#[test]
 fn of_several_errors_the_first_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let source = checkpoint(folder.path(), |_, numbers| numbers[3] = f16::NAN);
@@ -487,6 +526,8 @@ fn a_full_disk_is_said_and_nothing_is_left() {
 
 #[test]
 fn the_instruction_sets_are_listed_and_a_wrong_one_is_refused() {
+    let printed = ok(&["isa"]);
+    assert!(printed.lines().all(|line| line.chars().count() <= 80), "{printed}");
     let listed = json(&["isa", "--json"]);
     let available: Vec<&str> = listed["known"]
         .as_array()
