@@ -105,6 +105,29 @@ fn vectors_are_those_of_sentence_transformers() {
     }
 }
 
+/// Classes of tokenizers that make the normalizer of their own fields, and classes that take that of `tokenizer.json`
+/// (`tests/data/tokenizer_classes.json`, made by `ci/sentences.sh`).
+#[test]
+fn classes_of_tokenizers_are_those_of_transformers() {
+    let file = fs::read(folder().with_file_name("tokenizer_classes.json")).unwrap();
+    let file: Value = serde_json::from_slice(&file).unwrap();
+    let texts: Vec<&str> = file["texts"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
+    let cases = file["cases"].as_array().unwrap();
+    assert!(cases.len() > 100);
+    for case in cases {
+        let mut files = case["changes"].as_object().unwrap().clone();
+        for (name, fields) in &mut files {
+            let mut whole: Value = serde_json::from_slice(&fs::read(folder().join(name)).unwrap()).unwrap();
+            whole.as_object_mut().unwrap().append(fields.as_object_mut().unwrap());
+            *fields = whole;
+        }
+        let encoder = open(&files.into()).unwrap_or_else(|error| panic!("{}: {error}", case["changes"]));
+        let tokenizer = encoder.tokenizer().unwrap();
+        let tokens: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text, true).unwrap()).collect();
+        assert_eq!(json!(tokens), case["tokens"], "{}", case["changes"]);
+    }
+}
+
 #[test]
 fn texts_that_do_not_fit_are_counted() {
     let encoder = open(&json!({"sentence_bert_config.json": {"max_seq_length": 5}})).unwrap();

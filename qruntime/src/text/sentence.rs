@@ -131,11 +131,12 @@ fn open(folder: &Path, config: &EncoderConfig) -> Result<Tokenizer, Error> {
         true => read_json_within(&path, MAX_TEXT).map_err(Config::as_network)?,
         false => json!({}),
     };
+    let class = class(folder, &settings)?;
     let mut left_in_file = false;
     let tokenizer = Tokenizer::open_changed(folder, |file| {
         // Of the truncation that the file may ask for, the side counts.
         left_in_file = file.pointer("/truncation/direction") == Some(&"Left".into());
-        change(file, &settings, config.lower_case);
+        change(file, &class, &settings, config.lower_case);
     })?;
     let left = match settings.get("truncation_side").and_then(Value::as_str) {
         Some(side) => side == "left",
@@ -144,18 +145,52 @@ fn open(folder: &Path, config: &EncoderConfig) -> Result<Tokenizer, Error> {
     tokenizer.with_limit_at(config.max_tokens, left)
 }
 
-/// Changes what is in `tokenizer.json` as transformers and sentence-transformers do when they load it.
-fn change(file: &mut Value, settings: &Value, lower_case: bool) {
-    let class = settings.get("tokenizer_class").and_then(Value::as_str);
-    let normalizer = &mut file["normalizer"];
-    // This class of tokenizers takes what its own fields say, and their defaults.
-    if matches!(class, None | Some("BertTokenizer" | "BertTokenizerFast")) && normalizer["type"] == "BertNormalizer" {
-        normalizer["clean_text"] = true.into();
-        let setting = |name: &str, otherwise: Value| settings.get(name).cloned().unwrap_or(otherwise);
-        normalizer["lowercase"] = setting("do_lower_case", true.into());
-        normalizer["strip_accents"] = setting("strip_accents", Value::Null);
-        normalizer["handle_chinese_chars"] = setting("tokenize_chinese_chars", true.into());
+/// The class of transformers that reads the tokenizer: what `tokenizer_config.json` says, or `config.json`, or the class
+/// of BERT.
+fn class(folder: &Path, settings: &Value) -> Result<String, Error> {
+    if let Some(class) = settings["tokenizer_class"].as_str().filter(|class| !class.is_empty()) {
+        return Ok(class.to_owned());
     }
+    let path = folder.join("config.json");
+    let class = if path.exists() { Config::read(&path)?.text_if("tokenizer_class")?.map(str::to_owned) } else { None };
+    Ok(class.unwrap_or_else(|| "BertTokenizer".to_owned()))
+}
+
+/// The classes of transformers that make the normalizer and the pre-tokenizer of their own fields, whatever
+/// `tokenizer.json` has. `Fast` may stand behind the name.
+const REBUILT: [&str; 10] = [
+    "BertTokenizer",
+    "DistilBertTokenizer",
+    "ElectraTokenizer",
+    "FunnelTokenizer",
+    "LayoutLMTokenizer",
+    "LxmertTokenizer",
+    "MPNetTokenizer",
+    "MobileBertTokenizer",
+    "SplinterTokenizer",
+    "SqueezeBertTokenizer",
+];
+/// The same, without `do_lower_case`, which these classes do not pass on. With `Fast` they are others, which take what
+/// `tokenizer.json` has.
+const REBUILT_LOWER: [&str; 3] = ["DPRContextEncoderTokenizer", "DPRQuestionEncoderTokenizer", "DPRReaderTokenizer"];
+
+/// Changes what is in `tokenizer.json` as transformers and sentence-transformers do when they load it.
+fn change(file: &mut Value, class: &str, settings: &Value, lower_case: bool) {
+    let plain = class.strip_suffix("Fast").unwrap_or(class);
+    let lower = REBUILT_LOWER.contains(&class);
+    if (lower || REBUILT.contains(&plain)) && file["model"]["type"] == "WordPiece" {
+        let setting = |name: &str, otherwise: Value| settings.get(name).cloned().unwrap_or(otherwise);
+        file["normalizer"] = json!({
+            "type": "BertNormalizer",
+            // A field of this class alone.
+            "clean_text": if plain == "FunnelTokenizer" { setting("clean_text", true.into()) } else { true.into() },
+            "handle_chinese_chars": setting("tokenize_chinese_chars", true.into()),
+            "strip_accents": setting("strip_accents", Value::Null),
+            "lowercase": if lower { true.into() } else { setting("do_lower_case", true.into()) },
+        });
+        file["pre_tokenizer"] = json!({"type": "BertPreTokenizer"});
+    }
+    let normalizer = &mut file["normalizer"];
     if lower_case {
         let mut steps = match normalizer.take() {
             Value::Null => Vec::new(),

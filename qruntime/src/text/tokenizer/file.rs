@@ -75,7 +75,8 @@ struct ModelFields {
     ignore_merges: Option<bool>,
 }
 
-/// Makes a tokenizer of the text of a `tokenizer.json`, after `change` has had its normalizer and its truncation.
+/// Makes a tokenizer of the text of a `tokenizer.json`, after `change` has had its normalizer, its pre-tokenizer,
+/// its truncation and the type of its model.
 pub(super) fn pipeline(json: &[u8], change: impl FnOnce(&mut Value)) -> tokenizers::Result<Pipeline> {
     if json.len() > MAX_FILE {
         return Err(format!("{} bytes, expected at most {MAX_FILE}", json.len()).into());
@@ -92,17 +93,18 @@ pub(super) fn pipeline(json: &[u8], change: impl FnOnce(&mut Value)) -> tokenize
     };
     let mut changed = json!({
         "normalizer": part("normalizer", file.normalizer)?,
+        "pre_tokenizer": part("pre_tokenizer", file.pre_tokenizer)?,
         "truncation": part("truncation", file.truncation)?,
+        "model": {"type": file.model.kind()},
     });
     change(&mut changed);
-    let normalizer = Some(&changed["normalizer"]).filter(|normalizer| !normalizer.is_null());
-    let pre_tokenizer = part("pre_tokenizer", file.pre_tokenizer)?;
+    let changed = |name: &str| Some(&changed[name]).filter(|part| !part.is_null());
     let post = part("post_processor", file.post_processor)?;
     let decoder = part("decoder", file.decoder)?;
     check_added(&file.added_tokens)?;
     let mut pipeline = TokenizerBuilder::new()
-        .with_normalizer(Some(Normalize::new(normalizer)?))
-        .with_pre_tokenizer(Some(PreTokenize::new(pre_tokenizer.as_ref())?))
+        .with_normalizer(Some(Normalize::new(changed("normalizer"))?))
+        .with_pre_tokenizer(Some(PreTokenize::new(changed("pre_tokenizer"))?))
         .with_post_processor(post.as_ref().map(post_processor).transpose()?)
         .with_decoder(decoder.as_ref().map(Decode::new).transpose()?)
         .with_model(SharedModel(Arc::new(file.model.build()?)))
@@ -139,17 +141,22 @@ fn check_added(tokens: &[AddedToken]) -> Result<(), Fault> {
 }
 
 impl ModelFields {
-    /// Makes the model. `dropout`, which makes a BPE model skip merges at random, is not read: it is
-    /// for training, and the same text has the same tokens here.
-    fn build(self) -> tokenizers::Result<ModelWrapper> {
-        let kind = match (&self.r#type, &self.vocab) {
-            (Some(kind), _) => kind.as_str(),
+    /// The type of the model.
+    fn kind(&self) -> &str {
+        match (&self.r#type, &self.vocab) {
+            (Some(kind), _) => kind,
             // Files of 2020 do not say.
             (None, Some(Vocabulary::List(_))) => "Unigram",
             (None, _) if self.merges.is_some() => "BPE",
             (None, _) if self.max_input_chars_per_word.is_some() => "WordPiece",
             (None, _) => "WordLevel",
-        };
+        }
+    }
+
+    /// Makes the model. `dropout`, which makes a BPE model skip merges at random, is not read: it is
+    /// for training, and the same text has the same tokens here.
+    fn build(self) -> tokenizers::Result<ModelWrapper> {
+        let kind = self.kind().to_owned();
         for (name, mark) in [
             ("unk_token", &self.unk_token),
             ("continuing_subword_prefix", &self.continuing_subword_prefix),
@@ -159,7 +166,7 @@ impl ModelFields {
                 return Err(format!("model.{name} of {} bytes, expected at most {MAX_MARK}", mark.len()).into());
             }
         }
-        match (kind, self.vocab) {
+        match (kind.as_str(), self.vocab) {
             ("BPE", Some(Vocabulary::Map(vocab))) => {
                 let merges = self.merges.ok_or("model.merges is missing")?.0;
                 let mut model = BPE::builder()

@@ -55,8 +55,8 @@ impl Tokenizer {
         Self::open_changed(folder.as_ref(), |_| ())
     }
 
-    /// The same; `change` gets an object with the normalizer of the file, which it may change before
-    /// anything is made of it, and its truncation.
+    /// The same; `change` gets an object with the normalizer and the pre-tokenizer of the file, which it
+    /// may change before anything is made of them, its truncation and the type of its model.
     pub(super) fn open_changed(folder: &Path, change: impl FnOnce(&mut Value)) -> Result<Self, Error> {
         let path = folder.join(FILE);
         if !path.exists()
