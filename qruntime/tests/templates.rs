@@ -50,6 +50,60 @@ fn conversations_are_what_transformers_makes_of_them() {
     assert!(count > 0, "no conversations");
 }
 
+/// Single templates, with what Jinja2 makes of them: `None` if it refuses. `ci/templates.txt` has many more.
+#[test]
+fn templates_are_what_jinja2_makes_of_them() {
+    for (template, expected) in [
+        // Macros.
+        (
+            "{% macro m(a, b=1) %}{{ kwargs }}{% endmacro %}{{ m.name }} {{ m.arguments }} {{ m['caller'] }} \
+             {{ m.catch_kwargs }} {{ m.catch_varargs }} {{ m|attr('name') }} {{ m }} {{ [m] }} {{ m.other }}|{{ m._func }}",
+            Some("m ('a', 'b') False True False m <Macro 'm'> [<Macro 'm'>] |"),
+        ),
+        (
+            "{% macro m() %}{{ caller }} {{ caller.name }} {{ caller.arguments }}{% endmacro %}\
+             {% call(x) m() %}{% endcall %} {{ m.caller }} {{ m.explicit_caller }}",
+            Some("<Macro anonymous> None ('x',) True False"),
+        ),
+        (
+            "{% macro m(caller=1, kwargs=2, varargs=3) %}{{ kwargs }}{{ varargs }}{% endmacro %}\
+             {{ m.explicit_caller }} {{ m.caller }} {{ m.catch_kwargs }} {{ m.catch_varargs }}",
+            Some("True False False False"),
+        ),
+        // Numbers.
+        ("{{ 07 }}", None),
+        ("{{ 0_7 }}", None),
+        ("{{ 1__0 }}", None),
+        ("{{ 1_ }}", None),
+        ("{{ 0x }}", None),
+        ("{{ 0xfg }}", None),
+        ("{{ 0b12 }}", None),
+        ("{{ 1e5_ }}", None),
+        ("{{ 00 }} {{ 0_0 }} {{ 0x_f }} {{ 0X1F }} {{ 1_0 }}", Some("0 0 15 31 10")),
+        ("{{ 07.5 }} {{ 0e1 }} {{ 1_0.5_0 }} {{ 1.5e1_0 }} {{ [1, 2].0 }}", Some("7.5 0.0 10.5 15000000000.0 1")),
+        // What may not be used can be printed: as nothing.
+        ("{{ messages.append }}|{{ [messages.append] }}|{{ '%s' % messages.append }}", Some("|[Undefined]|")),
+        ("{{ messages.append ~ 1 }}|{{ messages.append|upper }}|{{ messages.append|string }}", Some("1||")),
+        ("{{ messages.append(1) }}", None),
+        // Digits.
+        (
+            "{{ '²'.isdigit() }} {{ '²'.isdecimal() }} {{ '²3'.isdigit() }} {{ '²a'.isdigit() }}",
+            Some("True False True False"),
+        ),
+        (
+            "{{ '٣'.isdigit() }} {{ '٣'.isdecimal() }} {{ '𝟗'.isdecimal() }} {{ ''.isdigit() }}",
+            Some("True True True False"),
+        ),
+        (
+            "{{ '①'.isdigit() }} {{ '①'.isdecimal() }} {{ '½'.isdigit() }} {{ '½'.isnumeric() }}",
+            Some("True False False True"),
+        ),
+    ] {
+        let found = render(&[("chat_template.jinja", template)], json!({}));
+        assert_eq!(found.as_deref().ok(), expected, "{template}: {found:?}");
+    }
+}
+
 #[test]
 fn special_tokens_come_from_where_transformers_takes_them() {
     const TEMPLATE: (&str, &str) =

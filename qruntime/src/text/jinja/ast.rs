@@ -60,11 +60,24 @@ pub(super) struct For {
 #[derive(Debug, Default)]
 pub(super) struct Macro {
     pub(super) name: Arc<str>,
+    pub(super) signature: Arc<Signature>,
     pub(super) symbol: Symbol,
     pub(super) parameters: Vec<(Symbol, Option<Expr>)>,
     pub(super) body: Vec<Statement>,
     /// Whether the body speaks of `caller`, `kwargs`, `varargs`: only then it may be given them.
     pub(super) uses: [bool; 3],
+}
+
+/// What a template may ask of a macro.
+#[derive(Debug, Default)]
+pub(super) struct Signature {
+    /// The body of a call block has none.
+    pub(super) name: Option<Arc<str>>,
+    pub(super) arguments: Vec<Arc<str>>,
+    pub(super) caller: bool,
+    pub(super) explicit_caller: bool,
+    pub(super) catch_kwargs: bool,
+    pub(super) catch_varargs: bool,
 }
 
 /// What [`Macro::uses`] is about.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Fault;
+use super::ast::Signature;
 use super::calls::Args;
 use super::operators::{equal, get, get_text, insert, items};
 use super::strings;
@@ -72,6 +73,7 @@ pub(super) fn own_attribute(heap: &mut Heap, value: &Value, name: &Arc<str>) -> 
             heap.namespaces[*place].iter().find(|(field, _)| field == name).map(|(_, value)| value.clone())
         }
         Value::Loop(of) => loop_attribute(of, name),
+        Value::Macro(closure) => macro_attribute(heap, &closure.signature, name)?,
         Value::Cycler(cycler) if &**name == "current" => Some(cycler.0.items[cycler.1.get()].clone()),
         _ => None,
     })
@@ -98,6 +100,18 @@ fn loop_attribute(of: &Loop, name: &str) -> Option<Value> {
         "nextitem" => at(Some(index + 1), "there is no next item"),
         _ => return None,
     })
+}
+
+fn macro_attribute(heap: &mut Heap, of: &Signature, name: &str) -> Result<Option<Value>, Fault> {
+    Ok(Some(match name {
+        "name" => of.name.as_ref().map_or(Value::None, Value::literal),
+        "arguments" => heap.tuple(of.arguments.iter().map(Value::literal).collect())?,
+        "caller" => Value::Bool(of.caller),
+        "explicit_caller" => Value::Bool(of.explicit_caller),
+        "catch_kwargs" => Value::Bool(of.catch_kwargs),
+        "catch_varargs" => Value::Bool(of.catch_varargs),
+        _ => return Ok(None),
+    }))
 }
 
 /// `value[key]`: an item, or else an attribute.

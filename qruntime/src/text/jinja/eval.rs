@@ -274,7 +274,8 @@ impl<'t> Rendering<'t> {
     fn closure(&mut self, place: usize) -> Result<Value, Fault> {
         self.scopes[self.scope].captured = true;
         self.heap.take(64)?;
-        Ok(Value::Macro(Rc::new(Closure { place, scope: self.scope })))
+        let signature = self.tree.macros[place].signature.clone();
+        Ok(Value::Macro(Rc::new(Closure { place, scope: self.scope, signature })))
     }
 
     /// The call of a call block.

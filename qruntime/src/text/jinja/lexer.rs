@@ -230,13 +230,17 @@ impl<'s> Lexer<'s> {
 
     fn number(&mut self) -> Result<(), Fault> {
         let after_dot = matches!(self.tokens.last(), Some((Token::Operator("."), _)));
-        let digits = |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '_').len();
+        let digits = |text: &str| run(text, |c| c.is_ascii_digit());
         for (prefix, radix) in [("0x", 16), ("0o", 8), ("0b", 2)] {
             if self.rest.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(prefix)) {
-                let rest = &self.rest[2..];
-                let len = rest.find(|c: char| !c.is_digit(radix) && c != '_').unwrap_or(rest.len());
-                let number = i128::from_str_radix(&rest[..len].replace('_', ""), radix);
-                self.push(Token::Int(number.map_err(|_| self.fault("an integer that is none, or too large"))?));
+                // An underscore may stand after the prefix, too.
+                let underscore = usize::from(self.rest[2..].starts_with('_'));
+                let len = underscore + run(&self.rest[2 + underscore..], |c| c.is_digit(radix));
+                if len == underscore {
+                    break;
+                }
+                let number = i128::from_str_radix(&self.rest[2..2 + len].replace('_', ""), radix);
+                self.push(Token::Int(number.map_err(|_| self.fault("an integer that is too large"))?));
                 self.take(2 + len);
                 return Ok(());
             }
@@ -256,8 +260,12 @@ impl<'s> Lexer<'s> {
                 }
             }
         }
+        // An integer that begins with a zero is zero: another number begins after it.
+        if len == whole && self.rest.starts_with('0') {
+            len = run(self.rest, |c| c == '0');
+        }
         let text = self.rest[..len].replace('_', "");
-        let token = match len == whole {
+        let token = match len <= whole {
             true => Token::Int(text.parse().map_err(|_| self.fault("an integer that is too large"))?),
             false => Token::Float(text.parse().map_err(|_| self.fault("a number that is none"))?),
         };
@@ -285,6 +293,20 @@ impl<'s> Lexer<'s> {
         self.take(end + 1);
         Ok(())
     }
+}
+
+/// How long a text begins with digits, with single underscores between them.
+fn run(text: &str, is_digit: impl Fn(char) -> bool) -> usize {
+    let (mut len, mut last) = (0, '_');
+    for (at, c) in text.char_indices() {
+        match c {
+            '_' if last != '_' => {}
+            c if is_digit(c) => len = at + c.len_utf8(),
+            _ => break,
+        }
+        last = c;
+    }
+    len
 }
 
 fn is_name(c: char) -> bool {

@@ -10,6 +10,7 @@
 mod ast;
 mod attributes;
 mod calls;
+mod digits;
 mod eval;
 mod expression;
 mod filters;
@@ -48,6 +49,7 @@ pub(crate) const MAX_STEPS: u64 = 20_000_000;
 pub(crate) const MAX_BYTES: usize = 256 << 20;
 
 /// The stack of the thread that parses and renders.
+#[cfg(not(target_family = "wasm"))]
 const STACK: usize = 32 << 20;
 
 /// What is wrong with a template, or why it refuses.

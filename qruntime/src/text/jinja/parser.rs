@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::ast::{Expr, For, Kind, Macro, SPECIAL, Statement, Suffix, Symbol, Target, Tree};
+use super::ast::{Expr, For, Kind, Macro, SPECIAL, Signature, Statement, Suffix, Symbol, Target, Tree};
 use super::lexer::{Token, tokens};
 use super::{Fault, MAX_NESTING, MAX_TEMPLATE};
 
@@ -342,7 +342,20 @@ impl Parser {
     fn macro_body(&mut self, place: usize, end: &'static str) -> Result<(), Fault> {
         self.uses.push([false; 3]);
         self.tree.macros[place].body = self.function(end)?;
-        self.tree.macros[place].uses = self.uses.pop().unwrap_or_default();
+        let uses = self.uses.pop().unwrap_or_default();
+        let of = &mut self.tree.macros[place];
+        of.uses = uses;
+        let arguments: Vec<_> = of.parameters.iter().map(|(symbol, _)| self.tree.names[*symbol].clone()).collect();
+        let [explicit_caller, kwargs, varargs] =
+            SPECIAL.map(|name| arguments.iter().any(|argument| **argument == *name));
+        of.signature = Arc::new(Signature {
+            name: (end == "endmacro").then(|| of.name.clone()),
+            caller: uses[0],
+            explicit_caller,
+            catch_kwargs: uses[1] && !kwargs,
+            catch_varargs: uses[2] && !varargs,
+            arguments,
+        });
         Ok(())
     }
 

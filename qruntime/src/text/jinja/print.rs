@@ -8,9 +8,6 @@ use super::value::{Heap, Kind, Value};
 /// Adds Python's `str` of a value.
 pub(super) fn print(heap: &mut Heap, value: &Value, out: &mut String) -> Result<(), Fault> {
     match value {
-        Value::Undefined(super::value::Missing::Forbidden(kind, name)) => {
-            Err(super::value::Missing::Forbidden(kind, name.clone()).fault())
-        }
         Value::Undefined(_) => heap.steps(1),
         Value::Text(text) => heap.push(out, text),
         other => repr(heap, other, out, 0),
@@ -97,7 +94,11 @@ pub(super) fn repr(heap: &mut Heap, value: &Value, out: &mut String, level: usiz
             let (index, len) = (of.index.get() + 1, of.items.items.len());
             heap.push(out, &format!("<LoopContext {index}/{len}>"))
         }
-        Value::Macro(_) | Value::Function(_) | Value::Method(_) | Value::Cycler(_) | Value::Joiner(_) => {
+        Value::Macro(closure) => match &closure.signature.name {
+            Some(name) => heap.push(out, &format!("<Macro '{name}'>")),
+            None => heap.push(out, "<Macro anonymous>"),
+        },
+        Value::Function(_) | Value::Method(_) | Value::Cycler(_) | Value::Joiner(_) => {
             heap.push(out, &format!("<{}>", value.type_name()))
         }
     }

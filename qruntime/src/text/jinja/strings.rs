@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::Fault;
 use super::calls::Args;
+use super::digits::{is_decimal, is_digit};
 use super::format::format;
 use super::lexer::is_space;
 use super::operators::{escape, items};
@@ -182,7 +183,8 @@ fn question(text: &str, name: &str) -> Option<bool> {
         "isalnum" => all(char::is_alphanumeric),
         "isalpha" => all(char::is_alphabetic),
         "isascii" => text.is_ascii(),
-        "isdecimal" | "isdigit" => all(|c| c.is_ascii_digit()),
+        "isdecimal" => all(is_decimal),
+        "isdigit" => all(is_digit),
         "isnumeric" => all(char::is_numeric),
         "isidentifier" => {
             let first = text.chars().next();

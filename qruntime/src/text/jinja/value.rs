@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
+use super::ast::Signature;
 use super::{Fault, MAX_BYTES, MAX_STEPS, MAX_VALUE_DEPTH};
 
 #[derive(Clone, Debug)]
@@ -120,6 +121,7 @@ impl Range {
 pub(super) struct Closure {
     pub(super) place: usize,
     pub(super) scope: usize,
+    pub(super) signature: Arc<Signature>,
 }
 
 /// A loop, as it is seen from inside.
