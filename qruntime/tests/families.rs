@@ -17,9 +17,12 @@ mod support;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use kernels::{Format, Isa};
 use ndarray::Array2;
 use qruntime::{CausalLm, Encoder, SessionOptions};
 use support::expected::Expected;
+use support::models::packed_model;
+use xxhash_rust::xxh3::Xxh3;
 
 /// Bound on the largest difference in the row where that is least, beside the largest logit.
 ///
@@ -198,4 +201,88 @@ fn logits_do_not_depend_on_blocks_and_batches() {
 
 fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Hashes of all results of every tiny model, with its weights as they are and then packed. They
+/// change with the definitions in `docs/quantization.md`, and with nothing else.
+const HASHES: &[(&str, u64, u64)] = &[
+    ("gemma2", 0x34b4_2e56_5f56_0bb5, 0x87f7_2bb4_461a_f36a),
+    ("gemma3", 0xc0f0_51c6_67fc_6675, 0xd9ce_3bdc_6401_9d46),
+    ("gemma3-capped", 0xccd9_269f_ffc6_5676, 0xe960_f9de_aa47_1a8e),
+    ("gemma3-new-config", 0x7e53_2fcd_af2b_165b, 0x1843_8e42_bb04_7993),
+    ("granite", 0x1f26_22f3_556a_d41d, 0x0113_0ba0_f4f2_4998),
+    ("granitemoe", 0x182a_3d9d_fdd9_58cb, 0x8d42_ba16_a7e3_8ffe),
+    ("granitemoe-fused", 0xc1cc_1f8e_c87a_b782, 0x41bb_e89f_161b_781e),
+    ("llama", 0xaaf7_b82e_4726_edff, 0x53d3_2644_ddcc_2b11),
+    ("llama-bias", 0xac03_c52d_bcd2_bac0, 0xd158_6838_cee2_0a1a),
+    ("llama-own-head", 0xc127_de7d_8927_8d62, 0x0557_0b4e_f94d_cb72),
+    ("llama-rope-both", 0xd4ba_684c_3a2e_fb4c, 0x807b_5e4b_15a8_88d3),
+    ("llama-rope-linear", 0x9635_3730_0fb0_edec, 0xc21f_3c71_4a51_ec1d),
+    ("llama-rope-llama3", 0x1be6_ea91_c7f8_bccc, 0x7f3e_de71_8b54_1938),
+    ("mistral", 0xe8f0_4a33_dfec_82c0, 0xf09d_da38_78a1_ee09),
+    ("mixtral", 0x41b3_1e36_ea97_9ac7, 0x7f55_c75d_f64b_cd6d),
+    ("mixtral-fused", 0x801d_4078_116d_0f94, 0xda9e_16e0_bcf2_4828),
+    ("phi3", 0x85d1_1ede_23ad_d7b3, 0xe153_867c_08bc_4dd4),
+    ("phi3-longrope", 0x8585_d87e_4476_6ff3, 0xa138_aa5e_52f9_40ea),
+    ("qwen2", 0x91de_1376_d91f_347f, 0x492a_402b_ab6f_0f9e),
+    ("qwen2-moe", 0xd8ed_42cd_d485_489c, 0x38dc_7987_12f7_c07c),
+    ("qwen2-moe-fused", 0xe710_68fa_0453_b580, 0x381d_0c49_7f0d_8ba5),
+    ("qwen2-moe-window", 0x3fe9_f77f_5355_68ab, 0x59a4_ac6c_5414_be76),
+    ("qwen2-window", 0xe864_2972_a5b0_4688, 0x0ca1_8986_5cf3_f2b6),
+    ("qwen2-yarn", 0x2e0d_3a3c_24ea_53b8, 0xefdd_a155_ee7a_7a77),
+    ("qwen3", 0x06ed_a62e_942c_4e2b, 0x27ad_f9d7_933e_02f7),
+    ("qwen3-moe", 0x7621_7c5a_a70d_e771, 0x76e9_71eb_a8a8_689c),
+    ("qwen3-moe-default-heads", 0x0b53_45e9_8492_35b9, 0x689f_d1ad_2c72_e49f),
+    ("qwen3-moe-fused", 0xcabb_2cc9_fc59_ec2a, 0xf6be_a124_4c90_953b),
+    ("bert-causal", 0xb069_a651_35aa_f1cd, 0x6d06_ec56_4202_f354),
+    ("bert-cls", 0x69b1_f60c_a855_3702, 0x4888_48dd_b5ba_d585),
+    ("bert-mean", 0x19dd_381b_e839_7898, 0xd95a_5651_a7e6_a548),
+];
+
+#[test]
+fn every_instruction_set_computes_the_same_bits_of_every_family() {
+    let isas: Vec<Isa> = Isa::available().collect();
+    println!("run: {isas:?}");
+    let mut found = String::new();
+    let mut wrong = Vec::new();
+    let mut names = Vec::new();
+    for (output, run) in [("logits", logits as fn(&Path, Isa, &[Vec<u32>]) -> u64), ("embedding", embeddings)] {
+        for (name, path, expected) in folders(output) {
+            let packed = packed_model(&path, Format::Q8_0);
+            let sequences = expected.sequences();
+            for &isa in &isas {
+                let hashes = [path.as_path(), packed.path()].map(|path| run(path, isa, &sequences));
+                if isa == isas[0] {
+                    writeln!(found, "    (\"{name}\", {:#018x}, {:#018x}),", hashes[0], hashes[1]).unwrap();
+                }
+                if !HASHES.contains(&(name.as_str(), hashes[0], hashes[1])) {
+                    wrong.push((name.clone(), isa));
+                }
+            }
+            names.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}; found with {}:\n{found}", isas[0]);
+    assert!(HASHES.iter().all(|(name, ..)| names.iter().any(|found| found == name)), "a hash without a model");
+}
+
+fn logits(path: &Path, isa: Isa, sequences: &[Vec<u32>]) -> u64 {
+    let lm = CausalLm::open(path).unwrap().with_isa(isa);
+    let mut hash = Xxh3::new();
+    for ids in sequences {
+        let mut session = lm.session_with(SessionOptions::default().block(9).context(ids.len()));
+        session.feed_each(ids, |_, logits| update(&mut hash, logits)).unwrap();
+    }
+    hash.digest()
+}
+
+fn embeddings(path: &Path, isa: Isa, sequences: &[Vec<u32>]) -> u64 {
+    let mut hash = Xxh3::new();
+    let vectors = Encoder::open(path).unwrap().with_isa(isa).embed_ids(sequences).unwrap();
+    update(&mut hash, vectors.as_slice().unwrap());
+    hash.digest()
+}
+
+fn update(hash: &mut Xxh3, numbers: &[f32]) {
+    numbers.iter().for_each(|x| hash.update(&x.to_bits().to_le_bytes()));
 }
