@@ -11,10 +11,10 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use benches::{COLD_BYTES, ColdMatrices, is_test, numbers, side};
-use kernels::{Format, Isa, MatrixRef};
+use kernels::{Format, Isa};
 use ndarray::{Array2, ArrayView2};
 use qruntime::container::{Storage, Writer};
-use qruntime::{Linear, Model, Workspace};
+use qruntime::{Bytes, Linear, Model, Pages, SharedWeight, Workspace};
 use quantize_cli::measure::{Contestant, read_all, take_turns};
 use rayon::ThreadPool;
 use rayon::prelude::*;
@@ -45,22 +45,29 @@ fn main() {
         #[expect(unsafe_code, reason = "measures the map")]
         let mapped = unsafe { Model::map(&path) }.expect("a model");
         let read = Model::read(&path).expect("a model");
-        let matrices = |model| -> Vec<MatrixRef<'_>> { (0..layers).map(|i| matrix(model, i)).collect() };
-        let heap: Vec<Vec<u8>> = matrices(&mapped).iter().map(|matrix| matrix.as_bytes().to_vec()).collect();
-        let heap = heap.iter().map(|bytes| MatrixRef::new(format, side, side, bytes).expect("a copy")).collect();
-        let places = [("map", matrices(&mapped)), ("heap", heap), ("huge", matrices(&read))];
+        let layers_of = |model: &Model| -> Vec<Linear> {
+            (0..layers).map(|i| model.linear(&i.to_string()).expect("a layer").with_isa(Isa::best())).collect()
+        };
+        let mapped = layers_of(&mapped);
+        let copy = |layer: &Linear| {
+            // Small pages, as an allocator's.
+            let bytes = Bytes::copy(layer.weight().as_bytes(), Pages::Usual).expect("memory");
+            let range = 0..bytes.len();
+            Linear::new(SharedWeight::packed(bytes, range, format, side, side).expect("a copy"), Isa::best())
+        };
+        let heap = mapped.iter().map(copy).collect();
+        let places = [("map", mapped), ("heap", heap), ("huge", layers_of(&read))];
 
         let x = numbers(side);
         let x = ArrayView2::from_shape((1, side), &x).expect("one row");
         let mut contestants = vec![];
-        for (_, matrices) in &places {
-            contestants.extend(pools.iter().map(|pool| Contestant::new(move || read_in(pool, matrices))));
+        for (_, layers) in &places {
+            contestants.extend(pools.iter().map(|pool| Contestant::new(move || read_in(pool, layers))));
             contestants.extend(pools.iter().map(|pool| {
-                let layers: Vec<_> = matrices.iter().map(|&matrix| Linear::new(matrix, Isa::best())).collect();
                 let (mut workspace, mut y) = (Workspace::default(), Array2::zeros((1, side)));
                 Contestant::new(move || {
                     pool.install(|| {
-                        for layer in &layers {
+                        for layer in layers {
                             layer.forward_into(x, &mut workspace, y.view_mut()).expect("shapes agree");
                         }
                     });
@@ -77,17 +84,13 @@ fn main() {
     }
 }
 
-fn matrix(model: &Model, i: usize) -> MatrixRef<'_> {
-    model.packed(&format!("{i}.weight")).expect("a layer").matrix(0)
-}
-
 /// Reads all matrices; each thread a stream of its own.
-fn read_in(pool: &ThreadPool, matrices: &[MatrixRef<'_>]) {
+fn read_in(pool: &ThreadPool, layers: &[Linear]) {
     pool.install(|| {
         if rayon::current_num_threads() == 1 {
-            matrices.iter().for_each(|matrix| read_all(matrix.as_bytes()));
+            layers.iter().for_each(|layer| read_all(layer.weight().as_bytes()));
         } else {
-            matrices.par_iter().for_each(|matrix| read_all(matrix.as_bytes()));
+            layers.par_iter().for_each(|layer| read_all(layer.weight().as_bytes()));
         }
     });
 }

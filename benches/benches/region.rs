@@ -61,7 +61,7 @@ fn main() {
         let mut layer = Product::new(&matrix);
         for pause in PAUSES {
             let rounds = if is_test() { 3 } else { 15_000 / (10 + outputs / 16 + pause.as_micros() as usize) };
-            let inside = |pool: &ThreadPool, layer: &mut Product<'_>| {
+            let inside = |pool: &ThreadPool, layer: &mut Product| {
                 pool.install(|| Times::of(rounds, || wait(pause), || layer.run()))
             };
             let alone = inside(&one, &mut layer);
@@ -121,16 +121,16 @@ fn matrix(outputs: usize) -> Matrix {
 }
 
 /// A layer and what it needs to multiply one row.
-struct Product<'a> {
-    layer: Linear<'a>,
+struct Product {
+    layer: Linear,
     x: Array2<f32>,
     workspace: Workspace,
     y: Array2<f32>,
 }
 
-impl<'a> Product<'a> {
-    fn new(matrix: &'a Matrix) -> Self {
-        let layer = Linear::new(matrix.view(), Isa::best());
+impl Product {
+    fn new(matrix: &Matrix) -> Self {
+        let layer = Linear::new(matrix.clone(), Isa::best());
         let x = ndarray::Array1::from(numbers(INPUTS)).insert_axis(Axis(0));
         let y = Array2::zeros((1, layer.out_features()));
         Self { layer, x, workspace: Workspace::default(), y }

@@ -43,7 +43,7 @@ fn activations(rows: usize, cols: usize) -> Array2<f32> {
 }
 
 /// A layer alone, and twice on the same rows, with activations in 8 bits and exact.
-fn multiply(layer: &Linear<'_>) {
+fn multiply(layer: &Linear) {
     let exact = layer.clone().with_exact_activations(true);
     let x = activations(1, layer.in_features());
     let alone = [layer, &exact].map(|layer| layer.forward(x.view()).expect("the shapes agree"));
@@ -55,7 +55,7 @@ fn multiply(layer: &Linear<'_>) {
 
 /// Rows for the first and the last expert: a group for each, which are as the layer alone gives
 /// them.
-fn mix(experts: &Experts<'_>) {
+fn mix(experts: &Experts) {
     let layers = experts.layers();
     let mut counts = vec![0; layers.len()];
     counts[0] += 1;

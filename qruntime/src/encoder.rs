@@ -18,7 +18,6 @@ use crate::nn::encoder::{EncoderNetwork, EncoderState};
 use crate::nn::spec::EncoderSpec;
 use crate::nn::weights::{Weights, folder};
 use crate::nn::{NUMBERS, Spare};
-use crate::owned::OwnedEncoder;
 use crate::parallel;
 use crate::sentence::Sentence;
 
@@ -32,7 +31,8 @@ use crate::sentence::Sentence;
 pub struct Encoder(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
-    network: OwnedEncoder,
+    model: Model,
+    network: EncoderNetwork,
     spec: EncoderSpec,
     config: EncoderConfig,
     pub(crate) folder: Folder,
@@ -155,11 +155,9 @@ impl Encoder {
         let config = EncoderConfig::new(family, &spec, sentence);
         let model = model()?;
         refuse_unrunnable(path, |field| file.get(field), &model)?;
-        let isa = model.isa();
-        let network = OwnedEncoder::try_new(Arc::new(model), |model| {
-            EncoderNetwork::new(&spec, &Weights::new(model, path, isa))
-        })?;
-        Ok(Self(Arc::new(Inner { network, spec, config, folder: Folder::new(folder), states: Spare::default() })))
+        let network = EncoderNetwork::new(&spec, &Weights::new(&model, path, model.isa()))?;
+        let folder = Folder::new(folder);
+        Ok(Self(Arc::new(Inner { model, network, spec, config, folder, states: Spare::default() })))
     }
 
     /// Uses another instruction set: for tests, measurements and bug reports. Results stay the
@@ -169,13 +167,11 @@ impl Encoder {
     /// Never: the layers have been built before.
     #[must_use]
     pub fn with_isa(self, isa: Isa) -> Self {
-        let inner = &*self.0;
-        let (spec, config, folder) = (inner.spec, inner.config.clone(), Folder::new(inner.folder.path()));
-        let network = OwnedEncoder::try_new(Arc::clone(inner.network.borrow_owner()), |model| {
-            EncoderNetwork::new(&spec, &Weights::new(model, folder.shown(), isa))
-        })
-        .expect("these tensors have made a network before");
-        Self(Arc::new(Inner { network, spec, config, folder, states: Spare::default() }))
+        let Inner { model, spec, config, folder, .. } = &*self.0;
+        let network = EncoderNetwork::new(spec, &Weights::new(model, folder.shown(), isa));
+        let network = network.expect("these tensors have made a network before");
+        let (model, config, folder) = (model.clone(), config.clone(), Folder::new(folder.path()));
+        Self(Arc::new(Inner { model, network, spec: *spec, config, folder, states: Spare::default() }))
     }
 
     /// What the encoder is.
@@ -187,7 +183,7 @@ impl Encoder {
     /// Its tensors.
     #[must_use]
     pub fn model(&self) -> &Model {
-        self.0.network.borrow_owner()
+        &self.0.model
     }
 
     /// The folder that it is in; none if it was made from bytes.
@@ -240,7 +236,7 @@ impl Encoder {
         mut to: &mut [f32],
         state: &mut EncoderState,
     ) -> Result<(), Error> {
-        let network = self.0.network.borrow_dependent();
+        let network = &self.0.network;
         let EncoderConfig { hidden, dimensions, .. } = *self.config();
         // Fewer where rows are wide, or where many short texts begin tiny heads.
         let most_rows = BLOCK.min(NUMBERS / self.0.spec.row_numbers());

@@ -23,7 +23,7 @@ use crate::parallel::{self, Product};
 /// # let matrices = [1.0, 2.0, 3.0].map(|w| {
 /// #     Matrix::encode(Isa::best(), Format::Q8_0, Rounding::Nearest, &[w; 20 * 32], 20, 32).unwrap()
 /// # });
-/// # let layers = matrices.iter().map(|matrix| Linear::new(matrix.view(), Isa::best())).collect();
+/// # let layers = matrices.into_iter().map(|matrix| Linear::new(matrix, Isa::best())).collect();
 /// let experts = Experts::new(layers)?; // or `model.experts("...")`
 /// let x = Array2::<f32>::ones((5, 32)); // sorted by expert: 2 rows for the first, none for the second, 3 for the third
 /// let y = experts.forward(x.view(), &[2, 0, 3])?;
@@ -31,17 +31,17 @@ use crate::parallel::{self, Product};
 /// # Ok::<(), qruntime::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Experts<'a> {
+pub struct Experts {
     /// Not empty; as `new` has checked.
-    layers: Vec<Linear<'a>>,
+    layers: Vec<Linear>,
 }
 
-impl<'a> Experts<'a> {
+impl Experts {
     /// A mixture of layers, in the order of the router's numbers.
     ///
     /// # Errors
     /// If there is none, or they differ in shape or in whether they take exact activations.
-    pub fn new(layers: Vec<Linear<'a>>) -> Result<Self, Error> {
+    pub fn new(layers: Vec<Linear>) -> Result<Self, Error> {
         ShapeError::check("experts", layers.len(), layers.len().max(1))?;
         let first = &layers[0];
         for layer in &layers {
@@ -79,7 +79,7 @@ impl<'a> Experts<'a> {
 
     /// The experts; there is at least one.
     #[must_use]
-    pub fn layers(&self) -> &[Linear<'a>] {
+    pub fn layers(&self) -> &[Linear] {
         &self.layers
     }
 
@@ -153,7 +153,7 @@ impl<'a> Experts<'a> {
     }
 }
 
-impl fmt::Debug for Experts<'_> {
+impl fmt::Debug for Experts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Experts({} of {:?})", self.layers.len(), self.layers[0])
     }

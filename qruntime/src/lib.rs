@@ -23,13 +23,14 @@
 //! use ndarray::Array2;
 //! use qruntime::Model;
 //!
-//! // SAFETY: nothing changes the file while `model` lives. `Model::read` needs no such promise.
+//! // SAFETY: nothing changes the file while `model` or a layer of it lives. `Model::read` needs no
+//! // such promise.
 //! let model = unsafe { Model::map("model-q4_k")? };
 //! for tensor in model.tensors() {
 //!     println!("{:50} {:?} {:?}", tensor.name(), tensor.storage(), tensor.shape());
 //! }
 //!
-//! let up = model.linear("model.layers.0.mlp.up_proj")?; // borrows the map: no copy, no repacking
+//! let up = model.linear("model.layers.0.mlp.up_proj")?; // shares the map: no copy, no repacking
 //! let x = Array2::<f32>::zeros((4, up.in_features()));
 //! let y = up.forward(x.view())?;
 //! assert_eq!(y.dim(), (4, up.out_features()));
@@ -38,7 +39,8 @@
 //!
 //! A [`Model`] is a safetensors file or a folder as Hugging Face lays it out. Its matrices, packed
 //! or plain, are multiplied where they lie ([`Linear`], for a mixture [`Experts`]), and their rows
-//! can be read back ([`Linear::decode_row`]: embeddings).
+//! can be read back ([`Linear::decode_row`]: embeddings). Layers own a share of the model's memory
+//! and borrow nothing: an application keeps them beside the model, or without it.
 //!
 //! # Threads
 //!
@@ -73,7 +75,6 @@ mod linear;
 mod lm;
 mod model;
 mod nn;
-mod owned;
 mod parallel;
 mod sample;
 mod sentence;
@@ -98,7 +99,7 @@ pub use session::{FinishReason, Generate, Session, SessionOptions};
 pub use tensor::{PackedTensor, PlainTensor, first_not_finite};
 #[cfg(feature = "text")]
 pub use text::{ChatTemplate, Date, DecodeStream, Embeddings, Message, Prompt, Tokenizer};
-pub use weight::Weight;
+pub use weight::{SharedWeight, Weight};
 
 /// The examples of the README, compiled with the tests.
 #[cfg(doctest)]

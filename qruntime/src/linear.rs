@@ -8,17 +8,20 @@ use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
 use crate::error::Error;
 use crate::parallel::{self, Product, Rows};
-use crate::weight::Weight;
+use crate::weight::{SharedWeight, Weight};
 
 /// `y = x·Wᵀ + b` with a matrix `W`, packed or plain, on all threads of rayon's current pool: the
 /// global one, or that in whose `ThreadPool::install` the call is made. The caller runs no other
 /// job of the pool meanwhile, so it may hold a lock.
 ///
+/// A layer shares the memory that its matrix is in, and keeps that alive. Cloning it copies the
+/// bias and no weights.
+///
 /// The result has the same bits on every processor, with any number of threads, and for a row alone
 /// or among others.
 #[derive(Clone)]
-pub struct Linear<'a> {
-    weight: Weight<'a>,
+pub struct Linear {
+    weight: SharedWeight,
     bias: Option<Vec<f32>>,
     isa: Isa,
     exact: bool,
@@ -32,10 +35,10 @@ pub struct Workspace {
     rows: Vec<f32>,
 }
 
-impl<'a> Linear<'a> {
+impl Linear {
     /// A layer without bias.
     #[must_use]
-    pub fn new(weight: impl Into<Weight<'a>>, isa: Isa) -> Self {
+    pub fn new(weight: impl Into<SharedWeight>, isa: Isa) -> Self {
         Self { weight: weight.into(), bias: None, isa, exact: false }
     }
 
@@ -76,8 +79,8 @@ impl<'a> Linear<'a> {
 
     /// The matrix.
     #[must_use]
-    pub fn weight(&self) -> Weight<'a> {
-        self.weight
+    pub fn weight(&self) -> Weight<'_> {
+        self.weight.view()
     }
 
     /// The bias.
@@ -91,7 +94,7 @@ impl<'a> Linear<'a> {
     /// # Errors
     /// If `weights` is not [`in_features`](Self::in_features) long, or there is no such row.
     pub fn decode_row(&self, row: usize, weights: &mut [f32]) -> Result<(), Error> {
-        Ok(self.weight.decode_row(row, weights)?)
+        Ok(self.weight.view().decode_row(row, weights)?)
     }
 
     /// Multiplies rows of activations: `(rows, in_features)` to `(rows, out_features)`.
@@ -131,7 +134,7 @@ impl<'a> Linear<'a> {
     ///
     /// # let matrix = |rows| Matrix::encode(Isa::best(), Format::Q8_0, Rounding::Nearest, &vec![0.5; rows * 32], rows, 32).unwrap();
     /// # let (gate, up) = (matrix(48), matrix(48));
-    /// # let (gate, up) = (Linear::new(gate.view(), Isa::best()), Linear::new(up.view(), Isa::best()));
+    /// # let (gate, up) = (Linear::new(gate, Isa::best()), Linear::new(up, Isa::best()));
     /// # let x = Array2::<f32>::ones((2, 32));
     /// let mut workspace = Workspace::default();
     /// let (mut g, mut u) = (Array2::zeros((2, 48)), Array2::zeros((2, 48)));
@@ -172,12 +175,12 @@ impl<'a> Linear<'a> {
 
     /// Whether it takes unrounded activations.
     pub(crate) fn is_exact(&self) -> bool {
-        self.exact || matches!(self.weight, Weight::Plain(_))
+        self.exact || self.weight.is_plain()
     }
 
     /// The work to be done for rows that [`Workspace::prepare`] has prepared.
     pub(crate) fn product<'p>(&'p self, x: Rows<'p>, y: ArrayViewMut2<'p, f32>) -> Product<'p> {
-        Product { isa: self.isa, weights: self.weight, x, bias: self.bias.as_deref(), y }
+        Product { isa: self.isa, weights: self.weight.view(), x, bias: self.bias.as_deref(), y }
     }
 }
 
@@ -185,7 +188,7 @@ impl Workspace {
     /// The rows of `x` in groups of so many rows, as `layer` takes them.
     pub(crate) fn prepare<'w>(
         &'w mut self,
-        layer: &Linear<'_>,
+        layer: &Linear,
         x: ArrayView2<'w, f32>,
         groups: &[usize],
     ) -> Result<Prepared<'w>, ShapeError> {
@@ -223,7 +226,7 @@ impl<'w> Prepared<'w> {
     }
 }
 
-impl fmt::Debug for Linear<'_> {
+impl fmt::Debug for Linear {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Linear({:?}, bias: {})", self.weight, self.bias.is_some())
     }

@@ -19,7 +19,6 @@ use crate::nn::decoder::{Decoder, DecoderState};
 use crate::nn::spec::DecoderSpec;
 use crate::nn::weights::{Weights, folder};
 use crate::nn::{NUMBERS, Spare, sized};
-use crate::owned::OwnedDecoder;
 use crate::parallel;
 use crate::session::{Session, SessionOptions};
 
@@ -46,7 +45,8 @@ use crate::session::{Session, SessionOptions};
 pub struct CausalLm(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
-    network: OwnedDecoder,
+    model: Model,
+    decoder: Decoder,
     spec: DecoderSpec,
     config: LmConfig,
     pub(crate) folder: Folder,
@@ -169,10 +169,9 @@ impl CausalLm {
         let config = LmConfig::new(family, &spec, file, folder)?;
         let model = model()?;
         refuse_unrunnable(path, |field| file.get(field), &model)?;
-        let isa = model.isa();
-        let network =
-            OwnedDecoder::try_new(Arc::new(model), |model| Decoder::new(&spec, &Weights::new(model, path, isa)))?;
-        Ok(Self(Arc::new(Inner { network, spec, config, folder: Folder::new(folder), states: Spare::default() })))
+        let decoder = Decoder::new(&spec, &Weights::new(&model, path, model.isa()))?;
+        let folder = Folder::new(folder);
+        Ok(Self(Arc::new(Inner { model, decoder, spec, config, folder, states: Spare::default() })))
     }
 
     /// Makes a model of files in memory: the bytes of `config.json` and of the safetensors file,
@@ -192,14 +191,11 @@ impl CausalLm {
     /// Never: the layers have been built before.
     #[must_use]
     pub fn with_isa(self, isa: Isa) -> Self {
-        let inner = &*self.0;
-        let model = Arc::clone(inner.network.borrow_owner());
-        let network = OwnedDecoder::try_new(model, |model| {
-            Decoder::new(&inner.spec, &Weights::new(model, inner.folder.shown(), isa))
-        })
-        .expect("these tensors have made a network before");
-        let (spec, config, folder) = (inner.spec.clone(), inner.config.clone(), Folder::new(inner.folder.path()));
-        Self(Arc::new(Inner { network, spec, config, folder, states: Spare::default() }))
+        let Inner { model, spec, config, folder, .. } = &*self.0;
+        let decoder = Decoder::new(spec, &Weights::new(model, folder.shown(), isa));
+        let decoder = decoder.expect("these tensors have made a network before");
+        let (model, spec, config, folder) = (model.clone(), spec.clone(), config.clone(), Folder::new(folder.path()));
+        Self(Arc::new(Inner { model, decoder, spec, config, folder, states: Spare::default() }))
     }
 
     /// What the model is.
@@ -211,13 +207,13 @@ impl CausalLm {
     /// What is doubtful about the model's files, in sentences for whoever runs it; mostly nothing.
     /// The model runs as `transformers` runs it, which warns of the same.
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
-        self.0.network.borrow_dependent().warning().into_iter()
+        self.0.decoder.warning().into_iter()
     }
 
     /// Its tensors.
     #[must_use]
     pub fn model(&self) -> &Model {
-        self.0.network.borrow_owner()
+        &self.0.model
     }
 
     /// The folder that it is in; none if it was made from bytes.
@@ -235,7 +231,7 @@ impl CausalLm {
     /// An empty sequence with other options than the usual ones.
     #[must_use]
     pub fn session_with(&self, options: SessionOptions) -> Session {
-        let cache = self.0.network.borrow_dependent().cache(options.kv);
+        let cache = self.0.decoder.cache(options.kv);
         Session::new(self.clone(), options, cache)
     }
 
@@ -296,7 +292,7 @@ impl CausalLm {
     }
 
     fn compute(&self, sessions: &mut [&mut Session], mut watch: Watch<'_>, state: &mut State) -> Result<(), Error> {
-        let decoder = self.0.network.borrow_dependent();
+        let decoder = &self.0.decoder;
         let vocabulary = self.config().vocab_size;
         let logit_rows = (LOGITS / vocabulary).clamp(1, 64);
         let block = sessions.iter().map(|session| session.options.block).min().unwrap_or(1);

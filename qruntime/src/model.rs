@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kernels::Isa;
 use xxhash_rust::xxh3::xxh3_64;
@@ -21,7 +22,13 @@ use crate::tensor::{Matrices, PackedTensor, PlainTensor};
 ///
 /// Opening reads the headers only; weights are touched when they are multiplied. Any safetensors
 /// checkpoint opens; its tensors are then plain.
-pub struct Model {
+///
+/// Cloning is cheap: clones share the files. So do layers, which keep alive what they multiply; a
+/// model and its layers can be fields of one struct.
+#[derive(Clone)]
+pub struct Model(Arc<Inner>);
+
+struct Inner {
     files: Vec<ModelFile>,
     /// Tensor name to file and entry.
     tensors: BTreeMap<String, (usize, usize)>,
@@ -30,7 +37,7 @@ pub struct Model {
 }
 
 struct ModelFile {
-    bytes: Bytes,
+    bytes: Arc<Bytes>,
     entries: Vec<Entry>,
     recipe: serde_json::Value,
     described: bool,
@@ -41,8 +48,8 @@ impl Model {
     /// cache as they are used.
     ///
     /// # Safety
-    /// While the model lives, nobody may change or truncate its files, neither this process nor
-    /// another one. The operating system does not enforce this. A weight that changes can only
+    /// While the model, a clone of it or a layer that it handed out lives, nobody may change or
+    /// truncate its files, neither this process nor another one. The operating system does not enforce this. A weight that changes can only
     /// change results: lengths, offsets and names are taken out of the map and checked once, here.
     /// But Rust takes mapped bytes for constant, and touching a page beyond the end of a truncated
     /// file kills the process (`SIGBUS`). `quantize convert` replaces files by renaming, which is
@@ -74,7 +81,7 @@ impl Model {
     /// As [`map`](Self::map).
     pub fn from_bytes(file: &[u8]) -> Result<Self, Error> {
         let bytes = Bytes::copy(file, Pages::Huge).map_err(|source| Error::Io { path: "memory".into(), source })?;
-        Self::new(vec![ModelFile::new(bytes)?])
+        Self::new(vec![ModelFile::new(bytes)?], vec![])
     }
 
     fn open(path: &Path, bytes: impl Fn(&Path) -> Result<Bytes, Error>) -> Result<Self, Error> {
@@ -84,69 +91,74 @@ impl Model {
         checkpoint.check(
             files.iter().enumerate().flat_map(|(f, file)| file.entries.iter().map(move |entry| (f, entry.name()))),
         )?;
-        Ok(Self { warnings: checkpoint.warnings().to_vec(), ..Self::new(files)? })
+        Self::new(files, checkpoint.warnings().to_vec())
     }
 
     /// A model of files that have no tensor of the same name.
-    fn new(files: Vec<ModelFile>) -> Result<Self, Error> {
+    fn new(files: Vec<ModelFile>, warnings: Vec<String>) -> Result<Self, Error> {
         let mut tensors = BTreeMap::new();
         for (f, file) in files.iter().enumerate() {
             for (e, entry) in file.entries.iter().enumerate() {
                 tensors.insert(entry.name.clone(), (f, e));
             }
         }
-        Ok(Self { files, tensors, isa: Isa::from_env()?, warnings: vec![] })
+        Ok(Self(Arc::new(Inner { files, tensors, isa: Isa::from_env()?, warnings })))
     }
 
     /// The tensors, by name.
     pub fn tensors(&self) -> impl Iterator<Item = &Entry> {
-        self.tensors.values().map(|&(f, e)| &self.files[f].entries[e])
+        self.0.tensors.values().map(|&(f, e)| &self.0.files[f].entries[e])
     }
 
     /// The tensor of this name.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&Entry> {
-        self.tensors.get(name).map(|&(f, e)| &self.files[f].entries[e])
+        self.0.tensors.get(name).map(|&(f, e)| &self.0.files[f].entries[e])
     }
 
     /// How the model was made, as its converter wrote it down; null if it did not.
     #[must_use]
     pub fn recipe(&self) -> &serde_json::Value {
-        self.files.first().map_or(&serde_json::Value::Null, |file| &file.recipe)
+        self.0.files.first().map_or(&serde_json::Value::Null, |file| &file.recipe)
     }
 
     /// Whether every file carries a description of its tensors: one that was written by this
     /// library, rather than any safetensors file.
     #[must_use]
     pub fn is_described(&self) -> bool {
-        self.files.iter().all(|file| file.described)
+        self.0.files.iter().all(|file| file.described)
     }
 
     /// What a person should know of the files although it is no error, each a sentence:
     /// [`Checkpoint::warnings`].
     #[must_use]
     pub fn warnings(&self) -> &[String] {
-        &self.warnings
+        &self.0.warnings
     }
 
     /// Bytes of all files together.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes.len() as u64).sum()
+        self.0.files.iter().map(|file| file.bytes.len() as u64).sum()
     }
 
     /// The instruction set that layers of this model use: the best one, or what `QRUNTIME_ISA`
     /// says.
     #[must_use]
     pub fn isa(&self) -> Isa {
-        self.isa
+        self.0.isa
+    }
+
+    /// A tensor, and the file that it is in.
+    fn locate(&self, name: &str) -> Result<(&Entry, &Arc<Bytes>), Error> {
+        let &(f, e) = self.0.tensors.get(name).ok_or_else(|| Error::NoSuchTensor { name: name.into() })?;
+        let file = &self.0.files[f];
+        Ok((&file.entries[e], &file.bytes))
     }
 
     fn find(&self, name: &str) -> Result<(&Entry, &[u8]), Error> {
-        let &(f, e) = self.tensors.get(name).ok_or_else(|| Error::NoSuchTensor { name: name.into() })?;
-        let file = &self.files[f];
-        let entry = &file.entries[e];
-        Ok((entry, &file.bytes[entry.range.clone()]))
+        let (entry, file) = self.locate(name)?;
+        Ok((entry, &file[entry.range.clone()]))
     }
 
     /// A packed tensor.
@@ -174,10 +186,8 @@ impl Model {
         count: RangeInclusive<usize>,
         expected: &'static str,
     ) -> Result<Matrices<'_>, Error> {
-        let (entry, bytes) = self.find(name)?;
-        let packed = PackedTensor::new(entry, bytes).map(Matrices::Packed);
-        let matrices = packed.or_else(|| PlainTensor::new(entry, bytes).map(Matrices::Plain));
-        let matrices = matrices.expect("a tensor is one or the other");
+        let (entry, file) = self.locate(name)?;
+        let matrices = Matrices::new(entry, file);
         if !count.contains(&matrices.count()) {
             let found = format!("{} matrices (shape {:?})", matrices.count(), entry.shape);
             return Err(Error::WrongKind { name: name.into(), found, expected });
@@ -186,14 +196,14 @@ impl Model {
     }
 
     /// A linear layer: the matrix `{name}.weight`, packed or of plain numbers, and `{name}.bias` if
-    /// there is one. It borrows the model's memory.
+    /// there is one. It shares the model's memory: no copy, no repacking.
     ///
     /// # Errors
     /// If there is no such matrix, its numbers are none that can be multiplied, or the bias is not
     /// a vector of as many numbers as the matrix has rows.
-    pub fn linear(&self, name: &str) -> Result<Linear<'_>, Error> {
+    pub fn linear(&self, name: &str) -> Result<Linear, Error> {
         let weight = self.matrices(&format!("{name}.weight"), 1..=1, "one matrix")?.get(0)?;
-        let linear = Linear::new(weight, self.isa);
+        let linear = Linear::new(weight, self.0.isa);
         match self.plain(&format!("{name}.bias")) {
             Ok(bias) => linear.with_bias(bias.to_f32()?),
             Err(Error::NoSuchTensor { .. }) => Ok(linear),
@@ -203,7 +213,7 @@ impl Model {
 
     /// The experts of a mixture: the tensor `name`, packed or of plain numbers, or else
     /// `{name}.weight`, whose dimensions are experts, outputs, inputs. They have no biases and
-    /// borrow the model's memory.
+    /// share the model's memory.
     ///
     /// Where each expert is a tensor of its own, take them by [`linear`](Self::linear) and put them
     /// together by [`Experts::new`].
@@ -211,14 +221,14 @@ impl Model {
     /// # Errors
     /// If there is no such tensor, its numbers are none that can be multiplied, or it holds no
     /// matrix or more than 65536.
-    pub fn experts(&self, name: &str) -> Result<Experts<'_>, Error> {
+    pub fn experts(&self, name: &str) -> Result<Experts, Error> {
         // As many as no router has: a file of tiny matrices must not cost many times its size.
         let find = |name: &str| self.matrices(name, 1..=1 << 16, "1 to 65536 matrices");
         let weights = match find(name) {
             Err(Error::NoSuchTensor { .. }) => find(&format!("{name}.weight"))?,
             found => found?,
         };
-        let layer = |i| Ok(Linear::new(weights.get(i)?, self.isa));
+        let layer = |i| Ok(Linear::new(weights.get(i)?, self.0.isa));
         Experts::new((0..weights.count()).map(layer).collect::<Result<_, Error>>()?)
     }
 
@@ -242,14 +252,14 @@ impl Model {
 
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Model({} tensors in {} files)", self.tensors.len(), self.files.len())
+        write!(f, "Model({} tensors in {} files)", self.0.tensors.len(), self.0.files.len())
     }
 }
 
 impl ModelFile {
     fn new(bytes: Bytes) -> Result<Self, FileError> {
         let Contents { entries, recipe, described } = parse(&bytes)?;
-        Ok(Self { bytes, entries, recipe, described })
+        Ok(Self { bytes: Arc::new(bytes), entries, recipe, described })
     }
 }
 

@@ -1,12 +1,15 @@
 //! Typed views of tensors.
 
+use std::sync::Arc;
+
 use half::{bf16, f16};
 use kernels::{Format, MatrixRef, PlainRef, PlainType};
 use safetensors::Dtype;
 
+use crate::bytes::Bytes;
 use crate::container::{Entry, Storage};
 use crate::error::Error;
-use crate::weight::Weight;
+use crate::weight::{Kind, SharedWeight};
 
 /// A packed tensor of a model: one matrix, or several of the same shape one after the other (the
 /// experts of a mixture).
@@ -47,7 +50,7 @@ impl<'a> PackedTensor<'a> {
     /// How many matrices the tensor holds.
     #[must_use]
     pub fn matrix_count(self) -> usize {
-        self.entry.shape.iter().rev().skip(2).product()
+        matrix_count(&self.entry.shape)
     }
 
     /// One of the matrices.
@@ -109,10 +112,7 @@ impl<'a> PlainTensor<'a> {
     /// dimensions, or no numbers.
     #[must_use]
     pub fn matrix_count(self) -> usize {
-        match self.entry.shape.split_last_chunk::<2>() {
-            Some((rest, matrix)) if !rest.contains(&0) && !matrix.contains(&0) => rest.iter().product(),
-            _ => 0,
-        }
+        matrix_count(&self.entry.shape)
     }
 
     /// One of the matrices.
@@ -124,12 +124,7 @@ impl<'a> PlainTensor<'a> {
     /// If `index` is not below [`matrix_count`](Self::matrix_count).
     pub fn matrix(self, index: usize) -> Result<PlainRef<'a>, Error> {
         assert!(index < self.matrix_count(), "matrix {index} of {}", self.matrix_count());
-        let ty = match self.dtype {
-            Dtype::F32 => PlainType::F32,
-            Dtype::F16 => PlainType::F16,
-            Dtype::BF16 => PlainType::Bf16,
-            _ => return Err(self.not_floats()),
-        };
+        let ty = plain_type(self.dtype).ok_or_else(|| not_floats(self.entry, self.dtype))?;
         let &[rows, cols] = self.entry.shape.last_chunk().expect("a tensor of matrices");
         let bytes = self.bytes.len() / self.matrix_count();
         Ok(PlainRef::new(ty, rows, cols, &self.bytes[index * bytes..(index + 1) * bytes])?)
@@ -142,14 +137,6 @@ impl<'a> PlainTensor<'a> {
         first_not_finite(self.dtype, self.bytes)
     }
 
-    fn not_floats(self) -> Error {
-        Error::WrongKind {
-            name: self.entry.name.clone(),
-            found: format!("{:?}", self.dtype),
-            expected: "F32, F16 or BF16",
-        }
-    }
-
     /// The numbers as `f32`.
     ///
     /// # Errors
@@ -160,7 +147,7 @@ impl<'a> PlainTensor<'a> {
             Dtype::F32 => Ok(self.bytes.as_chunks::<4>().0.iter().copied().map(f32::from_le_bytes).collect()),
             Dtype::F16 => Ok(pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect()),
             Dtype::BF16 => Ok(pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect()),
-            _ => Err(self.not_floats()),
+            dtype => Err(not_floats(self.entry, dtype)),
         }
     }
 }
@@ -192,27 +179,63 @@ pub fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// A tensor of matrices of weights, packed or plain.
+/// A tensor of matrices of weights, packed or plain, in a file that its layers share.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Matrices<'a> {
-    Packed(PackedTensor<'a>),
-    Plain(PlainTensor<'a>),
+pub(crate) struct Matrices<'a> {
+    entry: &'a Entry,
+    file: &'a Arc<Bytes>,
 }
 
 impl<'a> Matrices<'a> {
-    /// How many.
+    /// `entry` describes a part of `file`.
+    pub(crate) fn new(entry: &'a Entry, file: &'a Arc<Bytes>) -> Self {
+        Self { entry, file }
+    }
+
+    /// How many matrices the tensor holds.
     pub(crate) fn count(self) -> usize {
-        match self {
-            Self::Packed(tensor) => tensor.matrix_count(),
-            Self::Plain(tensor) => tensor.matrix_count(),
-        }
+        matrix_count(&self.entry.shape)
     }
 
     /// One of them.
-    pub(crate) fn get(self, index: usize) -> Result<Weight<'a>, Error> {
-        match self {
-            Self::Packed(tensor) => Ok(tensor.matrix(index).into()),
-            Self::Plain(tensor) => Ok(tensor.matrix(index)?.into()),
-        }
+    ///
+    /// # Panics
+    /// If `index` is not below [`count`](Self::count).
+    pub(crate) fn get(self, index: usize) -> Result<SharedWeight, Error> {
+        assert!(index < self.count(), "matrix {index} of {}", self.count());
+        let &[rows, cols] = self.entry.shape.last_chunk().expect("a tensor of matrices");
+        let (kind, bytes) = match self.entry.storage {
+            Storage::Packed(format) => {
+                (Kind::Packed(format), format.matrix_bytes(rows, cols).expect("checked when the file was opened"))
+            }
+            Storage::Plain(dtype) => {
+                let ty = plain_type(dtype).ok_or_else(|| not_floats(self.entry, dtype))?;
+                (Kind::Plain(ty), self.entry.range.len() / self.count())
+            }
+        };
+        let start = self.entry.range.start + index * bytes;
+        Ok(SharedWeight::new(Arc::clone(self.file), start..start + bytes, kind, rows, cols)?)
     }
+}
+
+/// How many matrices of the last two dimensions a shape holds; none if it has fewer dimensions, or
+/// no elements.
+fn matrix_count(shape: &[usize]) -> usize {
+    match shape.split_last_chunk::<2>() {
+        Some((rest, matrix)) if !rest.contains(&0) && !matrix.contains(&0) => rest.iter().product(),
+        _ => 0,
+    }
+}
+
+fn plain_type(dtype: Dtype) -> Option<PlainType> {
+    match dtype {
+        Dtype::F32 => Some(PlainType::F32),
+        Dtype::F16 => Some(PlainType::F16),
+        Dtype::BF16 => Some(PlainType::Bf16),
+        _ => None,
+    }
+}
+
+fn not_floats(entry: &Entry, dtype: Dtype) -> Error {
+    Error::WrongKind { name: entry.name.clone(), found: format!("{dtype:?}"), expected: "F32, F16 or BF16" }
 }

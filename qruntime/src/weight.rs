@@ -1,8 +1,12 @@
-//! The matrix of a linear layer: packed, or of plain numbers.
+//! The matrix of a linear layer, packed or plain: a view of it, and a handle that owns its memory.
 
+use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
-use kernels::{MatrixRef, PlainRef, ShapeError};
+use kernels::{Format, Matrix, MatrixRef, PlainRef, PlainType, ShapeError};
+
+use crate::bytes::Bytes;
 
 /// A view of a matrix of weights, which is multiplied where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,5 +88,142 @@ impl<'a> From<MatrixRef<'a>> for Weight<'a> {
 impl<'a> From<PlainRef<'a>> for Weight<'a> {
     fn from(matrix: PlainRef<'a>) -> Self {
         Self::Plain(matrix)
+    }
+}
+
+/// A matrix of weights and a share of the memory that holds it: of a model's file, of a
+/// [`kernels::Matrix`], or of [`Bytes`]. Cloning copies no weights.
+///
+/// ```
+/// use kernels::{Format, Isa, Matrix, Rounding};
+/// use qruntime::SharedWeight;
+///
+/// let matrix = Matrix::encode(Isa::best(), Format::Q8_0, Rounding::Nearest, &[0.5; 64], 2, 32)?;
+/// let weight = SharedWeight::from(matrix);
+/// assert_eq!((weight.rows(), weight.cols()), (2, 32));
+/// # Ok::<(), kernels::EncodeError>(())
+/// ```
+///
+/// Invariant: `range` lies within the memory and is exactly as long as a matrix of this kind and
+/// shape.
+#[derive(Clone)]
+pub struct SharedWeight {
+    memory: Memory,
+    range: Range<usize>,
+    kind: Kind,
+    rows: usize,
+    cols: usize,
+}
+
+#[derive(Clone)]
+enum Memory {
+    Bytes(Arc<Bytes>),
+    Matrix(Arc<Matrix>),
+}
+
+/// What the bytes of a matrix mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Packed(Format),
+    Plain(PlainType),
+}
+
+impl SharedWeight {
+    /// Takes a packed matrix from a range of `bytes`.
+    ///
+    /// # Errors
+    /// If the range is not within `bytes`, or not [`Format::matrix_bytes`]`(rows, cols)` long.
+    pub fn packed(
+        bytes: impl Into<Arc<Bytes>>,
+        range: Range<usize>,
+        format: Format,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Self, ShapeError> {
+        Self::new(bytes.into(), range, Kind::Packed(format), rows, cols)
+    }
+
+    /// Takes a plain matrix, row-major and little-endian, from a range of `bytes`.
+    ///
+    /// # Errors
+    /// If the range is not within `bytes`, or not `rows · cols` elements long.
+    pub fn plain(
+        bytes: impl Into<Arc<Bytes>>,
+        range: Range<usize>,
+        ty: PlainType,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Self, ShapeError> {
+        Self::new(bytes.into(), range, Kind::Plain(ty), rows, cols)
+    }
+
+    pub(crate) fn new(
+        bytes: Arc<Bytes>,
+        range: Range<usize>,
+        kind: Kind,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Self, ShapeError> {
+        ShapeError::check("bytes up to the end of a matrix", bytes.len().min(range.end), range.end)?;
+        ShapeError::check("bytes before a matrix", range.end.min(range.start), range.start)?;
+        kind.view(rows, cols, &bytes[range.clone()])?;
+        Ok(Self { memory: Memory::Bytes(bytes), range, kind, rows, cols })
+    }
+
+    /// Borrows the matrix. This takes some loads and compares a length; nothing is decoded.
+    #[must_use]
+    pub fn view(&self) -> Weight<'_> {
+        let bytes = match &self.memory {
+            Memory::Bytes(bytes) => &bytes[self.range.clone()],
+            Memory::Matrix(matrix) => matrix.view().as_bytes(),
+        };
+        self.kind.view(self.rows, self.cols, bytes).expect("the range is as long as the matrix")
+    }
+
+    /// Rows: outputs of a linear layer.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns: inputs of a linear layer.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Whether the elements are plain rather than packed.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.kind, Kind::Plain(_))
+    }
+}
+
+impl Kind {
+    /// Views bytes as a matrix.
+    fn view(self, rows: usize, cols: usize, bytes: &[u8]) -> Result<Weight<'_>, ShapeError> {
+        match self {
+            Self::Packed(format) => MatrixRef::new(format, rows, cols, bytes).map(Weight::Packed),
+            Self::Plain(ty) => PlainRef::new(ty, rows, cols, bytes).map(Weight::Plain),
+        }
+    }
+}
+
+impl From<Arc<Matrix>> for SharedWeight {
+    fn from(matrix: Arc<Matrix>) -> Self {
+        let view = matrix.view();
+        let (kind, range) = (Kind::Packed(view.format()), 0..view.as_bytes().len());
+        Self { rows: view.rows(), cols: view.cols(), memory: Memory::Matrix(matrix), range, kind }
+    }
+}
+
+impl From<Matrix> for SharedWeight {
+    fn from(matrix: Matrix) -> Self {
+        Arc::new(matrix).into()
+    }
+}
+
+impl fmt::Debug for SharedWeight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.view().fmt(f)
     }
 }

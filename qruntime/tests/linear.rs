@@ -8,7 +8,7 @@ mod support;
 use kernels::{Activations, Format, Isa, Matrix, MatrixRef, Rounding, multiply, multiply_exact, panel};
 use ndarray::{Array2, ArrayView2, s};
 use qruntime::container::Storage;
-use qruntime::{Dtype, Error, Linear, Model};
+use qruntime::{Bytes, Dtype, Error, Linear, Model, Pages, PlainType, SharedWeight, Weight};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::Value;
 use support::{Random, Tensor, allocations, packed, written};
@@ -75,7 +75,7 @@ fn every_shape_and_batch_has_the_bits_of_single_rows_on_the_scalar_path() {
         let x = random(&mut Random(99), if large { 65 } else { MANY }, shape.1);
         let bias: Vec<f32> = random(&mut Random(98), 1, shape.0).into_iter().collect();
         for exact in [false, true] {
-            let plain = Linear::new(matrix.view(), Isa::best()).with_exact_activations(exact);
+            let plain = Linear::new(matrix.clone(), Isa::best()).with_exact_activations(exact);
             let biased = plain.clone().with_bias(bias.clone()).unwrap();
             for layer in [plain, biased] {
                 let expected = reference(matrix.view(), &x, layer.bias(), exact);
@@ -105,7 +105,7 @@ fn the_number_of_threads_does_not_change_a_bit() {
             let x = random(&mut Random(2), MANY, shape.1);
             let bias: Vec<f32> = random(&mut Random(3), 1, shape.0).into_iter().collect();
             for exact in [false, true] {
-                let layer = Linear::new(matrix.view(), Isa::best()).with_exact_activations(exact);
+                let layer = Linear::new(matrix.clone(), Isa::best()).with_exact_activations(exact);
                 let layer = layer.with_bias(bias.clone()).unwrap();
                 let expected = reference(matrix.view(), &x, Some(&bias), exact);
                 for pool in &pools {
@@ -134,7 +134,7 @@ fn views_of_any_strides_go_in_and_out_and_nothing_beside_them_is_written() {
     reversed_x.invert_axis(ndarray::Axis(1));
     let inputs = [x.view(), transposed_x.t(), strided_x.slice(s![..;2, ..;3]), reversed_x.view()];
     for exact in [false, true] {
-        let layer = Linear::new(matrix.view(), Isa::best()).with_exact_activations(exact);
+        let layer = Linear::new(matrix.clone(), Isa::best()).with_exact_activations(exact);
         let expected = reference(matrix.view(), &x, None, exact);
         let mut workspace = qruntime::Workspace::default();
         for (i, input) in inputs.iter().enumerate() {
@@ -155,7 +155,7 @@ fn views_of_any_strides_go_in_and_out_and_nothing_beside_them_is_written() {
 fn a_row_that_is_not_finite_spoils_no_other() {
     let matrix = encode(1, Format::Q4_0, (20, 64));
     let mut x = random(&mut Random(2), 3, 64);
-    let layer = Linear::new(matrix.view(), Isa::best());
+    let layer = Linear::new(matrix.clone(), Isa::best());
     let good = layer.forward(x.view()).unwrap();
     for bad in [f32::NAN, f32::INFINITY] {
         x[[1, 5]] = bad;
@@ -169,16 +169,18 @@ fn a_row_that_is_not_finite_spoils_no_other() {
 fn no_rows_give_no_outputs() {
     let matrix = encode(1, Format::Q4_0, (20, 64));
     for exact in [false, true] {
-        let layer = Linear::new(matrix.view(), Isa::best()).with_exact_activations(exact);
+        let layer = Linear::new(matrix.clone(), Isa::best()).with_exact_activations(exact);
         assert_eq!(layer.forward(Array2::zeros((0, 64)).view()).unwrap().dim(), (0, 20));
     }
 }
 
 #[test]
 fn a_matrix_without_columns_gives_the_bias() {
-    let weight = MatrixRef::new(Format::Q8_0, 20, 0, &[]).unwrap();
+    let bytes = Bytes::copy(&[], Pages::Usual).unwrap();
+    let weight = SharedWeight::packed(bytes, 0..0, Format::Q8_0, 20, 0).unwrap();
     for exact in [false, true] {
-        let layer = Linear::new(weight, Isa::best()).with_exact_activations(exact).with_bias(vec![1.5; 20]).unwrap();
+        let layer =
+            Linear::new(weight.clone(), Isa::best()).with_exact_activations(exact).with_bias(vec![1.5; 20]).unwrap();
         assert_eq!(layer.forward(Array2::zeros((3, 0)).view()).unwrap(), Array2::from_elem((3, 20), 1.5));
     }
 }
@@ -186,7 +188,7 @@ fn a_matrix_without_columns_gives_the_bias() {
 #[test]
 fn shapes_that_do_not_agree_are_refused_and_nothing_is_written() {
     let matrix = encode(1, Format::Q4_0, (20, 64));
-    let layer = Linear::new(matrix.view(), Isa::best());
+    let layer = Linear::new(matrix.clone(), Isa::best());
     for ((x_rows, x_cols), (y_rows, y_cols), what) in [
         ((3, 63), (3, 20), "columns of the activations: found 63, expected 64"),
         ((3, 65), (3, 20), "columns of the activations: found 65, expected 64"),
@@ -210,7 +212,7 @@ fn the_second_call_does_not_allocate() {
     let x = random(&mut Random(2), MANY, 172);
     pool(1).install(|| {
         for exact in [false, true] {
-            let layer = Linear::new(matrix.view(), Isa::best()).with_exact_activations(exact);
+            let layer = Linear::new(matrix.clone(), Isa::best()).with_exact_activations(exact);
             let layer = layer.with_bias(vec![1.0; 172]).unwrap();
             let mut workspace = qruntime::Workspace::default();
             let mut y = Array2::zeros((172, MANY)).reversed_axes();
@@ -286,4 +288,54 @@ fn a_model_hands_out_its_layers_with_their_biases() {
     for name in ["whole", "experts"] {
         assert!(matches!(model.linear(name), Err(Error::WrongKind { .. })), "{name}");
     }
+}
+
+/// What an application keeps: a model and some of its layers.
+struct Owner {
+    layers: Vec<Linear>,
+    model: Model,
+}
+
+#[test]
+fn a_model_and_its_layers_are_fields_of_one_struct_and_layers_outlive_the_model() {
+    let owner = || {
+        let weight = packed(&mut Random(1), Format::Q4_0, &[20, 64]);
+        let tensors = [("a.weight".to_owned(), Storage::Packed(Format::Q4_0), vec![20, 64], weight)];
+        let model = Model::from_bytes(&written(&tensors, Value::Null)).unwrap();
+        Owner { layers: vec![model.linear("a").unwrap()], model }
+    };
+    let Owner { layers, model } = owner();
+    let x = random(&mut Random(2), 3, 64);
+    let before = layers[0].forward(x.view()).unwrap();
+    let clone = model.clone();
+    assert_eq!(layers[0].weight().as_bytes().as_ptr(), clone.packed("a.weight").unwrap().matrix(0).as_bytes().as_ptr());
+    drop((model, clone));
+    let after = std::thread::spawn(move || layers[0].forward(x.view()).unwrap()).join().unwrap();
+    assert!(same_bits(before.view(), after.view()));
+}
+
+#[test]
+fn a_weight_is_a_range_of_memory_that_is_checked_once() {
+    let matrix = encode(1, Format::Q4_0, (20, 64));
+    let bytes = matrix.view().as_bytes();
+    let memory = std::sync::Arc::new(Bytes::copy(&[&[7; 64], bytes, &[7; 3]].concat(), Pages::Usual).unwrap());
+    let range = 64..64 + bytes.len();
+    let new = |range, cols| SharedWeight::packed(std::sync::Arc::clone(&memory), range, Format::Q4_0, 20, cols);
+    assert_eq!(new(range.clone(), 64).unwrap().view(), Weight::Packed(matrix.view()));
+    assert_eq!(SharedWeight::from(matrix.clone()).view(), Weight::Packed(matrix.view()));
+    let len = memory.len();
+    for (range, cols, what) in [
+        (
+            range.clone(),
+            65,
+            format!("bytes of a packed matrix: found {}, expected {}", range.len(), range.len() / 2 * 3),
+        ),
+        (64..len + 1, 64, format!("bytes up to the end of a matrix: found {len}, expected {}", len + 1)),
+        (range.end..64, 64, format!("bytes before a matrix: found 64, expected {}", range.end)),
+    ] {
+        assert_eq!(new(range, cols).unwrap_err().to_string(), what);
+    }
+    let plain = |range| SharedWeight::plain(std::sync::Arc::clone(&memory), range, PlainType::F32, 2, 8);
+    assert_eq!(plain(64..128).unwrap().view().as_bytes(), &bytes[..64]);
+    assert!(plain(64..127).is_err());
 }

@@ -7,10 +7,10 @@ mod support;
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use kernels::{Format, Isa, Matrix, MatrixRef, Rounding};
+use kernels::{Format, Isa, Matrix, Rounding};
 use ndarray::{Array2, ArrayView2, s};
 use qruntime::container::Storage;
-use qruntime::{CausalLm, Dtype, Error, Experts, Linear, Model, Workspace};
+use qruntime::{Bytes, CausalLm, Dtype, Error, Experts, Linear, Model, Pages, SharedWeight, Workspace};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde_json::Value;
 use support::{Random, packed, written};
@@ -29,12 +29,17 @@ fn encode(seed: u64, format: Format, rows: usize, cols: usize) -> Matrix {
     Matrix::encode(Isa::best(), format, Rounding::Nearest, weights.as_slice().unwrap(), rows, cols).unwrap()
 }
 
+fn layer_of(format: Format, rows: usize, cols: usize, bytes: &[u8]) -> Linear {
+    let memory = Bytes::copy(bytes, Pages::Usual).unwrap();
+    Linear::new(SharedWeight::packed(memory, 0..bytes.len(), format, rows, cols).unwrap(), Isa::best())
+}
+
 fn same_bits(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) -> bool {
     a.dim() == b.dim() && a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
 /// Each expert's rows through its layer alone, on this thread.
-fn one_by_one(experts: &Experts<'_>, x: ArrayView2<'_, f32>, counts: &[usize]) -> Array2<f32> {
+fn one_by_one(experts: &Experts, x: ArrayView2<'_, f32>, counts: &[usize]) -> Array2<f32> {
     let one = ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let mut y = Array2::from_elem((x.nrows(), experts.out_features()), f32::NAN);
     let mut first = 0;
@@ -54,7 +59,7 @@ fn experts_have_the_bits_of_their_layers_alone() {
     for (outputs, inputs) in [(930, 1024), (172, 172)] {
         for &format in Format::ALL {
             let matrices: Vec<Matrix> = (0..8).map(|seed| encode(seed, format, outputs, inputs)).collect();
-            let mut layers: Vec<_> = matrices.iter().map(|matrix| Linear::new(matrix.view(), Isa::best())).collect();
+            let mut layers: Vec<_> = matrices.iter().map(|matrix| Linear::new(matrix.clone(), Isa::best())).collect();
             layers[3] = layers[3].clone().with_bias(vec![0.5; outputs]).unwrap();
             let experts = Experts::new(layers).unwrap();
             for exact in [false, true] {
@@ -90,7 +95,7 @@ fn experts_have_the_bits_of_their_layers_alone() {
 #[test]
 fn rows_of_experts_come_and_go_in_views_of_any_strides() {
     let matrices = [1, 2, 3].map(|seed| encode(seed, Format::Q4_0, 50, 40));
-    let experts = Experts::new(matrices.iter().map(|m| Linear::new(m.view(), Isa::best())).collect()).unwrap();
+    let experts = Experts::new(matrices.iter().map(|m| Linear::new(m.clone(), Isa::best())).collect()).unwrap();
     let (x, counts) = (random(4, 9, 40), [4, 0, 5]);
     let expected = one_by_one(&experts, x.view(), &counts);
     let transposed = x.t().as_standard_layout().into_owned();
@@ -104,25 +109,24 @@ fn rows_of_experts_come_and_go_in_views_of_any_strides() {
 
 #[test]
 fn experts_that_do_not_fit_together_are_refused() {
-    let layer = |matrix: &'static Matrix| Linear::new(matrix.view(), Isa::best());
-    let leak = |matrix| -> &'static Matrix { Box::leak(Box::new(matrix)) };
-    let first = leak(encode(1, Format::Q8_0, 20, 64));
-    let refused = |other: Linear<'static>| Experts::new(vec![layer(first), other]).unwrap_err().to_string();
+    let layer = |format, rows, cols| Linear::new(encode(1, format, rows, cols), Isa::best());
+    let first = layer(Format::Q8_0, 20, 64);
+    let refused = |other: Linear| Experts::new(vec![first.clone(), other]).unwrap_err().to_string();
     assert_eq!(Experts::new(vec![]).unwrap_err().to_string(), "experts: found 0, expected 1");
-    assert_eq!(refused(layer(leak(encode(1, Format::Q8_0, 20, 63)))), "columns of an expert: found 63, expected 64");
-    assert_eq!(refused(layer(leak(encode(1, Format::Q8_0, 19, 64)))), "rows of an expert: found 19, expected 20");
+    assert_eq!(refused(layer(Format::Q8_0, 20, 63)), "columns of an expert: found 63, expected 64");
+    assert_eq!(refused(layer(Format::Q8_0, 19, 64)), "rows of an expert: found 19, expected 20");
     assert_eq!(
-        refused(layer(first).with_exact_activations(true)),
+        refused(first.clone().with_exact_activations(true)),
         "exact activations of an expert (0 or 1): found 1, expected 0"
     );
     // Formats may differ.
-    Experts::new(vec![layer(first), layer(leak(encode(1, Format::Q4_0, 20, 64)))]).unwrap();
+    Experts::new(vec![first, layer(Format::Q4_0, 20, 64)]).unwrap();
 }
 
 #[test]
 fn counts_that_do_not_agree_are_refused_and_nothing_is_written() {
     let matrix = encode(1, Format::Q4_0, 20, 64);
-    let experts = Experts::new(vec![Linear::new(matrix.view(), Isa::best()); 3]).unwrap();
+    let experts = Experts::new(vec![Linear::new(matrix.clone(), Isa::best()); 3]).unwrap();
     for (x, counts, y, what) in [
         ((3, 64), &[1, 2][..], (3, 20), "counts of rows, one for each expert: found 2, expected 3"),
         ((3, 64), &[1, 2, 0, 0], (3, 20), "counts of rows, one for each expert: found 4, expected 3"),
@@ -157,7 +161,7 @@ fn a_model_hands_out_the_matrices_of_a_tensor_as_experts() {
         let model = Model::from_bytes(&written(&tensors, Value::Null)).unwrap();
         let (x, counts) = (random(2, 6, 40), [1, 3, 2]);
         let layers = bytes.chunks_exact(bytes.len() / 3);
-        let layers = layers.map(|b| Linear::new(MatrixRef::new(format, 20, 40, b).unwrap(), Isa::best())).collect();
+        let layers = layers.map(|b| layer_of(format, 20, 40, b)).collect();
         let expected = one_by_one(&Experts::new(layers).unwrap(), x.view(), &counts);
         for name in ["experts.up", "experts.down", "experts.down.weight"] {
             let experts = model.experts(name).unwrap();
@@ -175,11 +179,11 @@ fn layers_on_the_same_rows_have_the_bits_of_each_alone() {
     let query = encode(1, Format::Q4_0, 930, 1024);
     let key = encode(2, Format::Q8_0, 33, 1024);
     let value = encode(3, Format::Q4_0, 1, 1024);
-    let query = Linear::new(query.view(), Isa::best());
-    let key = Linear::new(key.view(), Isa::best()).with_bias(vec![-1.0; 33]).unwrap();
-    let value = Linear::new(value.view(), Isa::best());
+    let query = Linear::new(query.clone(), Isa::best());
+    let key = Linear::new(key.clone(), Isa::best()).with_bias(vec![-1.0; 33]).unwrap();
+    let value = Linear::new(value.clone(), Isa::best());
     let exact = query.clone().with_exact_activations(true);
-    let groups: [&[&Linear<'_>]; 4] =
+    let groups: [&[&Linear]; 4] =
         [&[], &[&key], &[&query, &key, &value], &[&value, &exact, &exact, &query, &exact, &key]];
     let mut workspace = Workspace::default();
     for pool in pools() {
@@ -202,7 +206,7 @@ fn layers_on_the_same_rows_have_the_bits_of_each_alone() {
 #[test]
 fn layers_whose_outputs_do_not_fit_are_refused_and_nothing_is_written() {
     let matrix = encode(1, Format::Q4_0, 20, 64);
-    let layer = Linear::new(matrix.view(), Isa::best());
+    let layer = Linear::new(matrix.clone(), Isa::best());
     let x = Array2::zeros((3, 64));
     for (cols, what) in [
         (&[20][..], "outputs of layers: found 1, expected 2"),
@@ -220,7 +224,7 @@ fn layers_whose_outputs_do_not_fit_are_refused_and_nothing_is_written() {
 #[test]
 fn products_run_inside_other_parallel_work() {
     let matrix = encode(1, Format::Q8_0, 930, 1024);
-    let layer = Linear::new(matrix.view(), Isa::best());
+    let layer = Linear::new(matrix.clone(), Isa::best());
     let x = random(2, 2, 1024);
     let expected = layer.forward(x.view()).unwrap();
     for pool in pools() {
@@ -243,7 +247,7 @@ fn products_run_inside_other_parallel_work() {
 #[test]
 fn keeping_threads_awake_changes_nothing_but_time() {
     let matrix = encode(1, Format::Q8_0, 930, 1024);
-    let layer = Linear::new(matrix.view(), Isa::best());
+    let layer = Linear::new(matrix.clone(), Isa::best());
     let x = random(2, 2, 1024);
     let expected = layer.forward(x.view()).unwrap();
     let forward = || qruntime::keep_awake(|| layer.forward(x.view()).unwrap());
@@ -286,7 +290,7 @@ fn jobs_of_a_pool_may_hold_a_lock_while_they_multiply() {
     ends(|| {
         let matrix = encode(1, Format::Q8_0, 2048, 1024);
         let x = random(2, 2, 1024);
-        let lock = Mutex::new(Linear::new(matrix.view(), Isa::best()));
+        let lock = Mutex::new(Linear::new(matrix.clone(), Isa::best()));
         pool(3).scope(|scope| {
             for _ in 0..200 {
                 scope.spawn(|_| {
@@ -324,7 +328,7 @@ fn jobs_of_a_pool_may_hold_a_lock_while_they_feed() {
 fn a_product_needs_no_thread_of_the_pool() {
     ends(|| {
         let matrix = encode(1, Format::Q8_0, 2048, 1024);
-        let layer = Linear::new(matrix.view(), Isa::best());
+        let layer = Linear::new(matrix.clone(), Isa::best());
         let x = random(2, 2, 1024);
         let expected = layer.forward(x.view()).unwrap();
         let threads = 3;

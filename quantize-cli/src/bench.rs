@@ -6,15 +6,15 @@
 use std::fmt;
 use std::hint::black_box;
 use std::str::FromStr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use kernels::panel::PANEL_ROWS;
 use kernels::peak::{self, Chains};
-use kernels::{Distortion, Format, Isa, MatrixRef, Rounding, encode_panel};
+use kernels::{Distortion, Format, Isa, Rounding, encode_panel};
 use ndarray::{Array2, ArrayView2, Axis, s};
-use qruntime::{Bytes, Linear, Pages, Workspace};
+use qruntime::{Bytes, Linear, Pages, SharedWeight, Workspace};
 use rand::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use rand_pcg::Pcg64;
@@ -362,7 +362,7 @@ struct Packed {
     format: Format,
     distortion: Distortion,
     matrix_bytes: usize,
-    copies: Bytes,
+    copies: Arc<Bytes>,
 }
 
 impl Packed {
@@ -380,15 +380,17 @@ impl Packed {
         parts.into_iter().for_each(|part| distortion += part);
         let copies = matrix.repeat(bytes.div_ceil(matrix.len()).max(1));
         let copies = Bytes::copy(&copies, options.pages).context("not enough memory")?;
-        Ok(Self { format, distortion, matrix_bytes: matrix.len(), copies })
+        Ok(Self { format, distortion, matrix_bytes: matrix.len(), copies: Arc::new(copies) })
     }
 
-    fn layers(&self, options: &Options) -> Result<Vec<Linear<'_>>> {
-        let layer = |bytes| {
-            let matrix = MatrixRef::new(self.format, options.size.rows, options.size.cols, bytes)?;
+    fn layers(&self, options: &Options) -> Result<Vec<Linear>> {
+        let Size { rows, cols } = options.size;
+        let layer = |start| {
+            let range = start..start + self.matrix_bytes;
+            let matrix = SharedWeight::packed(Arc::clone(&self.copies), range, self.format, rows, cols)?;
             Ok(Linear::new(matrix, options.isa).with_exact_activations(options.exact_activations))
         };
-        self.copies.chunks_exact(self.matrix_bytes).map(layer).collect()
+        (0..self.copies.len()).step_by(self.matrix_bytes).map(layer).collect()
     }
 }
 
@@ -440,7 +442,7 @@ pub fn products(
     let x = Array2::from_shape_fn((most, size.cols), |(i, j)| ((i * 31 + j * 17) % 63) as f32 / 31.0 - 1.0);
     // One is at work at a time: they share what they write into.
     let outputs = Mutex::new((Workspace::default(), Array2::<f32>::zeros((most, size.rows))));
-    let layers: Vec<Vec<Linear<'_>>> = packed.iter().map(|packed| packed.layers(options)).collect::<Result<_>>()?;
+    let layers: Vec<Vec<Linear>> = packed.iter().map(|packed| packed.layers(options)).collect::<Result<_>>()?;
 
     let mut rows: Vec<Row> = packed
         .iter()

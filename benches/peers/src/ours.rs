@@ -1,5 +1,7 @@
 //! Our own product: [`Linear`], on rayon's current pool, as applications call it.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use kernels::{Format, Isa, Matrix, Rounding};
 use ndarray::{Array2, s};
@@ -13,7 +15,8 @@ pub(crate) const FORMATS: &[Format] = Format::ALL;
 /// Matrices in one of our formats, encoded as a conversion does it when nothing else is asked for.
 pub(crate) struct Ours {
     isa: Isa,
-    matrices: Turns<Matrix>,
+    matrix: Arc<Matrix>,
+    layers: Turns<Linear>,
     workspace: Workspace,
     x: Array2<f32>,
     y: Array2<f32>,
@@ -25,14 +28,14 @@ impl Ours {
         let (rows, cols) = problem.weights.dim();
         let isa = Isa::from_env()?;
         let matrix = Matrix::encode(isa, format, Rounding::Search, problem.weights(), rows, cols)?;
-        let matrices = Turns::cold(matrix.view().as_bytes().len(), || matrix.clone());
+        let layers = Turns::cold(matrix.view().as_bytes().len(), || Linear::new(matrix.clone(), isa));
         let (x, y) = Default::default();
-        Ok(Self { isa, matrices, workspace: Workspace::default(), x, y })
+        Ok(Self { isa, matrix: Arc::new(matrix), layers, workspace: Workspace::default(), x, y })
     }
 
     /// Bytes of the matrix: for GGUF's formats everybody's, before anyone rearranges them.
     pub(crate) fn bytes(&self) -> usize {
-        self.matrices.first().view().as_bytes().len()
+        self.matrix.view().as_bytes().len()
     }
 }
 
@@ -48,8 +51,7 @@ impl Contestant for Ours {
     }
 
     fn multiply(&mut self) -> Result<()> {
-        let linear = Linear::new(self.matrices.turn().view(), self.isa);
-        Ok(linear.forward_into(self.x.view(), &mut self.workspace, self.y.view_mut())?)
+        Ok(self.layers.turn().forward_into(self.x.view(), &mut self.workspace, self.y.view_mut())?)
     }
 
     fn product(&self) -> Result<Array2<f32>> {
@@ -57,7 +59,7 @@ impl Contestant for Ours {
     }
 
     fn weights(&self) -> Result<Array2<f32>> {
-        let matrix = self.matrices.first().view();
+        let matrix = self.matrix.view();
         let mut weights = Array2::zeros((matrix.rows(), matrix.cols()));
         for (i, mut row) in weights.outer_iter_mut().enumerate() {
             matrix.decode_row(i, row.as_slice_mut().expect("rows of a new array are contiguous"))?;

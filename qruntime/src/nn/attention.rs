@@ -17,12 +17,12 @@ use crate::linear::{Linear, Workspace};
 use crate::parallel;
 
 /// The attention of one layer.
-pub(crate) struct Attention<'a> {
+pub(crate) struct Attention {
     spec: AttentionSpec,
     isa: Isa,
     /// Queries, keys and values; or all in one.
-    inputs: Vec<Linear<'a>>,
-    output: Linear<'a>,
+    inputs: Vec<Linear>,
+    output: Linear,
     /// Of queries and of keys.
     head_norms: Option<[Norm; 2]>,
 }
@@ -61,9 +61,9 @@ struct Task<'a> {
 /// the cache many times.
 const QUERIES: usize = 64;
 
-impl<'a> Attention<'a> {
+impl Attention {
     /// Finds the tensors in `weights`.
-    pub(crate) fn new(weights: &Weights<'a>, hidden: usize, spec: AttentionSpec) -> Result<Self, Error> {
+    pub(crate) fn new(weights: &Weights, hidden: usize, spec: AttentionSpec) -> Result<Self, Error> {
         let [queries, keys, values] = spec.widths();
         let widths: &[usize] =
             if spec.inputs.len() == 1 { &[queries + keys + values] } else { &[queries, keys, values] };
@@ -107,7 +107,7 @@ impl<'a> Attention<'a> {
         let attended = sized(attended, count * queries);
 
         let all = rows_mut(qkv, cols);
-        let inputs: Vec<&Linear<'_>> = self.inputs.iter().collect();
+        let inputs: Vec<&Linear> = self.inputs.iter().collect();
         if self.inputs.len() == 1 {
             Linear::forward_each(&inputs, rows(x, hidden), workspace, &mut [all])?;
         } else {

@@ -16,33 +16,33 @@ use crate::linear::{Linear, Workspace};
 use crate::parallel;
 
 /// A network that says what comes next.
-pub(crate) struct Decoder<'a> {
+pub(crate) struct Decoder {
     isa: Isa,
-    embedding: Linear<'a>,
+    embedding: Linear,
     embedding_scale: f32,
     ropes: Vec<Rope>,
-    layers: Vec<Layer<'a>>,
+    layers: Vec<Layer>,
     norm: Norm,
     /// Rows are tokens.
-    head: Linear<'a>,
+    head: Linear,
     logits_divisor: f32,
     logits_softcap: Option<f32>,
     warning: Option<String>,
 }
 
-struct Layer<'a> {
+struct Layer {
     before_attention: Norm,
-    attention: Attention<'a>,
+    attention: Attention,
     after_attention: Option<Norm>,
     before_mlp: Norm,
-    mlp: AnyMlp<'a>,
+    mlp: AnyMlp,
     after_mlp: Option<Norm>,
     residual_scale: f32,
 }
 
-enum AnyMlp<'a> {
-    Dense(Mlp<'a>),
-    Mixture(Box<Mixture<'a>>),
+enum AnyMlp {
+    Dense(Mlp),
+    Mixture(Box<Mixture>),
 }
 
 /// Memory that a decoder needs, kept between calls. One serves any model.
@@ -60,9 +60,9 @@ pub(crate) struct DecoderState {
     workspace: Workspace,
 }
 
-impl<'a> Decoder<'a> {
+impl Decoder {
     /// Finds the tensors in `weights`.
-    pub(crate) fn new(spec: &DecoderSpec, weights: &Weights<'a>) -> Result<Self, Error> {
+    pub(crate) fn new(spec: &DecoderSpec, weights: &Weights) -> Result<Self, Error> {
         let DecoderSpec { hidden, norm, .. } = *spec;
         let Ends { body, embedding, head, warning } = Ends::new(spec, weights)?;
         let layer = |(i, layer): (usize, &LayerSpec)| Layer::new(layer, &body.at(&format!("layers.{i}")), spec);
@@ -180,23 +180,22 @@ impl<'a> Decoder<'a> {
 const PART: usize = 2048;
 
 /// What is before and after the layers, as far as the files decide it.
-struct Ends<'a> {
+struct Ends {
     /// Where the tensors of the layers are.
-    body: Weights<'a>,
-    embedding: Linear<'a>,
-    head: Linear<'a>,
+    body: Weights,
+    embedding: Linear,
+    head: Linear,
     warning: Option<String>,
 }
 
-impl<'a> Ends<'a> {
+impl Ends {
     /// Finds the tensors. Of two tied ones a file may have either. If it has both, they count, not
     /// the flag.
-    fn new(spec: &DecoderSpec, weights: &Weights<'a>) -> Result<Self, Error> {
+    fn new(spec: &DecoderSpec, weights: &Weights) -> Result<Self, Error> {
         const EMBEDDING: &str = "embed_tokens.weight";
         const HEAD: &str = "lm_head.weight";
-        let matrix = |of: &Weights<'a>, name: &str| of.linear(name, spec.vocabulary, spec.hidden, false);
-        let tied =
-            |body: Weights<'a>, both: Linear<'a>| Self { body, embedding: both.clone(), head: both, warning: None };
+        let matrix = |of: &Weights, name: &str| of.linear(name, spec.vocabulary, spec.hidden, false);
+        let tied = |body: Weights, both: Linear| Self { body, embedding: both.clone(), head: both, warning: None };
         let head_at = weights.at_first(&HEAD_PREFIXES, HEAD);
         let body = match (weights.at_first(&PREFIXES, EMBEDDING), &head_at) {
             (Err(_), Ok(head_at)) if spec.tied => {
@@ -231,8 +230,8 @@ const PREFIXES: [&str; 4] = ["model.", "language_model.model.", "model.language_
 /// And that of the output head.
 const HEAD_PREFIXES: [&str; 2] = ["", "language_model."];
 
-impl<'a> Layer<'a> {
-    fn new(layer: &LayerSpec, weights: &Weights<'a>, spec: &DecoderSpec) -> Result<Self, Error> {
+impl Layer {
+    fn new(layer: &LayerSpec, weights: &Weights, spec: &DecoderSpec) -> Result<Self, Error> {
         let hidden = spec.hidden;
         let norm = |name: &str| weights.rms_norm(name, hidden, spec.norm);
         let names = layer.norms;

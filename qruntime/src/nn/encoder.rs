@@ -15,19 +15,19 @@ use crate::linear::{Linear, Workspace};
 use crate::parallel;
 
 /// A network that makes a vector of every token.
-pub(crate) struct EncoderNetwork<'a> {
-    words: Linear<'a>,
-    positions: Linear<'a>,
+pub(crate) struct EncoderNetwork {
+    words: Linear,
+    positions: Linear,
     /// Of the first kind of tokens, which all are.
     kind: Vec<f32>,
     norm: Norm,
-    layers: Vec<Layer<'a>>,
+    layers: Vec<Layer>,
 }
 
-struct Layer<'a> {
-    attention: Attention<'a>,
+struct Layer {
+    attention: Attention,
     after_attention: Norm,
-    mlp: Mlp<'a>,
+    mlp: Mlp,
     after_mlp: Norm,
 }
 
@@ -45,9 +45,9 @@ pub(crate) struct EncoderState {
     workspace: Workspace,
 }
 
-impl<'a> EncoderNetwork<'a> {
+impl EncoderNetwork {
     /// Finds the tensors in `weights`.
-    pub(crate) fn new(spec: &EncoderSpec, weights: &Weights<'a>) -> Result<Self, Error> {
+    pub(crate) fn new(spec: &EncoderSpec, weights: &Weights) -> Result<Self, Error> {
         let EncoderSpec { hidden, eps, .. } = *spec;
         let body = weights.at_first(&["", "bert."], "embeddings.word_embeddings.weight")?;
         let embeddings = body.at("embeddings");

@@ -11,11 +11,11 @@ use crate::linear::{Linear, Workspace};
 use crate::parallel;
 
 /// A perceptron.
-pub(crate) struct Mlp<'a> {
+pub(crate) struct Mlp {
     /// Gate and up, or both in one, or up alone.
-    inputs: Vec<Linear<'a>>,
+    inputs: Vec<Linear>,
     middle: Middle,
-    output: Linear<'a>,
+    output: Linear,
 }
 
 /// What is between the first matrices and the last.
@@ -73,9 +73,9 @@ impl Middle {
     }
 }
 
-impl<'a> Mlp<'a> {
+impl Mlp {
     /// Finds the tensors in `weights`.
-    pub(crate) fn new(weights: &Weights<'a>, hidden: usize, spec: DenseSpec) -> Result<Self, Error> {
+    pub(crate) fn new(weights: &Weights, hidden: usize, spec: DenseSpec) -> Result<Self, Error> {
         let weights = weights.at(spec.scope);
         let DenseSpec { width, activation, gated, bias, .. } = spec;
         let fused = gated && spec.inputs.len() == 1;

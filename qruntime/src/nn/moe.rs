@@ -14,15 +14,15 @@ use crate::linear::{Linear, Workspace};
 use crate::parallel;
 
 /// A mixture.
-pub(crate) struct Mixture<'a> {
+pub(crate) struct Mixture {
     spec: MixtureSpec,
-    router: Linear<'a>,
+    router: Linear,
     /// Gate and up, or both in one.
-    inputs: Vec<Experts<'a>>,
+    inputs: Vec<Experts>,
     middle: Middle,
-    output: Experts<'a>,
+    output: Experts,
     /// What every row takes, and what weighs it.
-    shared: Option<(Mlp<'a>, Linear<'a>)>,
+    shared: Option<(Mlp, Linear)>,
 }
 
 /// Memory that mixtures need, kept between calls.
@@ -50,7 +50,7 @@ struct Choice {
 }
 
 /// Whether a mixture has its tensors by these names.
-fn has(weights: &Weights<'_>, names: &MixtureNames) -> bool {
+fn has(weights: &Weights, names: &MixtureNames) -> bool {
     let weights = weights.at(names.scope);
     let expert = match names.experts {
         ExpertNames::Single([gate, ..]) => weights.has(&format!("experts.0.{gate}.weight")),
@@ -59,9 +59,9 @@ fn has(weights: &Weights<'_>, names: &MixtureNames) -> bool {
     expert && weights.has(&format!("{}.weight", names.router))
 }
 
-impl<'a> Mixture<'a> {
+impl Mixture {
     /// Finds the tensors in `weights`.
-    pub(crate) fn new(weights: &Weights<'a>, hidden: usize, spec: MixtureSpec) -> Result<Self, Error> {
+    pub(crate) fn new(weights: &Weights, hidden: usize, spec: MixtureSpec) -> Result<Self, Error> {
         let MixtureSpec { experts, width, .. } = spec;
         let names = spec.names.iter().find(|names| has(weights, names)).unwrap_or(&spec.names[0]);
         let weights = weights.at(names.scope);
@@ -135,8 +135,8 @@ impl<'a> Mixture<'a> {
     /// Adds what every row takes.
     fn add_shared(
         &self,
-        shared: &Mlp<'_>,
-        gate: &Linear<'_>,
+        shared: &Mlp,
+        gate: &Linear,
         x: &[f32],
         state: &mut MixtureState,
         workspace: &mut Workspace,

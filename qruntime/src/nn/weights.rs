@@ -14,18 +14,18 @@ use crate::model::Model;
 
 /// The tensors of a model whose names begin alike.
 #[derive(Clone)]
-pub(crate) struct Weights<'a> {
-    model: &'a Model,
+pub(crate) struct Weights {
+    model: Model,
     /// Where the model is, for messages.
     path: PathBuf,
     isa: Isa,
     scope: String,
 }
 
-impl<'a> Weights<'a> {
+impl Weights {
     /// All tensors, for layers that compute with `isa`.
-    pub(crate) fn new(model: &'a Model, path: &Path, isa: Isa) -> Self {
-        Self { model, path: path.into(), isa, scope: String::new() }
+    pub(crate) fn new(model: &Model, path: &Path, isa: Isa) -> Self {
+        Self { model: model.clone(), path: path.into(), isa, scope: String::new() }
     }
 
     /// What layers compute with.
@@ -86,7 +86,7 @@ impl<'a> Weights<'a> {
     }
 
     /// The layer `name` of so many outputs and inputs, which has a bias or has none.
-    pub(crate) fn linear(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear<'a>, Error> {
+    pub(crate) fn linear(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, Error> {
         self.check(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias_name = format!("{name}.bias");
         match bias {
@@ -118,13 +118,7 @@ impl<'a> Weights<'a> {
     }
 
     /// A tensor with the matrices of so many experts, each of so many outputs and inputs.
-    pub(crate) fn experts(
-        &self,
-        name: &str,
-        count: usize,
-        outputs: usize,
-        inputs: usize,
-    ) -> Result<Experts<'a>, Error> {
+    pub(crate) fn experts(&self, name: &str, count: usize, outputs: usize, inputs: usize) -> Result<Experts, Error> {
         let name = if self.has(name) { name.into() } else { format!("{name}.weight") };
         if let Some(entry) = self.model.tensor(&self.name(&name))
             && entry.shape() == [count, inputs, outputs]
@@ -150,9 +144,9 @@ impl<'a> Weights<'a> {
         name: &str,
         outputs: usize,
         inputs: usize,
-    ) -> Result<Experts<'a>, Error> {
+    ) -> Result<Experts, Error> {
         let layer = |n: usize| self.linear(&format!("{scope}.{n}.{name}"), outputs, inputs, false);
-        let layers: Vec<Linear<'_>> = (0..count).map(layer).collect::<Result<_, _>>()?;
+        let layers: Vec<Linear> = (0..count).map(layer).collect::<Result<_, _>>()?;
         // Rows are made ready once for all of them.
         if let Some(n) = layers.iter().position(|layer| layer.is_exact() != layers[0].is_exact()) {
             let [found, expected] = if layers[n].is_exact() { ["plain", "packed"] } else { ["packed", "plain"] };
