@@ -20,7 +20,11 @@
 //! want the lock that the caller holds.
 //!
 //! Helpers that were invited and have not come yet are not invited again, so a thread that is
-//! blocked for long costs one small job, however many regions there are.
+//! blocked for long costs one small job, however many regions there are. A helper that goes while a
+//! caller opens a region may be the one on which that caller counts. So each of them first says
+//! what it does and then looks at what the other has said: the caller opens the region and then
+//! counts helpers; the helper stops being counted and then looks whether the region is open. In one
+//! order of all four ([`Ordering::SeqCst`]) the later of the two sees the other.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -192,7 +196,7 @@ impl Crew {
         }
         region.work = Some(Work::new(work));
         region.room = helpers;
-        self.open.store(true, Ordering::Relaxed);
+        self.open.store(true, Ordering::SeqCst);
         true
     }
 
@@ -228,8 +232,7 @@ impl Crew {
 
     /// Sees to it that there are this many helpers, or that they have been asked to come.
     fn invite(self: &Arc<Self>, helpers: usize) {
-        // Only the caller adds to it.
-        let missing = helpers.saturating_sub(self.invited.load(Ordering::Relaxed));
+        let missing = helpers.saturating_sub(self.invited.load(Ordering::SeqCst));
         if missing > 0 {
             self.invited.fetch_add(missing, Ordering::Relaxed);
             Arc::clone(self).send(missing);
@@ -242,15 +245,21 @@ impl Crew {
             return;
         }
         rayon::spawn(move || {
-            let others = helpers - 1;
-            if !self.is_wanted() {
-                self.invited.fetch_sub(helpers, Ordering::Relaxed);
-                return;
+            let mut here = helpers;
+            loop {
+                if self.is_wanted() {
+                    let others = here - 1;
+                    Arc::clone(&self).send(others / 2);
+                    Arc::clone(&self).send(others - others / 2);
+                    here = 1;
+                    self.help();
+                }
+                self.invited.fetch_sub(here, Ordering::SeqCst);
+                if !self.open.load(Ordering::SeqCst) {
+                    return;
+                }
+                self.invited.fetch_add(here, Ordering::SeqCst);
             }
-            Arc::clone(&self).send(others / 2);
-            Arc::clone(&self).send(others - others / 2);
-            self.help();
-            self.invited.fetch_sub(1, Ordering::Relaxed);
         });
     }
 
@@ -360,12 +369,16 @@ mod tests {
         let pool = pool(4);
         for threads in [2, 3, 4] {
             for _ in 0..50 {
-                let (all, seen) = (Barrier::new(threads), Mutex::new(HashSet::new()));
+                let seen = Mutex::new(HashSet::new());
+                let start = Instant::now();
+                let in_time = || start.elapsed() < Duration::from_secs(60);
                 // Ends when so many threads are in it.
                 pool.install(|| {
                     together(threads, || {
                         seen.lock().unwrap().insert(thread::current().id());
-                        all.wait();
+                        while seen.lock().unwrap().len() < threads && in_time() {
+                            thread::yield_now();
+                        }
                     });
                 });
                 assert_eq!(seen.into_inner().unwrap().len(), threads);
