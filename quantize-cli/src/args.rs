@@ -356,7 +356,8 @@ pub struct BenchArgs {
     /// Multiply activations as they are (f32) instead of rounding them to 8 bits.
     #[arg(long)]
     pub exact_activations: bool,
-    /// Take some ten seconds instead of a minute: fewer rounds, smaller matrices.
+    /// Take some ten seconds instead of a minute: fewer rounds, smaller matrices, and weights of 256 MiB at most, which
+    /// very large caches hold (the answer says so then).
     #[arg(long)]
     pub quick: bool,
     /// Rows (outputs) and columns (inputs) of the matrices, such as 14336x4096; one number for both [default: 4096,

@@ -123,6 +123,8 @@ pub struct Options {
     pub exact_activations: bool,
     /// How long each race lasts.
     pub budget: Duration,
+    /// Bytes that pass through the caches between two turns of a contestant, about.
+    pub cold_bytes: usize,
 }
 
 impl Options {
@@ -230,11 +232,17 @@ pub fn pools(threads: &[usize]) -> Result<Pools> {
     threads.iter().map(pool).collect()
 }
 
-/// How many bytes must pass through the caches until nothing is left of what they held.
+/// How many bytes must pass through the caches until nothing is left of what they held; fewer where they would take much
+/// of the memory.
 #[must_use]
 pub fn cold_bytes(machine: &Machine) -> usize {
-    let cold = (4 * machine.cache_bytes).max(128 << 20);
+    let cold = clearing_bytes(machine).max(128 << 20);
     cold.min(machine.memory_bytes.map_or(u64::MAX, |memory| memory / 8)) as usize
+}
+
+/// How many bytes clear the caches, whatever memory there is.
+pub(crate) fn clearing_bytes(machine: &Machine) -> u64 {
+    4 * machine.cache_bytes
 }
 
 /// Seeded, normally distributed weights.
@@ -430,7 +438,7 @@ pub fn products(
     progress: &Progress,
 ) -> Result<Products> {
     let size = options.size;
-    let share = cold_bytes(machine) / options.formats.len().max(1);
+    let share = options.cold_bytes / options.formats.len().max(1);
     let packed: Vec<Packed> =
         options.formats.iter().map(|&format| Packed::new(options, format, &weights, share)).collect::<Result<_>>()?;
     let weights = Array2::from_shape_vec((size.rows, size.cols), weights)?;

@@ -27,6 +27,10 @@ use crate::version::COMMIT;
 const BUDGET: Duration = Duration::from_secs(6);
 const QUICK_BUDGET: Duration = Duration::from_millis(800);
 
+/// Bytes that pass through the caches between two turns, at most, where the run is to be quick: those of large servers
+/// hold more.
+const QUICK_COLD_BYTES: usize = 256 << 20;
+
 /// Spread of half of the figures from which on other processes must be the reason.
 const SPREAD: f64 = 0.08;
 
@@ -51,6 +55,9 @@ struct Report {
     activations: &'static str,
     weights: String,
     race_seconds: f64,
+    cold_bytes: usize,
+    /// Whether so many bytes leave nothing in the caches of the weights that they held.
+    from_memory: bool,
     load: Disturbance,
     limits: Vec<Limit>,
     formats: Vec<Row>,
@@ -133,12 +140,13 @@ pub(super) fn run(args: &BenchArgs) -> Result<Answer> {
     };
     progress.advance(0, "limits: memory and arithmetic");
     let watch = Watch::start();
-    let limits = limits(&options, &pools, &machine)?;
+    let limits = limits(&options, &pools)?;
     progress.advance(1, "packing weights");
     let products = bench::products(&options, &pools, &machine, weights, &progress)?;
     let load = Disturbance::of(watch.stop(), &limits, &products);
     progress.finish();
 
+    let from_memory = options.cold_bytes as u64 >= bench::clearing_bytes(&machine);
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
         commit: COMMIT,
@@ -152,6 +160,8 @@ pub(super) fn run(args: &BenchArgs) -> Result<Answer> {
         activations: if args.exact_activations { "exact" } else { "rounded" },
         weights: described,
         race_seconds: options.budget.as_secs_f64(),
+        cold_bytes: options.cold_bytes,
+        from_memory,
         load,
         limits,
         formats: products.rows,
@@ -169,6 +179,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<Answer> {
 
 fn options(args: &BenchArgs, machine: &Machine) -> Result<Options> {
     let usual = if args.quick { QUICK_SIZE } else { SIZE };
+    let cold_bytes = bench::cold_bytes(machine);
     let mut options = Options {
         formats: if args.formats.is_empty() { Format::ALL.to_vec() } else { args.formats.clone() },
         rows: args.rows.iter().copied().map(usize::from).collect(),
@@ -178,6 +189,7 @@ fn options(args: &BenchArgs, machine: &Machine) -> Result<Options> {
         exact_activations: args.exact_activations,
         pages: if args.huge_pages { Pages::Huge } else { Pages::Usual },
         budget: if args.quick { QUICK_BUDGET } else { BUDGET },
+        cold_bytes: if args.quick { cold_bytes.min(QUICK_COLD_BYTES) } else { cold_bytes },
     };
     if args.threads.is_empty() {
         options.threads.push(machine.cores);
@@ -193,8 +205,8 @@ fn options(args: &BenchArgs, machine: &Machine) -> Result<Options> {
 
 /// Measures the limits, with a mapped file of zeros. It has no name, so that nothing is left however the program
 /// ends.
-fn limits(options: &Options, pools: &bench::Pools, machine: &Machine) -> Result<Vec<Limit>> {
-    let len = bench::cold_bytes(machine);
+fn limits(options: &Options, pools: &bench::Pools) -> Result<Vec<Limit>> {
+    let len = options.cold_bytes;
     let write = || {
         let mut file = tempfile::tempfile()?;
         file.write_all(&vec![0; len])?;
@@ -308,6 +320,8 @@ mod tests {
             activations: "rounded",
             weights: "58.7 million weights of the matrices of a/folder/with/a/long/name/that/somebody/made".into(),
             race_seconds: 6.0,
+            cold_bytes: QUICK_COLD_BYTES,
+            from_memory: false,
             load: Disturbance::of(
                 Load::default(),
                 &limit(1.0),
@@ -336,6 +350,8 @@ mod tests {
             assert!(text.contains(fragment), "{fragment} in {text}");
         }
         assert!(!text.contains("663 %"), "{text}");
+        let caches = |from_memory| text::fit(&Report { from_memory, ..self::report() }, None).contains("\nCACHES ");
+        assert!(caches(false) && !caches(true));
         // A pipe gets whole lines.
         let text = text::fit(&report, None);
         for fragment in
@@ -348,6 +364,7 @@ mod tests {
     #[test]
     fn the_picture_says_that_the_machine_was_busy() {
         let svg = picture::draw(&report());
+        assert!(svg.contains("Weights may have come from caches"), "{svg}");
         assert!(svg.contains("Measured while this machine did other work"), "{svg}");
         assert!(svg.contains("as 14336 x 4096.") && svg.contains("quantize 0.1.0 (0123456789ab)"), "{svg}");
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{json, ok, quantize, refused, stderr, text};
 
-const QUICK: &[&str] = &["bench", "--quick", "--size", "64", "--threads", "2"];
+const QUICK: &[&str] = &["bench", "--quick", "--size", "512", "--threads", "2"];
 
 fn bench<'a>(more: &[&'a str]) -> Vec<&'a str> {
     QUICK.iter().chain(more).copied().collect()
@@ -61,7 +61,11 @@ fn speeds_stand_beside_limits_and_errors() {
     for field in ["processor", "architecture", "system"] {
         assert!(!report["machine"][field].as_str().unwrap().is_empty(), "{field}");
     }
-    assert_eq!((&report["size"], &report["threads"]), (&serde_json::json!([64, 64]), &serde_json::json!([1, 2])));
+    assert_eq!((&report["size"], &report["threads"]), (&serde_json::json!([512, 512]), &serde_json::json!([1, 2])));
+    let (cold, caches) = (&report["cold_bytes"], &report["machine"]["cache_bytes"]);
+    let (cold, caches) = (cold.as_u64().unwrap(), caches.as_u64().unwrap());
+    assert!(cold <= 256 << 20, "--quick writes no large files");
+    assert_eq!(report["from_memory"], cold >= 4 * caches);
     let load = &report["load"];
     assert_eq!(load["busy"], !load["reasons"].as_array().unwrap().is_empty());
     let disturbed = formats.iter().flat_map(|format| format["speeds"].as_array().unwrap());
@@ -99,13 +103,16 @@ fn runs_are_compared_and_every_field_is_documented() {
     });
     fs::write(&old, earlier.to_string()).unwrap();
 
-    let args = ["bench", "--quick", "--size", "96x64", "--threads", "1,3", "--formats", "q4_0", "--rows", "1"];
+    let args = ["bench", "--quick", "--size", "512x256", "--threads", "1,3", "--formats", "q4_0", "--rows", "1"];
     let report = json(&[&args[..], &["--compare", text(&old), "--json"]].concat());
-    assert_eq!((&report["threads"], &report["size"]), (&serde_json::json!([1, 3]), &serde_json::json!([96, 64])));
+    assert_eq!((&report["threads"], &report["size"]), (&serde_json::json!([1, 3]), &serde_json::json!([512, 256])));
     let comparison = &report["comparison"];
     assert_eq!(comparison["date"], "2026-11-30T00:00:00Z");
     let warnings = comparison["warnings"].to_string();
-    assert!(warnings.contains("matrix: 64 then, 96x64 now") && warnings.contains("not the same formats"), "{warnings}");
+    assert!(
+        warnings.contains("matrix: 64 then, 512x256 now") && warnings.contains("not the same formats"),
+        "{warnings}"
+    );
     let cells = comparison["formats"].as_array().unwrap().iter().map(|cell| {
         assert!(cell["ratio"].as_f64().unwrap() > 0.0);
         format!("{} {} {}", cell["name"].as_str().unwrap(), cell["rows"], cell["threads"])
@@ -129,7 +136,7 @@ fn runs_are_compared_and_every_field_is_documented() {
 fn an_interrupted_run_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut run = std::process::Command::new(env!("CARGO_BIN_EXE_quantize"))
-        .args(["bench", "--size", "64", "--threads", "1", "--formats", "q4_0", "--plot"])
+        .args(["bench", "--quick", "--size", "512", "--threads", "1", "--formats", "q4_0", "--plot"])
         .arg(folder.path().join("speed.svg"))
         .env("TMPDIR", folder.path())
         .spawn()
@@ -170,7 +177,8 @@ fn a_model_lends_its_weights_and_a_person_reads_a_table() {
     let folder = tempfile::tempdir().unwrap();
     let source = super::checkpoint(folder.path(), super::unchanged);
     let printed = ok(&bench(&["--formats", "q4_0", "--rows", "1", "--isa", "scalar", "--model", text(&source)]));
-    for fragment in ["instruction set  scalar", "of the matrices of", "64 x 64, 2 threads", "1 row GB/s", "70B size"] {
+    for fragment in ["instruction set  scalar", "of the matrices of", "512 x 512, 2 threads", "1 row GB/s", "70B size"]
+    {
         assert!(printed.contains(fragment), "{fragment} in {printed}");
     }
     assert!(!printed.contains("GOP/s  of peak"), "one row only: {printed}");

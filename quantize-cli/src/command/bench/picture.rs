@@ -31,6 +31,9 @@ pub(super) fn draw(report: &Report) -> String {
     if load.disturbed > 0 {
         warnings.push("Dashed points are above what is possible: their limits or they were disturbed.".to_owned());
     }
+    if !report.from_memory {
+        warnings.push("Weights may have come from caches, faster than from memory.".to_owned());
+    }
     let machine = &report.machine;
     let commit = report.commit.map(|commit| format!(" ({commit})")).unwrap_or_default();
     plot::draw(&Plot {

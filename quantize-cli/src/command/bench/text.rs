@@ -96,6 +96,13 @@ fn header(report: &Report, width: Option<usize>) -> String {
         let busy = format!("this machine did other work meanwhile: figures are too low, ratios uncertain. {reasons}");
         facts.push(("BUSY", busy));
     }
+    if !report.from_memory {
+        let caches = format!(
+            "only {} pass through the caches between two turns: weights may have come from them, faster than from memory",
+            bytes(report.cold_bytes as u64)
+        );
+        facts.push(("CACHES", caches));
+    }
     let facts = facts.iter().map(|(name, value)| paragraph(&format!("{name:17}"), value, width));
     facts.chain(["\n".to_owned()]).collect()
 }
