@@ -26,6 +26,7 @@ use crate::machine::Machine;
 use crate::measure::{Contestant, Timing, race, read_all};
 use crate::plan::{Action, Plan};
 use crate::progress::Progress;
+use crate::report::quoted;
 use crate::source::Source;
 
 mod baseline;
@@ -266,7 +267,7 @@ pub fn weights_of(source: &Source, size: Size) -> Result<Vec<f32>> {
     let packed = plan.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Pack(_)));
     let matrices: Vec<_> = packed.map(|tensor| &source.tensors()[tensor.index]).collect();
     let total: usize = matrices.iter().map(|matrix| matrix.elements()).sum();
-    ensure!(total > 0, "{} has no matrices to measure", source.path().display());
+    ensure!(total > 0, "{} has no matrices to measure", quoted(source.path()));
     let wanted = size.elements();
     let mut weights = Vec::with_capacity(wanted);
     for matrix in matrices {

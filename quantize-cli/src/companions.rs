@@ -10,6 +10,7 @@ use qruntime::checkpoint::{file_names, is_plain_name, read_config};
 use serde::Deserialize;
 
 use crate::output::synchronize;
+use crate::report::quoted;
 use crate::source::SourceError;
 
 /// What says what kind of network a model is.
@@ -124,7 +125,7 @@ pub(crate) fn copy(
 ) -> Result<()> {
     for companion in companions {
         let (from, to) = (from.join(companion), to.join(companion));
-        let context = || format!("cannot copy {} to {}", from.display(), to.display());
+        let context = || format!("cannot copy {} to {}", quoted(&from), quoted(&to));
         let parent = to.parent().with_context(context)?;
         fs::create_dir_all(parent).with_context(context)?;
         match changed(companion) {

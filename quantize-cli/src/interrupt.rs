@@ -82,13 +82,27 @@ pub(crate) fn create<T>(path: &Path, make: impl FnOnce(&Path) -> io::Result<T>) 
 /// # Errors
 /// Those of `place`; it stays registered then.
 pub(crate) fn release<T, E>(path: &Path, place: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    release_if(path, place, Result::is_ok)
+}
+
+/// Does something to a temporary file or folder, which is temporary no more if `stays` says so of what came of it. No
+/// signal removes anything meanwhile.
+pub(crate) fn release_if<T>(path: &Path, act: impl FnOnce() -> T, stays: impl FnOnce(&T) -> bool) -> T {
     // Under the lock: what is in its place is not removed any more.
     let mut temporaries = temporaries();
-    let placed = place()?;
-    if let Ok(path) = std::path::absolute(path) {
+    let done = act();
+    if stays(&done)
+        && let Ok(path) = std::path::absolute(path)
+    {
         temporaries.remove(&path);
     }
-    Ok(placed)
+    done
+}
+
+/// Whether a signal that came now would remove `path`, and `so` is the case of it.
+#[cfg(test)]
+pub(crate) fn with_temporary(path: &Path, so: impl FnOnce() -> bool) -> bool {
+    temporaries().contains(path) && so()
 }
 
 /// Strikes a temporary file or folder off, which was removed.

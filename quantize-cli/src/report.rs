@@ -1,5 +1,6 @@
 //! Answers for people and for programs: one struct, printed as a table or as JSON.
 
+use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use anyhow::Result;
@@ -85,12 +86,34 @@ fn printable_json(text: &str) -> String {
     text.chars().map(escaped).collect()
 }
 
-/// A path as messages show it: as it is or, if that could be misread, in quotes and escaped.
+/// A path as messages show it: as it is or, if that could be misread, in quotes and escaped. Every path that reaches a
+/// terminal goes through this.
 #[must_use]
-pub fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '\'' | ',' | ';');
-    if !text.is_empty() && text.chars().all(plain) && printable(&text) == text { text } else { format!("{text:?}") }
+pub fn quoted(path: &Path) -> Quoted<'_> {
+    Quoted(path)
+}
+
+/// See [`quoted`].
+#[derive(Clone, Copy, Debug)]
+pub struct Quoted<'a>(&'a Path);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string_lossy();
+        let plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '\'' | ',' | ';');
+        if !text.is_empty() && text.chars().all(plain) && printable(&text) == text {
+            return f.write_str(&text);
+        }
+        f.write_char('"')?;
+        for c in text.chars() {
+            match c {
+                '"' | '\\' => write!(f, "\\{c}")?,
+                c if steers(c) => c.escape_debug().fmt(f)?,
+                c => f.write_char(c)?,
+            }
+        }
+        f.write_char('"')
+    }
 }
 
 /// Bytes with a unit: powers of 1000, three digits.
@@ -158,8 +181,10 @@ mod tests {
             ("", "\"\""),
             ("a\u{1b}[31mb", "\"a\\u{1b}[31mb\""),
             ("a\nb", "\"a\\nb\""),
+            ("a \"b\\", "\"a \\\"b\\\\\""),
+            ("हिन्दी e\u{301}", "\"हिन्दी e\u{301}\""),
         ] {
-            assert_eq!(quoted(Path::new(path)), shown);
+            assert_eq!(quoted(Path::new(path)).to_string(), shown);
         }
     }
 }

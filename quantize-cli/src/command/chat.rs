@@ -13,11 +13,11 @@ use serde_json::{Map, Value};
 use super::run::{Turn, Writer, read_stdin};
 use crate::args::RunArgs;
 use crate::interrupt::Stop;
-use crate::report::Answer;
+use crate::report::{Answer, quoted};
 
 /// Holds a conversation, or answers once if there is a prompt.
 pub(super) fn chat(args: &RunArgs, writer: &mut Writer<'_>, out: &mut (dyn Write + Send)) -> Result<Answer> {
-    let model = args.model.display();
+    let model = quoted(&args.model);
     let template = writer.session.lm().chat_template()?;
     let template = template.with_context(|| {
         format!("{model} has no chat template: it goes on from texts, so leave out --chat and give it a --prompt")

@@ -14,10 +14,10 @@ use super::gate::{self, Evaluation, Question};
 use crate::args::ConvertArgs;
 use crate::companions::{self, CONFIG};
 use crate::convert::{convert, losses};
-use crate::output::{MODEL, Temporary, check_apart, check_destination, check_space, sweep};
+use crate::output::{MODEL, Temporary, check_apart, check_aside, check_destination, check_place, check_space, sweep};
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::report::{Answer, bytes, percent, shape, three_digits};
+use crate::report::{Answer, bytes, percent, quoted, shape, three_digits};
 use crate::source::Source;
 use crate::table::{Column, Table, paragraph, terminal_width};
 
@@ -68,7 +68,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
     let mut plan = Plan::new(&source, args.to, &args.rules, args.rounding)?;
     let mut warnings = [source.warnings(), &plan.warnings].concat();
     warnings.iter().for_each(|warning| super::warn(warning));
-    // What a real run refuses a dry run refuses, too.
+    // What a real run refuses in the end it refuses now, and a dry run, too.
     check_output(args, &source, &plan)?;
     let (distortions, evaluation) = if args.dry_run {
         (vec![None; plan.tensors.len()], None)
@@ -87,16 +87,24 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
     Answer::of(&report, args.json, good, |report| to_text(report, args.quiet))
 }
 
-/// Refuses an output that cannot be written, or must not be.
+/// Refuses an output that cannot be written, or must not be. A dry run writes nothing meanwhile; any other one removes
+/// what an earlier one left.
 fn check_output(args: &ConvertArgs, source: &Source, plan: &Plan) -> Result<()> {
-    let out = args.out.display();
+    let out = quoted(&args.out);
     let extension = args.out.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
     if let Some(extension @ ("gguf" | "ggml" | "bin" | "pt" | "pth" | "onnx" | "npz")) = extension.as_deref() {
         bail!(
             "{out}: files of the kind .{extension} are not written; name a folder, or a file that ends in .safetensors"
         );
     }
+    check_place(&args.out)?;
     check_apart(source, &args.out)?;
+    if args.dry_run {
+        check_aside(&args.out, args.force)?;
+    } else {
+        // It may put an output back, which is there then.
+        super::note(&sweep(&args.out)?);
+    }
     check_destination(&args.out, args.force)?;
     let beside = if is_folder(&args.out) { companions::bytes(source.companions(), source.path()) } else { 0 };
     let parent = args.out.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -111,7 +119,6 @@ fn write(
     isa: Isa,
 ) -> Result<(Vec<Option<Distortion>>, Option<Evaluation>)> {
     let gate = Question::new(args)?;
-    super::note(&sweep(&args.out)?);
     let cancelled = super::cancel_on_signal();
     let progress = Progress::new(source.total_bytes(), args.quiet);
 
@@ -124,12 +131,12 @@ fn write(
         check_space(to.parent().unwrap_or(to), plan.bytes())
             .and_then(|()| convert_to(source, plan, isa, to, &progress, &cancelled))
     };
-    let distortions = distortions.with_context(|| format!("no {} was made", args.out.display()))?;
+    let distortions = distortions.with_context(|| format!("no {} was made", quoted(&args.out)))?;
     progress.finish();
     let ask = |gate: &Question<'_>| gate.ask(source, plan, temporary.path(), &distortions, &cancelled);
     let evaluation = gate.as_ref().map(ask).transpose()?;
     if evaluation.as_ref().is_none_or(Evaluation::is_within) {
-        source.check_unchanged().with_context(|| format!("no {} was made", args.out.display()))?;
+        source.check_unchanged().with_context(|| format!("no {} was made", quoted(&args.out)))?;
         temporary.commit(&args.out, args.force)?;
     }
     Ok((distortions, evaluation))
@@ -164,9 +171,9 @@ fn convert_to(
     progress: &Progress,
     cancelled: &AtomicBool,
 ) -> Result<Vec<Option<Distortion>>> {
-    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    let file = File::create(path).with_context(|| format!("cannot create {}", quoted(path)))?;
     let (file, distortions) = convert(source, plan, isa, file, progress, cancelled)?;
-    file.sync_all().with_context(|| format!("cannot synchronize {}", path.display()))?;
+    file.sync_all().with_context(|| format!("cannot synchronize {}", quoted(path)))?;
     Ok(distortions)
 }
 
@@ -273,8 +280,9 @@ fn to_text(report: &Report, quiet: bool) -> String {
         percent(report.bytes as f64 / report.source_bytes.max(1) as f64),
     );
     let line = |text: &str| paragraph("", text, terminal_width());
+    let out = quoted(Path::new(&report.out));
     if report.dry_run {
-        return text + &line(&format!("would write {}: {size}", report.out));
+        return text + &line(&format!("would write {out}: {size}"));
     }
     let worst =
         report.tensors.iter().max_by(|a, b| a.relative_rms.unwrap_or(-1.0).total_cmp(&b.relative_rms.unwrap_or(-1.0)));
@@ -285,8 +293,8 @@ fn to_text(report: &Report, quiet: bool) -> String {
     if let Some(evaluation) = &report.evaluation {
         text.push_str(&if quiet { evaluation.complaints() } else { evaluation.to_text() });
         if !evaluation.is_within() {
-            return text + &line(&format!("not written: {}", report.out));
+            return text + &line(&format!("not written: {out}"));
         }
     }
-    text + &line(&format!("wrote {}: {size}{}, {time}", report.out, worst.unwrap_or_default()))
+    text + &line(&format!("wrote {out}: {size}{}, {time}", worst.unwrap_or_default()))
 }

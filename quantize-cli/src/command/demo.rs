@@ -1,5 +1,6 @@
 //! `quantize demo`: the whole way on a real model, from its checkpoint to sentences, with what it costs and what it gains.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -16,7 +17,7 @@ use crate::eval::statistics::Summary;
 use crate::eval::text::{self, Described, Protocol};
 use crate::eval::windows::Score;
 use crate::progress::Progress;
-use crate::report::{Answer, bytes, digits, percent, printable, table, three_digits};
+use crate::report::{Answer, bytes, digits, percent, printable, quoted, table, three_digits};
 use crate::source::Source;
 
 /// From 8.5 to 4.25 bits, and last the oldest one of 4 bits, for comparison.
@@ -59,9 +60,9 @@ struct Row {
 pub(super) fn run(args: &DemoArgs) -> Result<Answer> {
     let isa = Isa::from_env()?;
     let cancelled = cancel_on_signal();
-    let unopened = || format!("cannot open {}: run this in the repository, or name a checkpoint", args.model.display());
+    let unopened = || format!("cannot open {}: run this in the repository, or name a checkpoint", quoted(&args.model));
     let source = Source::open(&args.model).with_context(unopened)?;
-    let original = language_model(open_network(&args.model)?).with_context(|| args.model.display().to_string())?;
+    let original = language_model(open_network(&args.model)?).with_context(|| quoted(&args.model).to_string())?;
     let text = args.text.clone().unwrap_or_else(|| args.model.join("heldout.txt"));
     let protocol = Protocol {
         ctx: original.config().default_context.min(512),
@@ -155,9 +156,9 @@ fn to_text(report: &Report) -> String {
          KL divergence   from the original's predictions: mean, and what 99.9 % have less than\n\
          same token      how often it thinks the same one the likeliest as the original does\n\n\
          {} …\n{}",
-        report.model,
+        quoted(Path::new(&report.model)),
         report.protocol.predictions,
-        report.text,
+        quoted(Path::new(&report.text)),
         report.instruction_set,
         report.threads,
         table(&heading, &rows),

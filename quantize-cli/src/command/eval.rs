@@ -23,7 +23,7 @@ use crate::eval::windows::{Score, Windows};
 use crate::output::{Temporary, synchronize};
 use crate::place::{self, Destination};
 use crate::progress::Progress;
-use crate::report::{Answer, bytes, digits, printable, table, three_digits};
+use crate::report::{Answer, bytes, digits, printable, quoted, table, three_digits};
 use crate::source::Source;
 use crate::table::{paragraph, terminal_width};
 
@@ -218,7 +218,7 @@ fn language_model(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
         });
     }
     let (Some(path), Some(text)) = (&args.reference, &args.text) else { bail!("--text is missing") };
-    let Network::Lm(reference) = open_network(path)? else { bail!("{} is no language model", path.display()) };
+    let Network::Lm(reference) = open_network(path)? else { bail!("{} is no language model", quoted(path)) };
     let destination = args.save_logits.as_deref().map(|path| save_to(args, path)).transpose()?;
     let protocol = protocol(&args.protocol, lm);
     let windows = protocol.windows(&reference, &text::read(text)?)?;
@@ -226,7 +226,7 @@ fn language_model(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
     let rounded = match &rounded {
         Ok(folder) => match open_network(folder.path())? {
             Network::Lm(lm) => Ok(lm),
-            Network::Encoder(_) => bail!("{} is no language model", path.display()),
+            Network::Encoder(_) => bail!("{} is no language model", quoted(path)),
         },
         Err(why) => Err(why.clone()),
     };
@@ -303,7 +303,7 @@ fn per_second(count: usize, time: Duration) -> f64 {
 
 fn sentence_encoder(args: &EvalArgs, encoder: &Encoder) -> Result<Figures> {
     let Some(path) = &args.reference else { bail!("a sentence encoder needs --reference") };
-    let Network::Encoder(reference) = open_network(path)? else { bail!("{} is no encoder", path.display()) };
+    let Network::Encoder(reference) = open_network(path)? else { bail!("{} is no encoder", quoted(path)) };
     let stdin = |path: &Option<PathBuf>| path.as_deref() == Some(Path::new("-"));
     ensure!(!(stdin(&args.text) && stdin(&args.sts)), "--text and --sts cannot both be read from stdin");
     ensure!(args.save_logits.is_none(), "a sentence encoder has no logits to save");
@@ -319,7 +319,7 @@ fn sentence_encoder(args: &EvalArgs, encoder: &Encoder) -> Result<Figures> {
     let rounded = match &rounded {
         Ok(folder) => match open_network(folder.path())? {
             Network::Encoder(encoder) => Ok(encoder),
-            Network::Lm(_) => bail!("{} is no encoder", path.display()),
+            Network::Lm(_) => bail!("{} is no encoder", quoted(path)),
         },
         Err(why) => Err(why.clone()),
     };
@@ -360,9 +360,10 @@ fn to_text(report: &Report) -> String {
         |label: &str, fact: &str| text.push_str(&paragraph(&format!("{label:<11}"), &printable(fact), width));
     let bits =
         format!("{:.2} bits/weight in the layers, {:.2} in the file", size.layer_bits_per_weight, size.bits_per_weight);
-    fact("model", &format!("{}, {}, {bits}", report.model_path, bytes(size.file_bytes)));
+    let model = quoted(Path::new(&report.model_path));
+    fact("model", &format!("{model}, {}, {bits}", bytes(size.file_bytes)));
     if !report.reference_path.is_empty() {
-        fact("reference", &report.reference_path);
+        fact("reference", &quoted(Path::new(&report.reference_path)).to_string());
     }
     let on = format!("{} on {} threads", report.instruction_set, report.threads);
     let read = report.text.as_deref();

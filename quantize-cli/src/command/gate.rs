@@ -22,7 +22,7 @@ use crate::eval::network::Network;
 use crate::eval::text;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::report::{digits, percent, printable};
+use crate::report::{digits, percent, printable, quoted};
 use crate::source::Source;
 use crate::table::{Column, Table, paragraph, terminal_width};
 
@@ -112,7 +112,7 @@ impl<'a> Question<'a> {
                 replace_recipe(&mut file, &recipe(source, plan, evaluation))?;
                 file.sync_all()
             });
-            written.with_context(|| format!("cannot write the figures into {}", path.display()))?;
+            written.with_context(|| format!("cannot write the figures into {}", quoted(&path)))?;
             vec![]
         } else if figures.damage().is_nan() {
             // Nobody's share of what is not a number can be told.

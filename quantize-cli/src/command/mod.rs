@@ -27,7 +27,7 @@ use qruntime::{CausalLm, Encoder, Model};
 use crate::args::{Args, Command};
 use crate::eval::network::Network;
 use crate::interrupt::{self, cancel_on_signal};
-use crate::report::{Answer, printable_lines};
+use crate::report::{Answer, printable_lines, quoted};
 
 /// Runs a command, prints its answer to stdout or its error to stderr, and returns the exit status. Handles signals from then on.
 #[must_use]
@@ -109,7 +109,7 @@ fn open(path: &Path) -> Result<Model> {
 #[expect(unsafe_code, reason = "a memory map, the one of this program")]
 fn open_network(path: &Path) -> Result<Network> {
     // SAFETY: as for `open`.
-    let network = unsafe { Network::map(path) }.with_context(|| format!("cannot run {}", path.display()))?;
+    let network = unsafe { Network::map(path) }.with_context(|| format!("cannot run {}", quoted(path)))?;
     if let Network::Lm(lm) = &network {
         lm.warnings().for_each(warn);
     }
@@ -127,13 +127,13 @@ fn map_unnamed(file: &std::fs::File) -> std::io::Result<memmap2::Mmap> {
 /// Opens a language model.
 #[expect(unsafe_code, reason = "a memory map, the one of this program")]
 fn open_lm(path: &Path, huge_pages: bool) -> Result<CausalLm> {
-    ensure!(path.exists(), "there is no {}", path.display());
+    ensure!(path.exists(), "there is no {}", quoted(path));
     // SAFETY: as for `open`.
     let lm = if huge_pages { CausalLm::open(path) } else { unsafe { CausalLm::map(path) } };
     if lm.is_err() && matches!(open_network(path), Ok(Network::Encoder(_))) {
-        bail!("{} is a sentence encoder: see quantize embed", path.display());
+        bail!("{} is a sentence encoder: see quantize embed", quoted(path));
     }
-    let lm = lm.with_context(|| format!("cannot run {}", path.display()))?;
+    let lm = lm.with_context(|| format!("cannot run {}", quoted(path)))?;
     lm.warnings().for_each(warn);
     lm.model().warnings().iter().for_each(|warning| warn(warning));
     Ok(lm)
@@ -142,13 +142,13 @@ fn open_lm(path: &Path, huge_pages: bool) -> Result<CausalLm> {
 /// Opens a sentence encoder.
 #[expect(unsafe_code, reason = "a memory map, the one of this program")]
 fn open_encoder(path: &Path, huge_pages: bool) -> Result<Encoder> {
-    ensure!(path.exists(), "there is no {}", path.display());
+    ensure!(path.exists(), "there is no {}", quoted(path));
     // SAFETY: as for `open`.
     let encoder = if huge_pages { Encoder::open(path) } else { unsafe { Encoder::map(path) } };
     if encoder.is_err() && matches!(open_network(path), Ok(Network::Lm(_))) {
-        bail!("{} is a language model: see quantize run", path.display());
+        bail!("{} is a language model: see quantize run", quoted(path));
     }
-    let encoder = encoder.with_context(|| format!("cannot run {}", path.display()))?;
+    let encoder = encoder.with_context(|| format!("cannot run {}", quoted(path)))?;
     encoder.model().warnings().iter().for_each(|warning| warn(warning));
     Ok(encoder)
 }

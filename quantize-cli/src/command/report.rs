@@ -43,7 +43,7 @@ fn measure(args: &ReportArgs) -> Result<Page> {
     let isa = Isa::from_env()?;
     let cancelled = cancel_on_signal();
     let source = Source::open(&args.source)?;
-    let original = language_model(open_network(&args.source)?).with_context(|| args.source.display().to_string())?;
+    let original = language_model(open_network(&args.source)?).with_context(|| quoted(&args.source).to_string())?;
     let protocol = protocol(&args.protocol, &original);
     let windows = protocol.windows(&original, &text::read(&args.text)?)?;
 
@@ -105,7 +105,7 @@ fn measure(args: &ReportArgs) -> Result<Page> {
             "Model",
             format!(
                 "{} ({}, {} layers, hidden size {}, vocabulary {})",
-                args.source.display(),
+                quoted(&args.source),
                 config.family,
                 config.layers,
                 config.hidden,

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::companions;
 use crate::output::check_space;
+use crate::report::quoted;
 use crate::source::{Source, SourceTensor};
 
 /// Bytes that are copied at a time, or numbers that are rounded.
@@ -29,7 +30,7 @@ pub fn rounds(source: &Source) -> bool {
 /// # Errors
 /// If the source cannot be read, or the folder not be written to; if `cancelled` became true.
 pub fn write_rounded(source: &Source, folder: &Path, cancelled: &AtomicBool) -> Result<()> {
-    let context = || format!("cannot write into {}", folder.display());
+    let context = || format!("cannot write into {}", quoted(folder));
     let tensors =
         source.tensors().iter().map(|tensor| if tensor.is_float() { 2 * tensor.elements() } else { tensor.bytes() });
     check_space(

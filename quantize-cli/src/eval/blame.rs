@@ -17,6 +17,7 @@ use super::network::Network;
 use crate::companions;
 use crate::output::Temporary;
 use crate::progress::Progress;
+use crate::report::quoted;
 use crate::source::Source;
 
 /// A tensor, and what putting the original in its place would mend.
@@ -63,7 +64,7 @@ pub fn blame(
 
 /// Writes a model once more, with one tensor as it is in the source.
 fn write_with(source: &Source, model: &Model, original: &str, path: &Path) -> Result<()> {
-    let context = || format!("cannot write {}", path.display());
+    let context = || format!("cannot write {}", quoted(path));
     let original = source.tensor(original).with_context(|| format!("no tensor {original:?}"))?;
     // Without its scales an 8-bit float means nothing.
     let dtype = if original.dtype() == Dtype::F8_E4M3 { Dtype::BF16 } else { original.dtype() };

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::statistics::percentile;
 use crate::progress::Progress;
+use crate::report::quoted;
 
 /// Texts that are embedded at a time.
 const BATCH: usize = 32;
@@ -148,7 +149,7 @@ impl Labelled {
     /// # Errors
     /// If it cannot be read, or a line has no such columns.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::parse(&super::text::read(path)?).with_context(|| format!("cannot read {}", path.display()))
+        Self::parse(&super::text::read(path)?).with_context(|| format!("cannot read {}", quoted(path)))
     }
 
     fn parse(text: &str) -> Result<Self> {

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::statistics::{Answer, log_sum_exp};
 use super::windows::{Score, Windows};
+use crate::report::quoted;
 
 /// How a file begins that llama.cpp wrote.
 const MAGIC: &[u8; 8] = b"_logits_";
@@ -115,7 +116,7 @@ impl LogitsWriter {
     /// # Errors
     /// If the file cannot be written, or cannot hold the windows: llama.cpp's are all of one length, and scored in their second half.
     pub fn create(path: &Path, form: Form, vocabulary: usize, windows: &Windows) -> Result<Self> {
-        let context = || format!("cannot write {}", path.display());
+        let context = || format!("cannot write {}", quoted(path));
         let rows = windows.predictions();
         let file = || Ok::<_, anyhow::Error>(BufWriter::new(File::create(path).with_context(context)?));
         let out = match form {
@@ -127,7 +128,7 @@ impl LogitsWriter {
                     fits && len > 2,
                     "cannot write {}: llama.cpp's files hold windows of one length, of which the second half is scored; a name that ends in \
                      .safetensors means a file that holds others",
-                    path.display()
+                    quoted(path)
                 );
                 let mut out = file()?;
                 let numbers = [len, vocabulary, windows.iter().count()];
@@ -168,14 +169,14 @@ impl LogitsWriter {
     /// If they are not as many as the vocabulary has tokens, are not finite, are too many rows, or cannot be written.
     pub fn write(&mut self, logits: &[f32]) -> Result<()> {
         ensure!(logits.len() == self.vocabulary && self.rows_left > 0, "a row that does not belong into the file");
-        ensure!(logits.iter().all(|x| x.is_finite()), "cannot write {}: a logit is not finite", self.path.display());
+        ensure!(logits.iter().all(|x| x.is_finite()), "cannot write {}: a logit is not finite", quoted(&self.path));
         self.form.encode(logits, &mut self.row);
         self.rows_left -= 1;
         match &mut self.out {
             Out::LlamaCpp(out) => out.write_all(&self.row),
             Out::Safetensors(out) => out.write(&self.row),
         }
-        .with_context(|| format!("cannot write {}", self.path.display()))
+        .with_context(|| format!("cannot write {}", quoted(&self.path)))
     }
 
     /// Ends the file.
@@ -183,13 +184,13 @@ impl LogitsWriter {
     /// # Errors
     /// If rows are missing, or the rest cannot be written.
     pub fn finish(self) -> Result<()> {
-        ensure!(self.rows_left == 0, "{} rows are missing in {}", self.rows_left, self.path.display());
+        ensure!(self.rows_left == 0, "{} rows are missing in {}", self.rows_left, quoted(&self.path));
         let out = match self.out {
             Out::LlamaCpp(out) => Ok(out),
             Out::Safetensors(out) => out.finish(),
         };
         let flushed = out.and_then(|mut out| out.flush());
-        flushed.with_context(|| format!("cannot write {}", self.path.display()))
+        flushed.with_context(|| format!("cannot write {}", quoted(&self.path)))
     }
 }
 
@@ -212,9 +213,9 @@ impl LogitsReader {
     /// # Errors
     /// If it cannot be read or is not one, whole.
     pub fn open(path: &Path) -> Result<Self> {
-        let context = || format!("cannot read {}", path.display());
+        let context = || format!("cannot read {}", quoted(path));
         let metadata = fs::metadata(path).with_context(context)?;
-        ensure!(metadata.is_file(), "{}: not an ordinary file", path.display());
+        ensure!(metadata.is_file(), "{}: not an ordinary file", quoted(path));
         let mut file = File::open(path).with_context(context)?;
         let mut magic = vec![];
         (&mut file).take(MAGIC.len() as u64).read_to_end(&mut magic).with_context(context)?;
@@ -319,8 +320,8 @@ impl LogitsReader {
     /// # Errors
     /// If there is no further one, it cannot be read, or is no row of log-probabilities.
     pub fn next_row(&mut self) -> Result<Answer<'_>> {
-        let context = || format!("cannot read {}", self.path.display());
-        ensure!(self.rows_left > 0, "{}: no further rows", self.path.display());
+        let context = || format!("cannot read {}", quoted(&self.path));
+        ensure!(self.rows_left > 0, "{}: no further rows", quoted(&self.path));
         self.rows_left -= 1;
         self.file.read_exact(&mut self.row).with_context(context)?;
         Form::decode(&self.row, &mut self.log_probabilities).with_context(context)?;

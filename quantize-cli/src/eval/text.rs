@@ -9,6 +9,7 @@ use qruntime::CausalLm;
 use serde::Serialize;
 
 use super::windows::{Score, Windows};
+use crate::report::quoted;
 
 /// The longest text, in bytes: all of it is in memory as tokens.
 const MAX_TEXT: u64 = 64 << 20;
@@ -172,7 +173,7 @@ pub fn name(path: &Path) -> String {
 /// # Errors
 /// If it cannot be read, is longer than 64 MiB, or is not UTF-8.
 pub fn read(path: &Path) -> Result<String> {
-    let context = || format!("cannot read {}", path.display());
+    let context = || format!("cannot read {}", quoted(path));
     let mut bytes = vec![];
     let read = |from: &mut dyn Read, bytes: &mut Vec<u8>| from.take(MAX_TEXT + 1).read_to_end(bytes);
     let length = match path.to_str() {
@@ -180,7 +181,7 @@ pub fn read(path: &Path) -> Result<String> {
         _ => File::open(path).and_then(|mut file| read(&mut file, &mut bytes)),
     };
     let length = length.with_context(context)? as u64;
-    ensure!(length <= MAX_TEXT, "{}: more than {MAX_TEXT} bytes of text, the most that is read", path.display());
+    ensure!(length <= MAX_TEXT, "{}: more than {MAX_TEXT} bytes of text, the most that is read", quoted(path));
     String::from_utf8(bytes).with_context(context)
 }
 

@@ -154,6 +154,28 @@ fn force_keeps_what_others_put_into_the_folder() {
     assert_eq!(listing(folder.path()), ["out", "source"]);
 }
 
+#[test]
+fn a_model_without_a_list_of_its_files_is_replaced_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = checkpoint(folder.path(), unchanged);
+    // As earlier versions wrote it, and as a file is written: the recipe has no `companions`.
+    let (file, out) = (folder.path().join("out.safetensors"), folder.path().join("out"));
+    ok(&["convert", text(&source), text(&file), "--to", "q4_0"]);
+    fs::create_dir(&out).unwrap();
+    fs::rename(&file, out.join("model.safetensors")).unwrap();
+    fs::write(out.join("config.json"), "{}").unwrap();
+    let again = ["convert", text(&source), text(&out), "--to", "q4_0", "--force"];
+    let before = contents(&out);
+    let message = refused(&again);
+    let expected =
+        "holds what quantize did not write: \"config.json\", of whose files it has no list (earlier versions";
+    assert!(message.contains(expected), "{message}");
+    assert!(contents(&out) == before);
+    fs::remove_file(out.join("config.json")).unwrap();
+    ok(&again);
+    assert_eq!(listing(&out), ["config.json", "model.safetensors", "tokenizer.json"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_link_stays_and_what_it_leads_to_is_replaced() {
@@ -263,4 +285,46 @@ fn no_name_steers_the_terminal() {
     assert!(stderr(&outputs[0]).contains("note: removed ") && stderr(&outputs[0]).contains("हि"), "{outputs:?}");
     let report: Value = serde_json::from_slice(&outputs[1].stdout).unwrap();
     assert_eq!(report["out"], text(&out), "the same text in JSON");
+}
+
+/// A name with a line end could say anything in a line of its own.
+#[cfg(unix)]
+#[test]
+fn no_name_begins_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = checkpoint(folder.path(), unchanged);
+    let name = |name: &str| folder.path().join(format!("{name}\nnote: all is well"));
+    let (out, missing, odd) = (name("out"), name("missing"), name("odd"));
+    let renamed = name("source");
+    fs::rename(source, &renamed).unwrap();
+    fs::create_dir(folder.path().join(format!(".{}.1-0.partial", out.file_name().unwrap().to_str().unwrap()))).unwrap();
+    fs::write(&odd, "no model").unwrap();
+    let (source, out, missing, odd) = (text(&renamed), text(&out), text(&missing), text(&odd));
+    let page = format!("{odd}.html");
+    let commands: [&[&str]; 17] = [
+        &["convert", source, out, "--to", "q4_0", "--dry-run"],
+        &["convert", source, out, "--to", "q4_0"],
+        &["convert", source, out, "--to", "q4_0"],
+        &["convert", source, odd, "--to", "q4_0", "--force"],
+        &["convert", missing, out],
+        &["convert", source, &format!("{missing}/out")],
+        &["convert", source, &format!("{odd}.gguf")],
+        &["inspect", odd],
+        &["verify", out, missing, odd],
+        &["compare", source, missing],
+        &["run", source, "--prompt", "a"],
+        &["run", missing, "--prompt", "a"],
+        &["embed", missing],
+        &["eval", source, "--text", missing],
+        &["eval", super::network::MODEL, "--text", missing],
+        &["report", missing, "--text", missing, "-o", &page],
+        &["bench", "--quick", "--compare", missing],
+    ];
+    for command in commands {
+        let output = quantize(command);
+        let printed = stdout(&output) + &stderr(&output);
+        assert!(!printed.lines().any(|line| line.starts_with("note: all")), "{command:?}: {printed}");
+        assert!(!printed.contains("panicked"), "{command:?}: {printed}");
+    }
+    assert!(Path::new(out).is_dir());
 }

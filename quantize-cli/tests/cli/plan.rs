@@ -264,21 +264,49 @@ fn a_dry_run_refuses_what_a_real_run_refuses() {
     let there = folder.path().join("there");
     fs::create_dir(&there).unwrap();
     fs::write(there.join("notes.txt"), "mine").unwrap();
-    let outs = [
+    // What an interrupted run put aside would be put back, and be there then.
+    let aside = folder.path().join(".aside.1-0.old");
+    fs::create_dir(&aside).unwrap();
+    ok(&["convert", text(&source), text(&aside.join("aside")), "--to", "q8_0", "-q"]);
+    let mut outs = vec![
         (there.clone(), "exists already"),
         (source.clone(), "choose another output"),
         (folder.path().join("no/such/folder"), "cannot find the folder"),
+        (there.join("notes.txt/out"), "is no folder"),
+        (PathBuf::from("."), ". is no name of a file or folder"),
+        (there.join(".."), "is no name of a file or folder"),
+        (PathBuf::from("/"), "/ is no name of a file or folder"),
         (folder.path().join("model.gguf"), "files of the kind .gguf are not written; name a folder"),
         (folder.path().join("model.GGUF"), "files of the kind .gguf are not written"),
         (folder.path().join("pytorch_model.bin"), "files of the kind .bin are not written"),
     ];
+    if cfg!(target_os = "linux") {
+        outs.push((folder.path().join("n".repeat(250)), "cannot create"));
+        // Whatever it holds, nothing can take its place.
+        outs.push((PathBuf::from("/proc"), "/proc is a mount point"));
+    }
     for (out, expected) in outs {
         let args = ["convert", text(&source), text(&out), "--to", "q4_0"];
-        let messages = [refused(&args), refused(&[&args[..], &["--dry-run"]].concat())];
+        let messages = [refused(&[&args[..], &["--dry-run"]].concat()), refused(&args)];
         assert!(messages[0].contains(expected), "{}", messages[0]);
         assert_eq!(messages[0], messages[1]);
     }
-    assert_eq!(listing(folder.path()), ["source", "there"]);
+    // A dry run leaves alone what is beside the output.
+    let partial = folder.path().join(".aside.1-1.partial");
+    fs::create_dir(&partial).unwrap();
+    let aside = folder.path().join("aside");
+    let dry = ["convert", text(&source), text(&aside), "--to", "q4_0", "--dry-run"];
+    if cfg!(unix) {
+        let message = refused(&dry);
+        assert!(message.contains("exists already, as ") && message.contains(".aside.1-0.old"), "{message}");
+    }
+    ok(&[&dry[..], &["--force"]].concat());
+    assert_eq!(listing(folder.path()), [".aside.1-0.old", ".aside.1-1.partial", "source", "there"]);
+    // A real run puts it back, and refuses then, before any work.
+    if cfg!(unix) {
+        assert!(refused(&dry[..5]).contains("exists already; --force replaces it"));
+        assert_eq!(listing(folder.path()), ["aside", "source", "there"]);
+    }
     // A point in a folder's name is no kind of file.
     ok(&["convert", text(&source), text(&folder.path().join("model-v1.5")), "--to", "q4_0", "-q"]);
 }
