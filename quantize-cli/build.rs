@@ -1,4 +1,5 @@
-//! Tells the program the commit that it is built from. Without git, or outside of its repository, it goes without.
+//! Tells the program the commit that it is built from. Without git, or outside of its repository,
+//! it goes without.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,10 +14,12 @@ fn main() {
     println!("cargo::rustc-env=QUANTIZE_COMMIT_SUFFIX={suffix}");
 }
 
-/// The commit that is checked out, if this package is part of it, and not merely in somebody else's repository.
+/// The commit that is checked out, if this package is part of it, and not merely in somebody else's
+/// repository.
 fn commit() -> Option<String> {
     git(&["ls-files", "--error-unmatch", "Cargo.toml"])?;
-    // The files that change with the commit. Those that are not there would have cargo build anew every time.
+    // The files that change with the commit. Those that are not there would have cargo build anew
+    // every time.
     let branch = git(&["rev-parse", "--symbolic-full-name", "HEAD"]);
     for name in ["HEAD", "logs/HEAD", "packed-refs"].into_iter().chain(branch.as_deref()) {
         if let Some(path) = git(&["rev-parse", "--git-path", name]).filter(|path| Path::new(path).exists()) {

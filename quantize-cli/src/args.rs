@@ -19,7 +19,9 @@ use crate::plan::{DEFAULT_FORMAT, Rule, format_named};
 ///
 /// For example: quantize convert path/to/checkpoint model-q4_k --to q4_k
 ///
-/// Exit status: 0 done; 1 the command ran and the answer is no (verify found damage or no checksums, compare found a mismatch or went over the limit, eval went over a limit, convert met a gate); 2 it could not run (verify: one of the models could not be read).
+/// Exit status: 0 done; 1 the command ran and the answer is no (verify found damage or no
+/// checksums, compare found a mismatch or went over the limit, eval went over a limit, convert met
+/// a gate); 2 it could not run (verify: one of the models could not be read).
 #[derive(Debug, Parser)]
 #[command(name = "quantize", version = crate::version::VERSION, max_term_width = 110)]
 pub struct Args {
@@ -42,34 +44,43 @@ pub enum Command {
     Compare(CompareArgs),
     /// Measure a model's answers beside the original's: perplexity, KL divergence, cosines.
     ///
-    /// Language models predict a text token by token; every prediction is compared with the original's. Both go through the text side by side, and
-    /// no logits are stored. Sentence encoders embed the lines of the text, and the vectors are compared. The noise floor takes a copy of the reference in bfloat16
-    /// in the folder for temporary files (TMPDIR in the environment names another one).
+    /// Language models predict a text token by token; every prediction is compared with the
+    /// original's. Both go through the text side by side, and no logits are stored. Sentence
+    /// encoders embed the lines of the text, and the vectors are compared. The noise floor takes a
+    /// copy of the reference in bfloat16 in the folder for temporary files (TMPDIR in the
+    /// environment names another one).
     Eval(EvalArgs),
     /// Have a language model go on from a text, or answer.
     ///
-    /// The text goes to stdout as it comes, speeds and the seed to stderr. For example: quantize run models/storyteller-6m --prompt "Once upon a time" --seed 1
+    /// The text goes to stdout as it comes, speeds and the seed to stderr. For example: quantize
+    /// run models/storyteller-6m --prompt "Once upon a time" --seed 1
     Run(RunArgs),
-    /// Make vectors of texts with a sentence encoder: lines in, vectors out, as lines of JSON or as a .npy file.
+    /// Make vectors of texts with a sentence encoder: lines in, vectors out, as lines of JSON or as
+    /// a .npy file.
     Embed(EmbedArgs),
     /// Convert a language model to several formats, measure all of them, and write a page about it.
     ///
-    /// One HTML file that needs nothing else: size, speed and accuracy, in pictures and in a table. The models are kept in the folder for temporary files
-    /// (TMPDIR in the environment names another one) until the page is done.
+    /// One HTML file that needs nothing else: size, speed and accuracy, in pictures and in a table.
+    /// The models are kept in the folder for temporary files (TMPDIR in the environment names
+    /// another one) until the page is done.
     Report(ReportArgs),
     /// List the instruction sets this program knows, and those of this processor.
     Isa(IsaArgs),
-    /// Convert the model that comes with the repository to six formats, run all of them, and print size, speed, accuracy and sentences.
+    /// Convert the model that comes with the repository to six formats, run all of them, and print
+    /// size, speed, accuracy and sentences.
     Demo(DemoArgs),
     /// Measure this machine: what it can do, how near each format comes to it, and at what error.
     ///
-    /// First the limits: how fast memory is read, how fast numbers are multiplied in registers. Then products of every format, with 1 thread and with all,
-    /// beside those limits and beside f32. Contestants take turns and medians count, so that other work on the machine falls on all of them;
-    /// weights come from memory, not from the last-level cache. Takes a minute, and some twelve times as much memory as that cache has.
+    /// First the limits: how fast memory is read, how fast numbers are multiplied in registers.
+    /// Then products of every format, with 1 thread and with all, beside those limits and beside
+    /// f32. Contestants take turns and medians count, so that other work on the machine falls on
+    /// all of them; weights come from memory, not from the last-level cache. Takes a minute, and
+    /// some twelve times as much memory as that cache has.
     Bench(BenchArgs),
     /// Print a script with which a shell completes commands and options.
     ///
-    /// For example, for bash: quantize completions bash > ~/.local/share/bash-completion/completions/quantize
+    /// For example, for bash: quantize completions bash >
+    /// ~/.local/share/bash-completion/completions/quantize
     Completions(CompletionsArgs),
     /// Print this program's manual page, or write the pages of all commands into a folder.
     ///
@@ -121,30 +132,37 @@ pub struct ConvertArgs {
     pub out: PathBuf,
     /// The format of the packed matrices.
     ///
-    /// Formats with blocks of 256 columns fill up rows to whole blocks. Where that would make a matrix larger than the next better format with blocks
-    /// of 32, that one is taken: q4_1 for q4_k, iq4_nl for iq4_xs, q8_0 for q5_k and q6_k. A rule says otherwise.
+    /// Formats with blocks of 256 columns fill up rows to whole blocks. Where that would make a
+    /// matrix larger than the next better format with blocks of 32, that one is taken: q4_1 for
+    /// q4_k, iq4_nl for iq4_xs, q8_0 for q5_k and q6_k. A rule says otherwise.
     #[arg(long, visible_alias = "format", value_parser = FormatParser, value_name = "FORMAT", default_value = DEFAULT_FORMAT.name())]
     pub to: Format,
-    /// Another format, or `keep`, for the tensors whose names match GLOB (`*.down_proj.*=q8_0`); the last rule that matches decides.
+    /// Another format, or `keep`, for the tensors whose names match GLOB (`*.down_proj.*=q8_0`);
+    /// the last rule that matches decides.
     ///
-    /// Rules come before the built-in choices: token embeddings and output heads are packed as q8_0 when the rest has fewer bits;
-    /// norms, biases, routers and position embeddings are kept. A rule for many tensors packs those that are matrices, and keeps the norms among
-    /// them; a rule that matches nothing is worth a warning.
+    /// Rules come before the built-in choices: token embeddings and output heads are packed as q8_0
+    /// when the rest has fewer bits; norms, biases, routers and position embeddings are kept. A
+    /// rule for many tensors packs those that are matrices, and keeps the norms among them; a rule
+    /// that matches nothing is worth a warning.
     #[arg(long = "rule", value_name = "GLOB=FORMAT")]
     pub rules: Vec<Rule>,
-    /// How codes and scales are chosen: `search` for the least squared error; `nearest`, faster, from the largest weights alone.
+    /// How codes and scales are chosen: `search` for the least squared error; `nearest`, faster,
+    /// from the largest weights alone.
     #[arg(long, value_parser = rounding_parser(), default_value = Rounding::default().name())]
     pub rounding: Rounding,
-    /// Measure the model on this text before it takes its place, beside the source, and write the figures into it: see `quantize eval`. `-` reads it from stdin.
+    /// Measure the model on this text before it takes its place, beside the source, and write the
+    /// figures into it: see `quantize eval`. `-` reads it from stdin.
     #[arg(long, value_name = "FILE", help_heading = "Gate", conflicts_with = "dry_run")]
     pub eval_text: Option<PathBuf>,
-    /// Leave no model (exit status 1) whose mean KL divergence from the source is above this, in nats per token.
+    /// Leave no model (exit status 1) whose mean KL divergence from the source is above this, in
+    /// nats per token.
     #[arg(long, value_name = "X", help_heading = "Gate", requires = "eval_text")]
     pub max_kld: Option<f64>,
     /// Leave no model (exit status 1) whose perplexity over the source's is above this.
     #[arg(long, value_name = "X", help_heading = "Gate", requires = "eval_text")]
     pub max_ppl_ratio: Option<f64>,
-    /// Leave no sentence encoder (exit status 1) whose vectors have a mean cosine to the source's below this; the text's lines are the sentences.
+    /// Leave no sentence encoder (exit status 1) whose vectors have a mean cosine to the source's
+    /// below this; the text's lines are the sentences.
     #[arg(long, value_name = "X", help_heading = "Gate", requires = "eval_text")]
     pub min_cosine: Option<f64>,
     /// How the text is cut.
@@ -179,8 +197,8 @@ pub struct InspectArgs {
 
 /// Check models.
 ///
-/// Exit status 1 if one is damaged, has no checksums or holds NaN or infinities; 2 if one cannot be read, whatever the
-/// others are. All of them are checked.
+/// Exit status 1 if one is damaged, has no checksums or holds NaN or infinities; 2 if one cannot be
+/// read, whatever the others are. All of them are checked.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
     /// Converted models: files or folders.
@@ -193,15 +211,16 @@ pub struct VerifyArgs {
 
 /// Measure a model's error.
 ///
-/// Exit status 1 if a tensor is missing, new, of another shape, kept but changed or not finite, or packed with an error that is not finite, or above
-/// --max-error.
+/// Exit status 1 if a tensor is missing, new, of another shape, kept but changed or not finite, or
+/// packed with an error that is not finite, or above --max-error.
 #[derive(Debug, clap::Args)]
 pub struct CompareArgs {
     /// The checkpoint the model was made from.
     pub source: PathBuf,
     /// The converted model.
     pub model: PathBuf,
-    /// Fail (exit status 1) if a packed tensor's relative RMS error is above this fraction: 0.01 is 1 %.
+    /// Fail (exit status 1) if a packed tensor's relative RMS error is above this fraction: 0.01 is
+    /// 1 %.
     #[arg(long, value_name = "X")]
     pub max_error: Option<f64>,
     /// Print JSON.
@@ -217,10 +236,12 @@ pub struct CompareArgs {
 pub struct EvalArgs {
     /// The converted model: a folder, or a safetensors file beside its config.json.
     pub model: PathBuf,
-    /// The checkpoint that it was made from, or any other model of the same vocabulary. Without one, a language model's perplexity is measured alone.
+    /// The checkpoint that it was made from, or any other model of the same vocabulary. Without
+    /// one, a language model's perplexity is measured alone.
     #[arg(long, value_name = "SOURCE")]
     pub reference: Option<PathBuf>,
-    /// What the reference said, as --save-logits wrote it or llama-perplexity --kl-divergence-base; the file has the text, too.
+    /// What the reference said, as --save-logits wrote it or llama-perplexity --kl-divergence-base;
+    /// the file has the text, too.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["reference", "text", "documents", "score", "ctx", "windows"])]
     pub reference_logits: Option<PathBuf>,
     /// The text, `-` for stdin; for an encoder, one sentence in each line.
@@ -229,15 +250,18 @@ pub struct EvalArgs {
     /// How the text is cut.
     #[command(flatten)]
     pub protocol: ProtocolArgs,
-    /// Write what the reference says into FILE: 16 bits for every token of the vocabulary and every prediction.
+    /// Write what the reference says into FILE: 16 bits for every token of the vocabulary and every
+    /// prediction.
     ///
-    /// A name that ends in .safetensors means the sharper of two forms, any other one that llama-perplexity --kl-divergence reads.
+    /// A name that ends in .safetensors means the sharper of two forms, any other one that
+    /// llama-perplexity --kl-divergence reads.
     #[arg(long, value_name = "FILE", requires = "reference")]
     pub save_logits: Option<PathBuf>,
     /// Replace --save-logits if it exists; never the models or the text.
     #[arg(long, requires = "save_logits")]
     pub force: bool,
-    /// For encoders: pairs of sentences with scores, as the STS benchmark has them; columns 5, 6 and 7 between tabs.
+    /// For encoders: pairs of sentences with scores, as the STS benchmark has them; columns 5, 6
+    /// and 7 between tabs.
     #[arg(long, value_name = "FILE", requires = "reference")]
     pub sts: Option<PathBuf>,
     /// Do not measure the noise floor: what rounding the reference's weights to bfloat16 does.
@@ -252,7 +276,8 @@ pub struct EvalArgs {
     /// Fail (exit status 1) if the model's perplexity is above this.
     #[arg(long, value_name = "X")]
     pub max_ppl: Option<f64>,
-    /// Fail (exit status 1) if the mean cosine between an encoder's vectors and the reference's is below this.
+    /// Fail (exit status 1) if the mean cosine between an encoder's vectors and the reference's is
+    /// below this.
     #[arg(long, value_name = "X", requires = "against")]
     pub min_cosine: Option<f64>,
     /// Number of threads [default: one per core]. No figure but the speed depends on it.
@@ -266,16 +291,20 @@ pub struct EvalArgs {
 /// How a text is cut.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ProtocolArgs {
-    /// Tokens in a window; windows do not overlap [default: 512, or the model's context if that is shorter].
+    /// Tokens in a window; windows do not overlap [default: 512, or the model's context if that is
+    /// shorter].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
     pub ctx: Option<u32>,
-    /// What is counted of a window: its second `half`, as llama-perplexity does, or `all` of it [default: half; all with --documents].
+    /// What is counted of a window: its second `half`, as llama-perplexity does, or `all` of it
+    /// [default: half; all with --documents].
     #[arg(long, value_name = "PART", value_parser = ["half", "all"])]
     pub score: Option<String>,
-    /// The text is documents separated by MARK, which must occur in it: each is read from an empty context and cut to --ctx tokens.
+    /// The text is documents separated by MARK, which must occur in it: each is read from an empty
+    /// context and cut to --ctx tokens.
     #[arg(long, value_name = "MARK", num_args = 0..=1, require_equals = true, default_missing_value = "<|endoftext|>")]
     pub documents: Option<String>,
-    /// Use so many windows or documents, or lines for an encoder, from the beginning of the text on, and no more.
+    /// Use so many windows or documents, or lines for an encoder, from the beginning of the text
+    /// on, and no more.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub windows: Option<u32>,
 }
@@ -323,7 +352,8 @@ pub struct DemoArgs {
     /// The checkpoint to convert.
     #[arg(default_value = "models/storyteller-6m")]
     pub model: PathBuf,
-    /// The text to predict, documents separated by `<|endoftext|>` [default: heldout.txt beside the checkpoint].
+    /// The text to predict, documents separated by `<|endoftext|>` [default: heldout.txt beside the
+    /// checkpoint].
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
     /// Print JSON.
@@ -337,39 +367,45 @@ pub struct BenchArgs {
     /// The formats, separated by commas [default: all].
     #[arg(long, value_parser = FormatParser, value_delimiter = ',', value_name = "FORMAT,...")]
     pub formats: Vec<Format>,
-    /// Numbers of rows of activations, separated by commas: 1 is generating a token, 512 reading a prompt.
+    /// Numbers of rows of activations, separated by commas: 1 is generating a token, 512 reading a
+    /// prompt.
     #[arg(long, value_delimiter = ',', value_name = "N,...", default_value = "1,8,64,512",
         value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub rows: Vec<u16>,
     /// Numbers of threads to measure beside one, separated by commas [default: one per core].
     #[arg(long, value_delimiter = ',', value_name = "N,...", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub threads: Vec<u16>,
-    /// The instruction set, see `quantize isa` [default: what QRUNTIME_ISA says, or else the best one].
+    /// The instruction set, see `quantize isa` [default: what QRUNTIME_ISA says, or else the best
+    /// one].
     #[arg(long, value_name = "NAME", value_parser = |name: &str| name.parse::<Isa>())]
     pub isa: Option<Isa>,
-    /// Take the weights from the matrices of this checkpoint, so that errors are those of its weights [default: normally distributed weights].
+    /// Take the weights from the matrices of this checkpoint, so that errors are those of its
+    /// weights [default: normally distributed weights].
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
-    /// Put the weights into huge pages, as `Model::read` does, instead of the pages that the system gives unasked.
+    /// Put the weights into huge pages, as `Model::read` does, instead of the pages that the system
+    /// gives unasked.
     #[arg(long)]
     pub huge_pages: bool,
     /// Multiply activations as they are (f32) instead of rounding them to 8 bits.
     #[arg(long)]
     pub exact_activations: bool,
-    /// Take some ten seconds instead of a minute: fewer rounds, smaller matrices, and weights of 256 MiB at most, which
-    /// very large caches hold (the answer says so then).
+    /// Take some ten seconds instead of a minute: fewer rounds, smaller matrices, and weights of
+    /// 256 MiB at most, which very large caches hold (the answer says so then).
     #[arg(long)]
     pub quick: bool,
-    /// Rows (outputs) and columns (inputs) of the matrices, such as 14336x4096; one number for both [default: 4096,
-    /// with --quick 2048].
+    /// Rows (outputs) and columns (inputs) of the matrices, such as 14336x4096; one number for both
+    /// [default: 4096, with --quick 2048].
     #[arg(long, value_name = "ROWSxCOLUMNS")]
     pub size: Option<Size>,
     /// Set the speeds beside those of an earlier run: a file of what --json printed.
     ///
-    /// Prints the ratio of each, and what the runs do not have in common. The exit status does not depend on it.
+    /// Prints the ratio of each, and what the runs do not have in common. The exit status does not
+    /// depend on it.
     #[arg(long, value_name = "FILE.json")]
     pub compare: Option<PathBuf>,
-    /// Draw speed against error into FILE, an SVG image; an earlier one of this command is replaced.
+    /// Draw speed against error into FILE, an SVG image; an earlier one of this command is
+    /// replaced.
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
     /// Replace whatever file has the picture's name; never the checkpoint.
@@ -391,8 +427,8 @@ pub struct CompletionsArgs {
 /// Show or write manual pages.
 #[derive(Debug, clap::Args)]
 pub struct ManArgs {
-    /// Where to write quantize.1, quantize-convert.1 and so on; made if it is not there [default: print the
-    /// program's own page].
+    /// Where to write quantize.1, quantize-convert.1 and so on; made if it is not there [default:
+    /// print the program's own page].
     #[arg(value_name = "DIR")]
     pub folder: Option<PathBuf>,
 }

@@ -1,7 +1,9 @@
-//! Measures a machine: what it can do, and how near products come to it, each format beside its error on the same weights.
+//! Measures a machine: what it can do, and how near products come to it, each format beside its
+//! error on the same weights.
 //!
-//! Everything that is compared takes turns in one race, the limit too. Each contestant's weights have gone from the caches when its turn comes again,
-//! because those of the others, and copies of its own, passed through them meanwhile.
+//! Everything that is compared takes turns in one race, the limit too. Each contestant's weights
+//! have gone from the caches when its turn comes again, because those of the others, and copies of
+//! its own, passed through them meanwhile.
 
 use std::fmt;
 use std::hint::black_box;
@@ -42,7 +44,8 @@ pub(crate) const INTEGER: &str = "integer arithmetic";
 /// Models whose speed is predicted: numbers of parameters.
 const MODELS: [f64; 3] = [1e9, 7e9, 70e9];
 
-/// Beyond this multiple of a limit no product can be: other work disturbed the limit, the product or both.
+/// Beyond this multiple of a limit no product can be: other work disturbed the limit, the product
+/// or both.
 const DISTURBED: f64 = 1.15;
 
 /// Rows and columns of a matrix of weights: outputs and inputs of a layer.
@@ -182,7 +185,8 @@ impl Row {
     }
 }
 
-/// What a model could reach at most if it did nothing but multiply by its weights, with all threads.
+/// What a model could reach at most if it did nothing but multiply by its weights, with all
+/// threads.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Prediction {
     /// Parameters.
@@ -233,8 +237,8 @@ pub fn pools(threads: &[usize]) -> Result<Pools> {
     threads.iter().map(pool).collect()
 }
 
-/// How many bytes must pass through the caches until nothing is left of what they held; fewer where they would take much
-/// of the memory.
+/// How many bytes must pass through the caches until nothing is left of what they held; fewer where
+/// they would take much of the memory.
 #[must_use]
 pub fn cold_bytes(machine: &Machine) -> usize {
     let cold = clearing_bytes(machine).max(128 << 20);
@@ -257,8 +261,8 @@ pub fn normal_weights(size: Size) -> Vec<f32> {
     weights
 }
 
-/// As many weights from the matrices of a checkpoint: whole rows of each, as many as is its share of them all. What a small model lacks is made up for
-/// by repetition.
+/// As many weights from the matrices of a checkpoint: whole rows of each, as many as is its share
+/// of them all. What a small model lacks is made up for by repetition.
 ///
 /// # Errors
 /// If it cannot be read, has no matrices, or weights that are no numbers.
@@ -423,7 +427,8 @@ fn multiply_f32(pool: &ThreadPool, weights: ArrayView2<'_, f32>, x: ArrayView2<'
 pub struct Products {
     /// A row for each format, and one for `f32`.
     pub rows: Vec<Row>,
-    /// Integer arithmetic in each race, with so many threads, in GOP/s: it should be the same in all of them.
+    /// Integer arithmetic in each race, with so many threads, in GOP/s: it should be the same in
+    /// all of them.
     pub peaks: Vec<(usize, f64)>,
 }
 

@@ -11,8 +11,8 @@ pub(crate) fn utc_now() -> String {
 /// So many seconds after the beginning of 1970, of the Gregorian calendar.
 fn utc(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Years that begin in March have their leap day at their end; 400 of them are 146,097 days. The first began on
-    // 1 March of the year 0, 719,468 days before 1970.
+    // Years that begin in March have their leap day at their end; 400 of them are 146,097 days. The
+    // first began on 1 March of the year 0, 719,468 days before 1970.
     let day = days + 719_468;
     let (era, day) = (day / 146_097, day % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;

@@ -90,7 +90,8 @@ pub(crate) fn find(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     Ok(found)
 }
 
-/// Whether a file of a converted model's folder can have this path in it: the model, a companion, or a module's file.
+/// Whether a file of a converted model's folder can have this path in it: the model, a companion,
+/// or a module's file.
 pub(crate) fn is_written(path: &Path) -> bool {
     let (Some(name), Some(parent)) = (path.file_name(), path.parent()) else { return false };
     if !parent.as_os_str().is_empty() {
@@ -111,8 +112,8 @@ fn check_link(path: &Path) -> Result<(), SourceError> {
     }
 }
 
-/// Copies companions from one folder to another and flushes them to the disk, until `cancelled` becomes true.
-/// What `changed` returns for a companion is written in its place.
+/// Copies companions from one folder to another and flushes them to the disk, until `cancelled`
+/// becomes true. What `changed` returns for a companion is written in its place.
 ///
 /// # Errors
 /// If a file cannot be read or written; if `cancelled` became true.

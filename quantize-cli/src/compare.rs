@@ -35,7 +35,8 @@ pub struct TensorError {
     pub shape: Vec<usize>,
     /// Relative RMS error of the weights.
     pub relative_rms: f64,
-    /// Signal to quantization noise of the weights, in decibels; infinite, in JSON null, where nothing differs.
+    /// Signal to quantization noise of the weights, in decibels; infinite, in JSON null, where
+    /// nothing differs.
     pub sqnr_db: f64,
     /// Relative RMS error of the product with random activations, as the runtime computes it.
     pub product_random: f64,
@@ -58,8 +59,8 @@ pub struct Comparison {
     pub identical: usize,
     /// Kept tensors whose numbers were widened or narrowed (8-bit floats), not compared.
     pub converted: Vec<String>,
-    /// What should not be: tensors that are missing, new, of another shape, kept but changed or not finite, or packed with an error
-    /// that is not finite.
+    /// What should not be: tensors that are missing, new, of another shape, kept but changed or not
+    /// finite, or packed with an error that is not finite.
     pub mismatches: Vec<String>,
 }
 

@@ -1,4 +1,5 @@
-//! Carries a plan out: reads, encodes on every core, writes in order. Memory does not depend on the size of the model.
+//! Carries a plan out: reads, encodes on every core, writes in order. Memory does not depend on the
+//! size of the model.
 
 use std::cell::RefCell;
 use std::io::{Seek, Write};
@@ -21,10 +22,12 @@ use crate::progress::Progress;
 use crate::report::percent;
 use crate::source::{Source, SourceTensor};
 
-/// Bytes that a batch takes at most, see [`Job::memory`]; more only where a single panel takes more.
+/// Bytes that a batch takes at most, see [`Job::memory`]; more only where a single panel takes
+/// more.
 const BATCH_BYTES: usize = 128 << 20;
 
-/// Relative RMS error above which packing has kept next to nothing of a tensor: without the tensor it is 1.
+/// Relative RMS error above which packing has kept next to nothing of a tensor: without the tensor
+/// it is 1.
 const LOST: f64 = 0.5;
 
 /// How many of the tensors that lost so much are named.
@@ -33,12 +36,15 @@ const NAMED: usize = 5;
 /// Bytes of `f32` that a job has at most; more only where a single panel has more.
 const F32_PER_JOB: usize = 4 << 20;
 
-/// Converts `source` as `plan` says, into `out`. Returns the output, and for every tensor of the plan what packing cost it.
+/// Converts `source` as `plan` says, into `out`. Returns the output, and for every tensor of the
+/// plan what packing cost it.
 ///
-/// Encoding uses rayon's current pool; the bytes do not depend on the number of threads. When `cancelled` becomes true, the conversion stops with an error.
+/// Encoding uses rayon's current pool; the bytes do not depend on the number of threads. When
+/// `cancelled` becomes true, the conversion stops with an error.
 ///
 /// # Errors
-/// If the source cannot be read, a weight is not finite (masks, which are kept, may be infinite), or the output fails.
+/// If the source cannot be read, a weight is not finite (masks, which are kept, may be infinite),
+/// or the output fails.
 pub fn convert<W: Write + Seek + Send>(
     source: &Source,
     plan: &Plan,
@@ -57,7 +63,8 @@ pub fn convert<W: Write + Seek + Send>(
     let f32_per_job = (BATCH_BYTES / (4 * threads)).min(F32_PER_JOB);
     let mut jobs = order.iter().flat_map(|&t| jobs(plan, t, f32_per_job / size_of::<f32>())).peekable();
 
-    // Of no capacity: two batches of output are alive, one that is written and one that is encoded or waits.
+    // Of no capacity: two batches of output are alive, one that is written and one that is encoded
+    // or waits.
     let (sender, receiver) = mpsc::sync_channel::<Vec<Done>>(0);
     thread::scope(|scope| {
         let writing = scope.spawn(move || {
@@ -107,8 +114,8 @@ pub fn convert<W: Write + Seek + Send>(
     })
 }
 
-/// Sentences about the tensors of which packing kept next to nothing, as where weights are below the smallest scale of
-/// the format; the worst first.
+/// Sentences about the tensors of which packing kept next to nothing, as where weights are below
+/// the smallest scale of the format; the worst first.
 #[must_use]
 pub fn losses(plan: &Plan, distortions: &[Option<Distortion>]) -> Vec<String> {
     let errors = plan.tensors.iter().zip(distortions);
@@ -131,7 +138,8 @@ pub fn losses(plan: &Plan, distortions: &[Option<Distortion>]) -> Vec<String> {
     sentences
 }
 
-/// What the output says of how it was made. `evaluation` is what was measured with it; nothing if that is an empty text.
+/// What the output says of how it was made. `evaluation` is what was measured with it; nothing if
+/// that is an empty text.
 #[must_use]
 pub fn recipe(source: &Source, plan: &Plan, evaluation: Value) -> Value {
     let mut recipe = json!({
@@ -214,7 +222,8 @@ thread_local! {
 }
 
 impl Job<'_> {
-    /// Bytes that it takes: its numbers as `f32` while it runs, and its output twice, since two batches of that are alive.
+    /// Bytes that it takes: its numbers as `f32` while it runs, and its output twice, since two
+    /// batches of that are alive.
     fn memory(&self) -> usize {
         match &self.work {
             Work::Pack { format, cols, panels, .. } => {

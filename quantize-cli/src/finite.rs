@@ -1,15 +1,16 @@
-//! Finds numbers that are none, or infinite: a single one in a kept tensor makes every answer of a model NaN.
+//! Finds numbers that are none, or infinite: a single one in a kept tensor makes every answer of a
+//! model NaN.
 //!
-//! Packing refuses them anyway. Here are the tensors that are kept. Masks, which are added to scores, may hold minus
-//! infinity, which means "not seen", and nothing else that is not finite.
+//! Packing refuses them anyway. Here are the tensors that are kept. Masks, which are added to
+//! scores, may hold minus infinity, which means "not seen", and nothing else that is not finite.
 
 use half::{bf16, f16};
 use qruntime::{Dtype, first_not_finite};
 
 use crate::plan::role::is_mask;
 
-/// What is wrong with a part of a kept tensor, whose first element has the position `start`: where the first NaN or
-/// infinity is that it must not have.
+/// What is wrong with a part of a kept tensor, whose first element has the position `start`: where
+/// the first NaN or infinity is that it must not have.
 pub(crate) fn complaint(name: &str, dtype: Dtype, shape: &[usize], bytes: &[u8], start: usize) -> Option<String> {
     let value = |i: usize| -> f64 {
         match dtype {

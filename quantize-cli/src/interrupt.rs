@@ -1,12 +1,14 @@
 //! What SIGINT, SIGTERM and SIGHUP do, for every command.
 //!
-//! * The first one sets the flag of [`cancel_on_signal`]. Long work polls it, and stops with an error. A program that
-//!   has not ended half a second later (it waits for a pipe, or is in the middle of a long step) is ended here.
-//!   A command that never asked for the flag is ended at once.
+//! * The first one sets the flag of [`cancel_on_signal`]. Long work polls it, and stops with an
+//!   error. A program that has not ended half a second later (it waits for a pipe, or is in the
+//!   middle of a long step) is ended here. A command that never asked for the flag is ended at
+//!   once.
 //! * The second one ends the program at once.
 //! * The exit status is 128 + the number of the signal, whoever ends the program.
-//! * Files and folders that were made by [`create`] and not yet given to [`release`] are removed first. Whoever makes
-//!   something that must not stay behind does so through [`Temporary`](crate::output::Temporary), which is registered.
+//! * Files and folders that were made by [`create`] and not yet given to [`release`] are removed
+//!   first. Whoever makes something that must not stay behind does so through
+//!   [`Temporary`](crate::output::Temporary), which is registered.
 //! * A command that has another use for Ctrl-C takes it for a while: see [`Stop`].
 //!
 //! A signal that was ignored when the program started (as `nohup` does) stays ignored.
@@ -47,7 +49,8 @@ const STOP_CAME: u8 = 2;
 /// What is removed when a signal ends the program.
 static TEMPORARIES: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// Handles signals from now on. Called once, by the program; a library that is used by another one leaves them alone.
+/// Handles signals from now on. Called once, by the program; a library that is used by another one
+/// leaves them alone.
 pub(crate) fn handle_signals() {
     // Without a handler a signal ends the program as the system does it: no reason not to run.
     let _ = system::on_signal(came);
@@ -65,7 +68,8 @@ pub(crate) fn status() -> Option<u8> {
     (signal != 0).then_some(128 + signal)
 }
 
-/// Makes a temporary file or folder. Until [`release`] or [`forget`] it is removed if a signal ends the program.
+/// Makes a temporary file or folder. Until [`release`] or [`forget`] it is removed if a signal ends
+/// the program.
 ///
 /// # Errors
 /// Those of `make`; nothing is registered then.
@@ -85,8 +89,8 @@ pub(crate) fn release<T, E>(path: &Path, place: impl FnOnce() -> Result<T, E>) -
     release_if(path, place, Result::is_ok)
 }
 
-/// Does something to a temporary file or folder, which is temporary no more if `stays` says so of what came of it. No
-/// signal removes anything meanwhile.
+/// Does something to a temporary file or folder, which is temporary no more if `stays` says so of
+/// what came of it. No signal removes anything meanwhile.
 pub(crate) fn release_if<T>(path: &Path, act: impl FnOnce() -> T, stays: impl FnOnce(&T) -> bool) -> T {
     // Under the lock: what is in its place is not removed any more.
     let mut temporaries = temporaries();
@@ -113,8 +117,9 @@ pub(crate) fn forget(path: &Path) {
 
 /// Ctrl-C is for the command while this lives: to stop an answer, say, rather than the program.
 ///
-/// The first SIGINT makes [`requested`](Self::requested) true and does nothing else. A second one before the command
-/// has dropped this ends the program at once. Other signals mean what they always do. One of them exists at a time.
+/// The first SIGINT makes [`requested`](Self::requested) true and does nothing else. A second one
+/// before the command has dropped this ends the program at once. Other signals mean what they
+/// always do. One of them exists at a time.
 #[derive(Debug)]
 pub(crate) struct Stop(());
 

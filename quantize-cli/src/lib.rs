@@ -1,7 +1,8 @@
 //! Converts checkpoints to blocked quantized formats, and measures what it cost.
 //!
-//! The commands of the program `quantize` as functions, so that tests and other programs can call them: a [`source::Source`] is opened,
-//! a [`plan::Plan`] made for it, [`convert::convert`] carries it out, [`compare::compare`] sets the result beside the source.
+//! The commands of the program `quantize` as functions, so that tests and other programs can call
+//! them: a [`source::Source`] is opened, a [`plan::Plan`] made for it, [`convert::convert`] carries
+//! it out, [`compare::compare`] sets the result beside the source.
 
 #![deny(unsafe_code)]
 

@@ -23,10 +23,11 @@ pub struct Watch {
 /// What else the machine did during a measurement. Linux says it; elsewhere nothing is known.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Load {
-    /// Share of the time of the processors that this program may use which other processes, or other guests of the
-    /// same host, took.
+    /// Share of the time of the processors that this program may use which other processes, or
+    /// other guests of the same host, took.
     pub others: Option<f64>,
-    /// Share of their time for which this program's threads were ready to run and waited for a processor.
+    /// Share of their time for which this program's threads were ready to run and waited for a
+    /// processor.
     pub waiting: Option<f64>,
     /// Processes that were running or waiting in the minute before.
     pub load_average: Option<f64>,
@@ -89,13 +90,15 @@ impl Processors {
             let mut fields = line.split_whitespace();
             let processor = fields.next().and_then(|name| name.strip_prefix("cpu")?.parse::<u32>().ok());
             if processor.is_some_and(|processor| contains(allowed, processor)) {
-                // user, nice, system, idle, waiting for input and output, interrupts of two kinds, stolen by the host
+                // user, nice, system, idle, waiting for input and output, interrupts of two kinds,
+                // stolen by the host
                 let ticks: Vec<u64> = fields.take(8).map_while(|ticks| ticks.parse().ok()).collect();
                 total += ticks.iter().sum::<u64>();
                 idle += ticks.get(3)? + ticks.get(4)?;
             }
         }
-        // The program's name, in parentheses, may have blanks; 11 fields further is user time, then system time.
+        // The program's name, in parentheses, may have blanks; 11 fields further is user time, then
+        // system time.
         let (_, fields) = own.rsplit_once(')')?;
         let times: Vec<u64> =
             fields.split_whitespace().skip(11).take(2).map_while(|ticks| ticks.parse().ok()).collect();

@@ -1,4 +1,5 @@
-//! What the operating system tells of the machine. On Linux a lot; elsewhere guesses take its place.
+//! What the operating system tells of the machine. On Linux a lot; elsewhere guesses take its
+//! place.
 
 use std::collections::BTreeMap;
 use std::fs;

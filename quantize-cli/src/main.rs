@@ -15,8 +15,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints what clap has to say: an error, or the help that was asked for. An argument that could do something to the
-/// terminal is not repeated as it is.
+/// Prints what clap has to say: an error, or the help that was asked for. An argument that could do
+/// something to the terminal is not repeated as it is.
 fn refuse(error: &clap::Error) -> ExitCode {
     let mut args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
     if args.all(|arg| printable(&arg) == arg) {

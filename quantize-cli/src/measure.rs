@@ -29,14 +29,15 @@ impl std::fmt::Debug for Contestant<'_> {
 pub struct Timing {
     /// Median of the rounds.
     pub seconds: f64,
-    /// Half the rounds lie within an interval of twice this fraction of the median: between the quartiles.
+    /// Half the rounds lie within an interval of twice this fraction of the median: between the
+    /// quartiles.
     pub spread: f64,
     /// How often it ran.
     pub rounds: usize,
 }
 
-/// Runs every contestant once to warm up, then all of them in turn until `budget` is spent, at least three times. Returns
-/// the median seconds of each.
+/// Runs every contestant once to warm up, then all of them in turn until `budget` is spent, at
+/// least three times. Returns the median seconds of each.
 pub fn take_turns(contestants: &mut [Contestant<'_>], budget: Duration) -> Vec<f64> {
     race(contestants, budget).into_iter().map(|timing| timing.seconds).collect()
 }
@@ -66,7 +67,8 @@ fn timing(times: &mut [Duration]) -> Timing {
     Timing { seconds: median, spread: (high - low) / (2.0 * median), rounds }
 }
 
-/// Reads every byte once, in order, with the widest loads that this processor has: the limit for anything that must read them.
+/// Reads every byte once, in order, with the widest loads that this processor has: the limit for
+/// anything that must read them.
 pub fn read_all(bytes: &[u8]) {
     match Isa::best() {
         Isa::SCALAR => read_words(bytes),

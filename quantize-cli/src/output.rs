@@ -19,9 +19,9 @@ use crate::report::quoted;
 /// The name of a model in a folder.
 pub(crate) const MODEL: &str = "model.safetensors";
 
-/// A temporary file or folder beside its destination; removed when dropped before [`commit`](Self::commit), and when a
-/// signal ends the program. One that a killed program left is removed by the next that makes one for the same
-/// destination.
+/// A temporary file or folder beside its destination; removed when dropped before
+/// [`commit`](Self::commit), and when a signal ends the program. One that a killed program left is
+/// removed by the next that makes one for the same destination.
 #[derive(Debug)]
 pub(crate) struct Temporary {
     path: PathBuf,
@@ -72,12 +72,14 @@ impl Temporary {
         &self.path
     }
 
-    /// Puts the output, which is complete, in its place. At every moment the old output is there, or the new one; only
-    /// where the file system cannot exchange folders is there a moment between them.
+    /// Puts the output, which is complete, in its place. At every moment the old output is there,
+    /// or the new one; only where the file system cannot exchange folders is there a moment between
+    /// them.
     ///
-    /// What appeared there meanwhile is treated as [`check_destination`] says. Between that and the renaming is a
-    /// moment in which it can still appear: without `replace` it is not overwritten even then, except for a file where
-    /// the file system has no hard links. If the destination is a link, what it leads to is replaced.
+    /// What appeared there meanwhile is treated as [`check_destination`] says. Between that and the
+    /// renaming is a moment in which it can still appear: without `replace` it is not overwritten
+    /// even then, except for a file where the file system has no hard links. If the destination is
+    /// a link, what it leads to is replaced.
     pub(crate) fn commit(mut self, destination: &Path, replace: bool) -> Result<()> {
         check_destination(destination, replace)?;
         let destination = &behind_link(destination)?;
@@ -107,9 +109,11 @@ impl Temporary {
         synchronize(parent(destination))
     }
 
-    /// Takes the place of an old output of which either is a folder: onto a folder nothing is renamed.
+    /// Takes the place of an old output of which either is a folder: onto a folder nothing is
+    /// renamed.
     fn exchange(&mut self, destination: &Path) -> Result<()> {
-        // The old output gets the temporary name. No signal removes it before it is known that it may be removed.
+        // The old output gets the temporary name. No signal removes it before it is known that it
+        // may be removed.
         let exchange = || Ok(exchange(&self.path, destination)?.then(|| check_replaceable(&self.path)));
         let stays = |exchanged: &io::Result<Option<Result<()>>>| matches!(exchanged, Ok(Some(Err(_))));
         match interrupt::release_if(&self.path, exchange, stays).with_context(|| not_placed(destination))? {
@@ -205,8 +209,8 @@ impl Displaced {
     }
 }
 
-/// Gives a replaced output, which must not be removed, a name beside the new one that is no temporary one. Returns a
-/// sentence that says where it is.
+/// Gives a replaced output, which must not be removed, a name beside the new one that is no
+/// temporary one. Returns a sentence that says where it is.
 fn kept(old: &Path, destination: &Path) -> String {
     let place = (0u64..)
         .map(|number| {
@@ -220,7 +224,8 @@ fn kept(old: &Path, destination: &Path) -> String {
     format!("the new output is in its place, and the old one was kept: it is {} now", quoted(place))
 }
 
-/// Gives a file its second name, which unlike renaming never overwrites. Returns `false` where there are no links.
+/// Gives a file its second name, which unlike renaming never overwrites. Returns `false` where
+/// there are no links.
 fn link(temporary: &Path, destination: &Path) -> Result<bool> {
     match fs::hard_link(temporary, destination) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!("{} appeared meanwhile", quoted(destination)),

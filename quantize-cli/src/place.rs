@@ -1,6 +1,6 @@
-//! Files that commands write beside models: pages, pictures, vectors, logits, manual pages. Writing one never
-//! costs another file: what is there is replaced only if it is recognizably an earlier output, or with
-//! `--force`; an input never is.
+//! Files that commands write beside models: pages, pictures, vectors, logits, manual pages. Writing
+//! one never costs another file: what is there is replaced only if it is recognizably an earlier
+//! output, or with `--force`; an input never is.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -18,8 +18,8 @@ pub(crate) struct Kind {
     pub(crate) name: &'static str,
     /// The endings that a name may have, if it has one; any if there are none.
     pub(crate) endings: &'static [&'static str],
-    /// Text in the beginning of every such file that this program wrote. Files of a kind without it, which may
-    /// have cost hours, are replaced with `--force` only.
+    /// Text in the beginning of every such file that this program wrote. Files of a kind without
+    /// it, which may have cost hours, are replaced with `--force` only.
     pub(crate) mark: Option<&'static str>,
 }
 
@@ -50,11 +50,11 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    /// Checks that `path` may be written: its name has an ending of the kind, its folder exists and takes new
-    /// files, and whatever has the name may be replaced.
+    /// Checks that `path` may be written: its name has an ending of the kind, its folder exists and
+    /// takes new files, and whatever has the name may be replaced.
     ///
-    /// `inputs` are the files and folders that the command reads. They, and what is in the folders, are not
-    /// replaced even with `force`, unless it is an earlier output.
+    /// `inputs` are the files and folders that the command reads. They, and what is in the folders,
+    /// are not replaced even with `force`, unless it is an earlier output.
     ///
     /// # Errors
     /// If not; the message says why.
@@ -105,7 +105,8 @@ impl Destination {
         Temporary::file(&self.path)
     }
 
-    /// Puts a complete and synchronized file in its place. What appeared there since the check is not replaced.
+    /// Puts a complete and synchronized file in its place. What appeared there since the check is
+    /// not replaced.
     ///
     /// # Errors
     /// If that is not possible.
@@ -148,7 +149,8 @@ fn begins_with_mark(path: &Path, mark: &str) -> bool {
     read.is_ok() && beginning.windows(mark.len()).any(|part| part == mark.as_bytes())
 }
 
-/// Whether a file is an input, is in a folder that is one, or is what a link in such a folder leads to.
+/// Whether a file is an input, is in a folder that is one, or is what a link in such a folder leads
+/// to.
 fn holds(input: &Path, file: &Path) -> Result<bool> {
     let Ok(real) = input.canonicalize() else {
         // It is not there: that is for its reader to say.

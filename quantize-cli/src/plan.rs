@@ -1,4 +1,5 @@
-//! What is to become of every tensor: decided before anything is done, printed by `--dry-run`, carried out by [`crate::convert`].
+//! What is to become of every tensor: decided before anything is done, printed by `--dry-run`,
+//! carried out by [`crate::convert`].
 
 pub mod role;
 
@@ -60,8 +61,8 @@ impl FromStr for Rule {
 }
 
 impl Rule {
-    /// Whether it decides on a tensor whose name it matches. One for many tensors packs those that can be packed; one that names a tensor in full
-    /// means it.
+    /// Whether it decides on a tensor whose name it matches. One for many tensors packs those that
+    /// can be packed; one that names a tensor in full means it.
     fn applies(&self, tensor: &SourceTensor, role: Role) -> bool {
         self.action == Action::Keep || role.is_packable(tensor.shape()) || self.glob.glob().glob() == tensor.name()
     }
@@ -86,7 +87,8 @@ pub struct PlannedTensor {
     pub storage: Storage,
     /// Bytes in the model.
     pub bytes: usize,
-    /// Of these, bytes that hold no weight: they fill up rows to whole blocks, matrices to whole panels, tensors to multiples of 64 bytes.
+    /// Of these, bytes that hold no weight: they fill up rows to whole blocks, matrices to whole
+    /// panels, tensors to multiples of 64 bytes.
     pub padding: usize,
     /// Why: the rule, or the built-in choice.
     pub why: String,
@@ -111,9 +113,11 @@ pub struct Plan {
     pub rounding: Rounding,
     /// The rules, as they were typed.
     pub rules: Vec<String>,
-    /// Bytes that the file's recipe keeps free for figures that are measured with it. None at first.
+    /// Bytes that the file's recipe keeps free for figures that are measured with it. None at
+    /// first.
     pub room: usize,
-    /// Files that are put beside the model, relative to its folder; the recipe lists them. None at first.
+    /// Files that are put beside the model, relative to its folder; the recipe lists them. None at
+    /// first.
     pub companions: Vec<PathBuf>,
     /// What a person should know although it is no error: rules that match no tensor.
     pub warnings: Vec<String>,
@@ -233,8 +237,8 @@ fn built_in(tensor: &SourceTensor, role: Role, to: Format) -> (Action, String) {
     }
 }
 
-/// The format with blocks of 32 columns that is no worse than `format`, whose blocks are long, where `format` would take more bytes, its last
-/// block of each row being mostly padding.
+/// The format with blocks of 32 columns that is no worse than `format`, whose blocks are long,
+/// where `format` would take more bytes, its last block of each row being mostly padding.
 fn shorter(tensor: &SourceTensor, format: Format) -> Option<Format> {
     let other = match format {
         Format::Q4K => Format::Q4_1,

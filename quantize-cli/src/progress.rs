@@ -1,7 +1,7 @@
 //! Progress of long work: on stderr, and only when that is a terminal.
 //!
-//! Figures come first and the bar takes what is left of the line, so that a narrow terminal cuts the bar and never a
-//! figure.
+//! Figures come first and the bar takes what is left of the line, so that a narrow terminal cuts
+//! the bar and never a figure.
 
 use std::io::IsTerminal;
 

@@ -17,7 +17,8 @@ pub const SCHEMA: u32 = 1;
 pub struct Answer {
     /// For stdout.
     pub text: String,
-    /// The exit status: 0 if the answer is yes, 1 if it is no, 2 if a part of what was asked could not be answered.
+    /// The exit status: 0 if the answer is yes, 1 if it is no, 2 if a part of what was asked could
+    /// not be answered.
     pub status: u8,
 }
 
@@ -28,7 +29,8 @@ impl Answer {
         Self { text: printable_lines(&text), status: 0 }
     }
 
-    /// A report as JSON with its schema, or the text that `text` makes of it; the answer is yes or no.
+    /// A report as JSON with its schema, or the text that `text` makes of it; the answer is yes or
+    /// no.
     ///
     /// # Errors
     /// If the report cannot be serialized.
@@ -49,7 +51,8 @@ impl Answer {
     }
 }
 
-/// A table without columns that give way (see [`Table`]). Columns whose heading begins with `>` are aligned to the right.
+/// A table without columns that give way (see [`Table`]). Columns whose heading begins with `>` are
+/// aligned to the right.
 #[must_use]
 pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let column = |heading: &&str| match heading.strip_prefix('>') {
@@ -59,8 +62,8 @@ pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     Table::new(heading.iter().map(column)).with_rows(rows.iter().cloned()).to_string()
 }
 
-/// Text with what is invisible or steers a terminal escaped, line ends and tabs too; quotes and letters of every script
-/// stay as they are.
+/// Text with what is invisible or steers a terminal escaped, line ends and tabs too; quotes and
+/// letters of every script stay as they are.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if steers(c) { c.escape_debug().to_string() } else { c.to_string() }).collect()
@@ -73,8 +76,8 @@ pub fn printable_lines(text: &str) -> String {
     text.chars().map(|c| if stays(c) { c.to_string() } else { c.escape_debug().to_string() }).collect()
 }
 
-/// Whether a character is an instruction to a terminal: a control character, or one of the invisible characters that
-/// change the order of others.
+/// Whether a character is an instruction to a terminal: a control character, or one of the
+/// invisible characters that change the order of others.
 fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
@@ -86,8 +89,8 @@ fn printable_json(text: &str) -> String {
     text.chars().map(escaped).collect()
 }
 
-/// A path as messages show it: as it is or, if that could be misread, in quotes and escaped. Every path that reaches a
-/// terminal goes through this.
+/// A path as messages show it: as it is or, if that could be misread, in quotes and escaped. Every
+/// path that reaches a terminal goes through this.
 #[must_use]
 pub fn quoted(path: &Path) -> Quoted<'_> {
     Quoted(path)
@@ -139,7 +142,8 @@ pub fn three_digits(value: f64) -> String {
     }
 }
 
-/// A number of any size with so many significant digits; those below a ten-thousandth with an exponent. NaN is `not a number`.
+/// A number of any size with so many significant digits; those below a ten-thousandth with an
+/// exponent. NaN is `not a number`.
 #[must_use]
 pub fn digits(value: f64, digits: usize) -> String {
     if value.is_nan() {

@@ -25,8 +25,8 @@ impl Rect {
     }
 }
 
-/// Where a label lies: as near as possible to its point, covering nothing that is taken and lines only if it must. Away from its point a leader
-/// goes there, whose end is returned, too.
+/// Where a label lies: as near as possible to its point, covering nothing that is taken and lines
+/// only if it must. Away from its point a leader goes there, whose end is returned, too.
 pub(crate) fn place(
     label: &str,
     (x, y): (f64, f64),
@@ -46,7 +46,8 @@ pub(crate) fn place(
             let place = Rect { x: left, y: end.1 - height / 2.0 + sine * height / 2.0, width, height };
             let outside = place.overlap(area) < 0.999 * width * height;
             let covered = |rects: &[Rect]| rects.iter().map(|rect| place.overlap(rect)).sum::<f64>();
-            // How much of the leader, between its own point and its end, runs through other points and labels.
+            // How much of the leader, between its own point and its end, runs through other points
+            // and labels.
             let crossed: f64 = (1..10)
                 .map(|i| {
                     let part = f64::from(i) / 10.0;

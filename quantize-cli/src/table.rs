@@ -1,8 +1,9 @@
 //! Tables and paragraphs for a terminal, no line wider than it.
 //!
-//! A pipe or a file gets every column at its full width, one line for each row, so that `grep` and `awk` see whole
-//! names. In a terminal a table that is too wide gives way step by step: long names lose their middle, long texts wrap
-//! inside their column, columns that matter less are left out (and named below the table).
+//! A pipe or a file gets every column at its full width, one line for each row, so that `grep` and
+//! `awk` see whole names. In a terminal a table that is too wide gives way step by step: long names
+//! lose their middle, long texts wrap inside their column, columns that matter less are left out
+//! (and named below the table).
 
 use std::fmt;
 use std::io::{self, IsTerminal};
@@ -15,7 +16,8 @@ const USUAL_WIDTH: usize = 80;
 /// Blanks between two columns.
 const GAP: usize = 2;
 
-/// Down to this width, shortened names are still told apart easily; columns are left out before they become narrower.
+/// Down to this width, shortened names are still told apart easily; columns are left out before
+/// they become narrower.
 const COMFORTABLE_NAME: usize = 30;
 
 /// The same for texts that wrap.
@@ -115,8 +117,9 @@ impl Table {
         self
     }
 
-    /// The table as text, each line ended. With a `width` no line has more characters than that, unless the columns
-    /// that cannot give way are wider together; without one, every cell is whole and on one line.
+    /// The table as text, each line ended. With a `width` no line has more characters than that,
+    /// unless the columns that cannot give way are wider together; without one, every cell is whole
+    /// and on one line.
     #[must_use]
     pub fn fit(&self, width: Option<usize>) -> String {
         let widths = self.widths(width);
@@ -232,8 +235,8 @@ pub fn shorten(text: &str, width: usize) -> String {
     head.chain(&['…']).chain(&characters[characters.len() - tail..]).collect()
 }
 
-/// A text in lines of at most `width` characters, broken at blanks; words longer than a line are broken inside.
-/// A text that fits is left as it is.
+/// A text in lines of at most `width` characters, broken at blanks; words longer than a line are
+/// broken inside. A text that fits is left as it is.
 #[must_use]
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let width = width.max(1);
@@ -256,8 +259,8 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// A text behind a label, its further lines below its first: for the facts above a table. Without a width it is one
-/// line.
+/// A text behind a label, its further lines below its first: for the facts above a table. Without a
+/// width it is one line.
 #[must_use]
 pub fn paragraph(label: &str, text: &str, width: Option<usize>) -> String {
     let indent = label.chars().count();

@@ -1,4 +1,5 @@
-//! The limit on a conversion's memory, whatever the number of threads. A program of its own: what is measured is the most that it ever had.
+//! The limit on a conversion's memory, whatever the number of threads. A program of its own: what
+//! is measured is the most that it ever had.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]

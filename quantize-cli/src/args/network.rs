@@ -9,22 +9,27 @@ use qruntime::{KvFormat, SampleOptions};
 pub struct RunArgs {
     /// A converted model or a checkpoint: a folder.
     pub model: PathBuf,
-    /// The text to go on from, or with --chat what to say; `-` reads it from stdin, as does a pipe without --prompt.
+    /// The text to go on from, or with --chat what to say; `-` reads it from stdin, as does a pipe
+    /// without --prompt.
     #[arg(long, short, value_name = "TEXT")]
     pub prompt: Option<String>,
-    /// Have a conversation: every line is said to the model in the form of its chat template. Ctrl-C stops an answer, Ctrl-D ends the conversation. Where the context is full the oldest turns are forgotten. With --prompt there is one answer.
+    /// Have a conversation: every line is said to the model in the form of its chat template.
+    /// Ctrl-C stops an answer, Ctrl-D ends the conversation. Where the context is full the oldest
+    /// turns are forgotten. With --prompt there is one answer.
     #[arg(long)]
     pub chat: bool,
     /// Begin the conversation with these instructions.
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
-    /// Let special tokens that stand in what is said be special tokens [default: they are plain text].
+    /// Let special tokens that stand in what is said be special tokens [default: they are plain
+    /// text].
     #[arg(long, requires = "chat")]
     pub special_tokens: bool,
     /// Tell the chat template of these tools: a JSON file with a list of descriptions of functions.
     #[arg(long, value_name = "FILE.json", requires = "chat")]
     pub tools: Option<PathBuf>,
-    /// Hand a variable to the chat template, such as `enable_thinking=false`: JSON, or else a string; may be repeated.
+    /// Hand a variable to the chat template, such as `enable_thinking=false`: JSON, or else a
+    /// string; may be repeated.
     #[arg(long, value_name = "NAME=JSON", requires = "chat")]
     pub template_arg: Vec<String>,
     /// Stop after so many tokens [default: at the end of the text or of the context].
@@ -75,7 +80,8 @@ pub struct SamplingArgs {
     /// How many tokens are the recent past.
     #[arg(long, value_name = "N", default_value = "64")]
     pub repeat_last_n: usize,
-    /// Where the random numbers begin; the same seed gives the same text on every machine [default: another one every time].
+    /// Where the random numbers begin; the same seed gives the same text on every machine [default:
+    /// another one every time].
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 }
@@ -98,7 +104,8 @@ impl SamplingArgs {
 /// How the model gets into memory, and who computes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct MachineArgs {
-    /// Read the weights into huge pages, which are read faster than the small ones of a mapped file, instead of mapping them.
+    /// Read the weights into huge pages, which are read faster than the small ones of a mapped
+    /// file, instead of mapping them.
     #[arg(long)]
     pub huge_pages: bool,
     /// Number of threads [default: one per core]. Results do not depend on it.
@@ -114,19 +121,22 @@ pub struct EmbedArgs {
     /// The texts, one in each line [default: stdin].
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
-    /// Write the vectors into a .npy file, rows of 32-bit numbers, instead of printing each as JSON.
+    /// Write the vectors into a .npy file, rows of 32-bit numbers, instead of printing each as
+    /// JSON.
     #[arg(long, value_name = "FILE.npy")]
     pub output: Option<PathBuf>,
     /// Replace --output if it exists; never the model or --input.
     #[arg(long, requires = "output")]
     pub force: bool,
-    /// Put the model's prompt of this name before every line [default: the prompt that the model names, if any].
+    /// Put the model's prompt of this name before every line [default: the prompt that the model
+    /// names, if any].
     #[arg(long, value_name = "NAME", conflicts_with = "prompt")]
     pub prompt_name: Option<String>,
     /// Put this text before every line; an empty one for no prompt.
     #[arg(long, value_name = "TEXT")]
     pub prompt: Option<String>,
-    /// Lines that are computed together, at most. Vectors are written when no more lines are waiting.
+    /// Lines that are computed together, at most. Vectors are written when no more lines are
+    /// waiting.
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u16).range(1..))]
     pub batch: u16,
     /// How the model gets into memory.

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::report::{SCHEMA, quoted};
 
-/// What runs must have in common for their figures to be comparable: names, and where JSON has them.
+/// What runs must have in common for their figures to be comparable: names, and where JSON has
+/// them.
 const CIRCUMSTANCES: [(&str, &str); 13] = [
     ("processor", "/machine/processor"),
     ("processor model", "/machine/processor_model"),

@@ -27,8 +27,8 @@ use crate::version::COMMIT;
 const BUDGET: Duration = Duration::from_secs(6);
 const QUICK_BUDGET: Duration = Duration::from_millis(800);
 
-/// Bytes that pass through the caches between two turns, at most, where the run is to be quick: those of large servers
-/// hold more.
+/// Bytes that pass through the caches between two turns, at most, where the run is to be quick:
+/// those of large servers hold more.
 const QUICK_COLD_BYTES: usize = 256 << 20;
 
 /// Spread of half of the figures from which on other processes must be the reason.
@@ -107,7 +107,8 @@ impl Disturbance {
     }
 }
 
-/// How much faster integer arithmetic was in the fastest race than in the slowest one, with as many threads.
+/// How much faster integer arithmetic was in the fastest race than in the slowest one, with as many
+/// threads.
 fn drift(limits: &[Limit], peaks: &[(usize, f64)]) -> f64 {
     let Some(limit) = limits.iter().find(|limit| limit.name == bench::INTEGER) else { return 0.0 };
     let drifts = limit.speeds.iter().map(|alone| {
@@ -203,8 +204,8 @@ fn options(args: &BenchArgs, machine: &Machine) -> Result<Options> {
     Ok(options)
 }
 
-/// Measures the limits, with a mapped file of zeros. It has no name, so that nothing is left however the program
-/// ends.
+/// Measures the limits, with a mapped file of zeros. It has no name, so that nothing is left
+/// however the program ends.
 fn limits(options: &Options, pools: &bench::Pools) -> Result<Vec<Limit>> {
     let len = options.cold_bytes;
     let write = || {

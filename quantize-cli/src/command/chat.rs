@@ -37,8 +37,8 @@ pub(super) fn chat(args: &RunArgs, writer: &mut Writer<'_>, out: &mut (dyn Write
 
 /// Answers line after line until stdin ends.
 ///
-/// In a terminal Ctrl-C stops the answer, and the conversation goes on; between answers it ends the program. A line
-/// that does not fit into the context is refused and forgotten.
+/// In a terminal Ctrl-C stops the answer, and the conversation goes on; between answers it ends the
+/// program. A line that does not fit into the context is refused and forgotten.
 fn converse(conversation: &mut Conversation, writer: &mut Writer<'_>, out: &mut (dyn Write + Send)) -> Result<Answer> {
     let terminal = io::stdin().is_terminal();
     let mut lines = io::stdin().lock().lines();
@@ -136,7 +136,8 @@ impl fmt::Display for TooLong {
 impl std::error::Error for TooLong {}
 
 impl Conversation {
-    /// Says something and writes the answer as it comes, until its end or until `stop` is requested.
+    /// Says something and writes the answer as it comes, until its end or until `stop` is
+    /// requested.
     fn say(
         &mut self,
         writer: &mut Writer<'_>,
@@ -161,8 +162,9 @@ impl Conversation {
         Ok(turn)
     }
 
-    /// The tokens of the conversation. Where they leave too little of the context for an answer, the oldest turns are
-    /// forgotten until half of it is free, so that not every further line has all of the rest read anew.
+    /// The tokens of the conversation. Where they leave too little of the context for an answer,
+    /// the oldest turns are forgotten until half of it is free, so that not every further line has
+    /// all of the rest read anew.
     fn fit(&mut self, writer: &Writer<'_>) -> Result<Vec<u32>> {
         let context = writer.session.context();
         let mut tokens = self.encode(writer)?;
@@ -192,7 +194,8 @@ impl Conversation {
         })
     }
 
-    /// Removes the oldest line and its answer; instructions and the newest line stay. Whether there was one.
+    /// Removes the oldest line and its answer; instructions and the newest line stay. Whether there
+    /// was one.
     fn forget_turn(&mut self) -> bool {
         let mut said = self.messages.iter().enumerate().filter(|(_, message)| message.role == "user");
         let (Some((oldest, _)), Some((next, _))) = (said.next(), said.next()) else { return false };

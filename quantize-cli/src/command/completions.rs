@@ -1,4 +1,5 @@
-//! `quantize completions`: a script with which a shell completes this program's commands and options.
+//! `quantize completions`: a script with which a shell completes this program's commands and
+//! options.
 
 use anyhow::Result;
 use clap::CommandFactory;

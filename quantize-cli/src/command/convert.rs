@@ -87,8 +87,8 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
     Answer::of(&report, args.json, good, |report| to_text(report, args.quiet))
 }
 
-/// Refuses an output that cannot be written, or must not be. A dry run writes nothing meanwhile; any other one removes
-/// what an earlier one left.
+/// Refuses an output that cannot be written, or must not be. A dry run writes nothing meanwhile;
+/// any other one removes what an earlier one left.
 fn check_output(args: &ConvertArgs, source: &Source, plan: &Plan) -> Result<()> {
     let out = quoted(&args.out);
     let extension = args.out.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
@@ -111,7 +111,8 @@ fn check_output(args: &ConvertArgs, source: &Source, plan: &Plan) -> Result<()> 
     check_space(parent.unwrap_or(Path::new(".")), plan.bytes() + beside)
 }
 
-/// Converts into a temporary sibling of the output and puts it in its place, unless it was to be measured and was found too bad.
+/// Converts into a temporary sibling of the output and puts it in its place, unless it was to be
+/// measured and was found too bad.
 fn write(
     args: &ConvertArgs,
     source: &Source,

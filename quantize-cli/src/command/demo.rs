@@ -1,4 +1,5 @@
-//! `quantize demo`: the whole way on a real model, from its checkpoint to sentences, with what it costs and what it gains.
+//! `quantize demo`: the whole way on a real model, from its checkpoint to sentences, with what it
+//! costs and what it gains.
 
 use std::path::Path;
 use std::time::Duration;

@@ -83,8 +83,8 @@ fn next_line(lines: &mut impl BufRead) -> Result<Option<String>> {
     Ok(Some(line))
 }
 
-/// Reads lines in a thread of its own: whoever asks for them learns whether more are waiting, and is not held up by a
-/// pipe. About as many are kept as are asked for together.
+/// Reads lines in a thread of its own: whoever asks for them learns whether more are waiting, and
+/// is not held up by a pipe. About as many are kept as are asked for together.
 fn read_lines(input: Box<dyn Read + Send>, batch: u16) -> Receiver<Result<String>> {
     let (sender, receiver) = sync_channel(batch.into());
     thread::spawn(move || {
@@ -135,7 +135,8 @@ impl Lines {
     }
 }
 
-/// Embeds lines, as many at a time as are there, and says at the end how many did not fit the model.
+/// Embeds lines, as many at a time as are there, and says at the end how many did not fit the
+/// model.
 fn embed_lines(
     encoder: &Encoder,
     prompt: Prompt<'_>,
@@ -166,13 +167,15 @@ fn write_json(out: &mut (dyn Write + Send), vector: ArrayView1<'_, f32>) -> Resu
     Ok(out.write_all(&line)?)
 }
 
-/// Writes rows of numbers as NumPy keeps them (format version 1.0), whole or not at all. Returns how many they were.
+/// Writes rows of numbers as NumPy keeps them (format version 1.0), whole or not at all. Returns
+/// how many they were.
 fn write_npy(
     destination: &Destination,
     columns: usize,
     rows: impl FnOnce(&mut dyn FnMut(&Array2<f32>) -> Result<()>) -> Result<()>,
 ) -> Result<usize> {
-    /// The header's length, which is a multiple of 64: with the largest number of rows it takes 92 bytes.
+    /// The header's length, which is a multiple of 64: with the largest number of rows it takes 92
+    /// bytes.
     const HEADER: usize = 128;
     let header = |rows: usize| {
         let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");

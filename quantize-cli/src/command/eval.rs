@@ -278,7 +278,8 @@ impl Save {
     }
 }
 
-/// The checkpoint with its weights rounded to bfloat16, in a folder that goes when this is dropped; or why there is none.
+/// The checkpoint with its weights rounded to bfloat16, in a folder that goes when this is dropped;
+/// or why there is none.
 fn rounded(path: &Path, cancelled: &AtomicBool) -> Result<Result<Temporary, String>> {
     // Without its folder it would be no network.
     if path.is_file() {

@@ -83,7 +83,8 @@ impl<'a> Question<'a> {
         Gate::new(&self.original, &self.text, limit, |lm| protocol(&self.args.protocol, lm))
     }
 
-    /// Measures the model in `folder`, and writes the figures into it or finds out whose fault they are.
+    /// Measures the model in `folder`, and writes the figures into it or finds out whose fault they
+    /// are.
     pub(super) fn ask(
         &self,
         source: &Source,
@@ -130,7 +131,8 @@ impl<'a> Question<'a> {
     }
 }
 
-/// The packed tensors with the largest part in the squared error of all weights, each weighted by its own magnitude: relative error squared times size.
+/// The packed tensors with the largest part in the squared error of all weights, each weighted by
+/// its own magnitude: relative error squared times size.
 fn candidates(plan: &Plan, distortions: &[Option<Distortion>]) -> Vec<(String, f64)> {
     let packed = plan.tensors.iter().zip(distortions).filter_map(|(planned, distortion)| {
         let error = (*distortion)?.relative_rms();

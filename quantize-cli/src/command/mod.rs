@@ -1,5 +1,5 @@
-//! One file per subcommand: what it means. They return what they have to say, and printing is done here; text that comes bit by bit they write
-//! to the writer that they are given.
+//! One file per subcommand: what it means. They return what they have to say, and printing is done
+//! here; text that comes bit by bit they write to the writer that they are given.
 
 mod bench;
 mod chat;
@@ -29,7 +29,8 @@ use crate::eval::network::Network;
 use crate::interrupt::{self, cancel_on_signal};
 use crate::report::{Answer, printable_lines, quoted};
 
-/// Runs a command, prints its answer to stdout or its error to stderr, and returns the exit status. Handles signals from then on.
+/// Runs a command, prints its answer to stdout or its error to stderr, and returns the exit status.
+/// Handles signals from then on.
 #[must_use]
 pub fn main(args: Args) -> u8 {
     interrupt::handle_signals();
@@ -53,8 +54,9 @@ pub fn main(args: Args) -> u8 {
     }
 }
 
-/// Writes an error to stderr as clap writes those of the command line: coloured if that is a terminal which shows
-/// colours and `NO_COLOR` is not set. What a file's name or a file could do to the terminal is escaped.
+/// Writes an error to stderr as clap writes those of the command line: coloured if that is a
+/// terminal which shows colours and `NO_COLOR` is not set. What a file's name or a file could do to
+/// the terminal is escaped.
 fn complain(error: &anyhow::Error) -> std::io::Result<()> {
     let style = clap::builder::Styles::styled();
     let style = style.get_error();
@@ -98,8 +100,9 @@ fn note(sentences: &[String]) {
 /// Maps a model: a file of any size is listed or checked without reading it into memory.
 #[expect(unsafe_code, reason = "a memory map, the one of this program")]
 fn open(path: &Path) -> Result<Model> {
-    // SAFETY: this program writes to no model while it has it open: `convert` replaces files by renaming. That no other program changes
-    // them meanwhile is for the person to see to who runs it, as with every program that maps its input; the README says so.
+    // SAFETY: this program writes to no model while it has it open: `convert` replaces files by
+    // renaming. That no other program changes them meanwhile is for the person to see to who runs
+    // it, as with every program that maps its input; the README says so.
     let model = unsafe { Model::map(path) }?;
     model.warnings().iter().for_each(|warning| warn(warning));
     Ok(model)
@@ -119,8 +122,8 @@ fn open_network(path: &Path) -> Result<Network> {
 /// Maps a file that has no name, as `tempfile::tempfile` makes them.
 #[expect(unsafe_code, reason = "a memory map of a file that nobody else can reach")]
 fn map_unnamed(file: &std::fs::File) -> std::io::Result<memmap2::Mmap> {
-    // SAFETY: the file has no name by which another program could open and change it, and this one writes nothing
-    // to it from here on.
+    // SAFETY: the file has no name by which another program could open and change it, and this one
+    // writes nothing to it from here on.
     unsafe { memmap2::Mmap::map(file) }
 }
 

@@ -69,8 +69,8 @@ pub(super) fn read_stdin() -> Result<String> {
     let mut text = String::new();
     io::stdin().lock().take(MAX_PROMPT + 1).read_to_string(&mut text).context("cannot read the prompt from stdin")?;
     ensure!(text.len() as u64 <= MAX_PROMPT, "the prompt is longer than {MAX_PROMPT} bytes");
-    // Lines end as models have seen them, also in a file of Windows; and the end of the last one, which
-    // `echo` writes, is not part of the prompt.
+    // Lines end as models have seen them, also in a file of Windows; and the end of the last one,
+    // which `echo` writes, is not part of the prompt.
     let text = text.replace("\r\n", "\n");
     Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
 }
@@ -88,7 +88,8 @@ pub(super) struct Writer<'a> {
     screen: Screen,
 }
 
-/// Where the text goes. A terminal gets it with what would steer it escaped: models write what they were made to write.
+/// Where the text goes. A terminal gets it with what would steer it escaped: models write what they
+/// were made to write.
 #[derive(Clone, Copy)]
 struct Screen {
     is_terminal: bool,
@@ -164,8 +165,8 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Has the session hold these tokens, or the first of them if `stop` is requested meanwhile. What it has of them
-    /// already is kept.
+    /// Has the session hold these tokens, or the first of them if `stop` is requested meanwhile.
+    /// What it has of them already is kept.
     pub(super) fn read(&mut self, tokens: &[u32], stop: Option<&Stop>) -> Result<Pace> {
         ensure!(!tokens.is_empty(), "the prompt is empty, and this model's texts have no token to begin with");
         let start = Instant::now();
@@ -182,7 +183,8 @@ impl<'a> Writer<'a> {
         Ok(Pace { tokens: read, time: start.elapsed() })
     }
 
-    /// Goes on after what was read, and writes the text as it comes, until its end or until `stop` is requested.
+    /// Goes on after what was read, and writes the text as it comes, until its end or until `stop`
+    /// is requested.
     pub(super) fn write(&mut self, prompt: Pace, stop: Option<&Stop>, out: &mut (dyn Write + Send)) -> Result<Turn> {
         let start = Instant::now();
         let (tokenizer, end) = (self.tokenizer, self.end);

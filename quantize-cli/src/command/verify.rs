@@ -14,7 +14,8 @@ use crate::report::{Answer, bytes, printable, quoted};
 #[derive(Default, Serialize)]
 struct Report {
     whole: bool,
-    /// Whether it is a model that this program wrote, with checksums, rather than any safetensors file.
+    /// Whether it is a model that this program wrote, with checksums, rather than any safetensors
+    /// file.
     described: bool,
     tensors: usize,
     file_bytes: u64,

@@ -1,4 +1,5 @@
-//! A checkpoint with its weights rounded to bfloat16: what rounding of the kind that everybody accepts does to a network's answers. Less than that is noise.
+//! A checkpoint with its weights rounded to bfloat16: what rounding of the kind that everybody
+//! accepts does to a network's answers. Less than that is noise.
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, Write};
@@ -19,13 +20,15 @@ use crate::source::{Source, SourceTensor};
 /// Bytes that are copied at a time, or numbers that are rounded.
 const PIECE: usize = 1 << 20;
 
-/// Whether rounding changes anything: whether any tensor has floating-point numbers that are not bfloat16 already.
+/// Whether rounding changes anything: whether any tensor has floating-point numbers that are not
+/// bfloat16 already.
 #[must_use]
 pub fn rounds(source: &Source) -> bool {
     source.tensors().iter().any(|tensor| tensor.is_float() && tensor.dtype() != Dtype::BF16)
 }
 
-/// Writes a checkpoint into a folder, its floating-point numbers rounded to bfloat16, with the files that belong to it.
+/// Writes a checkpoint into a folder, its floating-point numbers rounded to bfloat16, with the
+/// files that belong to it.
 ///
 /// # Errors
 /// If the source cannot be read, or the folder not be written to; if `cancelled` became true.
@@ -56,7 +59,8 @@ pub fn write_rounded(source: &Source, folder: &Path, cancelled: &AtomicBool) -> 
     Ok(())
 }
 
-/// Writes a tensor of a source: as it is, or rounded to bfloat16 if that is what it is to be and not is.
+/// Writes a tensor of a source: as it is, or rounded to bfloat16 if that is what it is to be and
+/// not is.
 pub(super) fn write_tensor<W: Write + Seek>(
     source: &Source,
     tensor: &SourceTensor,

@@ -31,10 +31,12 @@ pub struct Blamed {
     pub relative_rms: f64,
 }
 
-/// Measures the candidates (names, and errors of their weights), one by one: the model with that tensor as it is in the source beside the model as it
-/// is. Returns them, the worst first; shares are of the damage to these questions.
+/// Measures the candidates (names, and errors of their weights), one by one: the model with that
+/// tensor as it is in the source beside the model as it is. Returns them, the worst first; shares
+/// are of the damage to these questions.
 ///
-/// For each of them the model is written once more, beside `folder`, where the model and its companions are.
+/// For each of them the model is written once more, beside `folder`, where the model and its
+/// companions are.
 ///
 /// # Errors
 /// If a file cannot be read or written, or a network cannot be asked.

@@ -1,4 +1,5 @@
-//! Language models beside a reference, over a text: all of them go through a window together, so that no logits are stored.
+//! Language models beside a reference, over a text: all of them go through a window together, so
+//! that no logits are stored.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -54,12 +55,15 @@ pub struct Measured {
     pub time: Duration,
 }
 
-/// Feeds windows to a reference and to some models, and compares what they say. The reference's logits go into `save`, too.
+/// Feeds windows to a reference and to some models, and compares what they say. The reference's
+/// logits go into `save`, too.
 ///
-/// `progress` counts the tokens fed to all of them; when `cancelled` becomes true, it ends with an error.
+/// `progress` counts the tokens fed to all of them; when `cancelled` becomes true, it ends with an
+/// error.
 ///
 /// # Errors
-/// If vocabularies differ, a window is longer than a model's context or has a token that is none of its own, or a file cannot be read or written.
+/// If vocabularies differ, a window is longer than a model's context or has a token that is none of
+/// its own, or a file cannot be read or written.
 pub fn evaluate(
     mut reference: Reference<'_>,
     models: &[&CausalLm],

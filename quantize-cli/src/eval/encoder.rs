@@ -1,4 +1,5 @@
-//! Sentence encoders beside a reference: how far vectors turn, and whether similarities still rank as people do.
+//! Sentence encoders beside a reference: how far vectors turn, and whether similarities still rank
+//! as people do.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -102,7 +103,8 @@ pub fn cut_texts(encoder: &Encoder, texts: &[&str]) -> Result<usize> {
     Ok(cut)
 }
 
-/// Embeds texts with a reference and with models, some at a time, and returns for each model the cosines between its vectors and the reference's.
+/// Embeds texts with a reference and with models, some at a time, and returns for each model the
+/// cosines between its vectors and the reference's.
 ///
 /// # Errors
 /// If a text cannot be embedded, or vectors differ in length; if `cancelled` became true.
@@ -143,8 +145,8 @@ pub struct Labelled {
 }
 
 impl Labelled {
-    /// Reads a file of the kind of the STS benchmark: lines of columns between tabs, of which the fifth is the score, the sixth and seventh are the
-    /// sentences.
+    /// Reads a file of the kind of the STS benchmark: lines of columns between tabs, of which the
+    /// fifth is the score, the sixth and seventh are the sentences.
     ///
     /// # Errors
     /// If it cannot be read, or a line has no such columns.
@@ -181,7 +183,8 @@ impl Labelled {
         self.scores.is_empty()
     }
 
-    /// The rank correlation (Spearman) between the scores and the cosines of the sentences' vectors.
+    /// The rank correlation (Spearman) between the scores and the cosines of the sentences'
+    /// vectors.
     ///
     /// # Errors
     /// If a sentence cannot be embedded; if `cancelled` became true.
@@ -200,7 +203,8 @@ impl Labelled {
     }
 }
 
-/// The correlation of the ranks of numbers (Spearman); equal ones share the mean of their ranks. NaN if all of one side are equal.
+/// The correlation of the ranks of numbers (Spearman); equal ones share the mean of their ranks.
+/// NaN if all of one side are equal.
 #[must_use]
 pub fn rank_correlation(a: &[f64], b: &[f64]) -> f64 {
     let (a, b) = (ranks(a), ranks(b));

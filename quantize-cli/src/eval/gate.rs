@@ -1,4 +1,5 @@
-//! A measurement that is made with several models of the same original: by a conversion, and to find out which tensors hurt.
+//! A measurement that is made with several models of the same original: by a conversion, and to
+//! find out which tensors hurt.
 
 use std::sync::atomic::AtomicBool;
 
@@ -37,7 +38,8 @@ pub enum Figures {
     },
 }
 
-/// With fewer predictions than this a mean divergence is known to 4 % or less well, and a gate passes by luck.
+/// With fewer predictions than this a mean divergence is known to 4 % or less well, and a gate
+/// passes by luck.
 const FEW_PREDICTIONS: usize = 1000;
 
 /// The same for an encoder's texts.
@@ -57,7 +59,8 @@ pub fn few_predictions(count: usize) -> Option<String> {
 }
 
 impl Figures {
-    /// One number that is 0 for the original and grows with the damage: the mean KL divergence, or what the mean cosine lacks to 1.
+    /// One number that is 0 for the original and grows with the damage: the mean KL divergence, or
+    /// what the mean cosine lacks to 1.
     #[must_use]
     pub fn damage(&self) -> f64 {
         match self {
@@ -95,7 +98,8 @@ pub enum Gate<'a> {
 }
 
 impl<'a> Gate<'a> {
-    /// Asks an original to predict a text, or to embed its lines, of which `lines` are used at most.
+    /// Asks an original to predict a text, or to embed its lines, of which `lines` are used at
+    /// most.
     ///
     /// # Errors
     /// If the original has no tokenizer, or the text is too short.

@@ -50,8 +50,8 @@ impl Limits {
         }
     }
 
-    /// The limits that a language model exceeds, in words. Figures that are not numbers exceed every limit, and are a
-    /// complaint of their own.
+    /// The limits that a language model exceeds, in words. Figures that are not numbers exceed
+    /// every limit, and are a complaint of their own.
     #[must_use]
     pub fn exceeded_by(&self, summary: &Summary) -> Vec<String> {
         let found = not_numbers(summary.not_a_number, summary.predictions, "predictions");
@@ -70,7 +70,8 @@ impl Limits {
         found.into_iter().chain(above("perplexity", model.value, self.max_ppl)).collect()
     }
 
-    /// The limit that an encoder exceeds, in words. Figures that are not numbers are a complaint of their own.
+    /// The limit that an encoder exceeds, in words. Figures that are not numbers are a complaint of
+    /// their own.
     #[must_use]
     pub fn exceeded_by_cosine(&self, cosine: &Cosines) -> Vec<String> {
         let found = not_numbers(cosine.not_a_number, cosine.texts, "cosines");

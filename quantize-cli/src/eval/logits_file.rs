@@ -1,7 +1,10 @@
-//! What a reference says of a text, in a file: so that it need not be computed again, and figures can be compared with llama.cpp's.
+//! What a reference says of a text, in a file: so that it need not be computed again, and figures
+//! can be compared with llama.cpp's.
 //!
-//! Two forms, `docs/evaluation.md` has both: llama.cpp's own (`llama-perplexity --kl-divergence-base`), and safetensors with logits in 16 bits that
-//! keep more. Rows pass through one at a time; what a file says of its own size is checked against its size before it is believed.
+//! Two forms, `docs/evaluation.md` has both: llama.cpp's own
+//! (`llama-perplexity --kl-divergence-base`), and safetensors with logits in 16 bits that keep
+//! more. Rows pass through one at a time; what a file says of its own size is checked against its
+//! size before it is believed.
 
 use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -27,18 +30,20 @@ const ROWS: &str = "rows";
 /// More tokens than any vocabulary has.
 const MAX_VOCABULARY: usize = 1 << 24;
 
-/// How rows are stored. Both forms have two `f32` and then a 16-bit code for each token: the log-probability is the second number plus the first
-/// times the code.
+/// How rows are stored. Both forms have two `f32` and then a 16-bit code for each token: the
+/// log-probability is the second number plus the first times the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// As llama.cpp stores them: codes reach down to e^-16 of the likeliest token's probability.
     LlamaCpp,
-    /// Safetensors; codes reach down to e^-32, and log-probabilities are those of a sum that is 1 again.
+    /// Safetensors; codes reach down to e^-32, and log-probabilities are those of a sum that is 1
+    /// again.
     Safetensors,
 }
 
 impl Form {
-    /// The form that the name of a file asks for: safetensors for one that ends so, or else llama.cpp's.
+    /// The form that the name of a file asks for: safetensors for one that ends so, or else
+    /// llama.cpp's.
     #[must_use]
     pub fn of(path: &Path) -> Self {
         if path.extension().is_some_and(|extension| extension == "safetensors") {
@@ -114,7 +119,8 @@ impl LogitsWriter {
     /// Begins a file for predictions of these windows.
     ///
     /// # Errors
-    /// If the file cannot be written, or cannot hold the windows: llama.cpp's are all of one length, and scored in their second half.
+    /// If the file cannot be written, or cannot hold the windows: llama.cpp's are all of one
+    /// length, and scored in their second half.
     pub fn create(path: &Path, form: Form, vocabulary: usize, windows: &Windows) -> Result<Self> {
         let context = || format!("cannot write {}", quoted(path));
         let rows = windows.predictions();
@@ -166,7 +172,8 @@ impl LogitsWriter {
     /// Appends the logits of the next prediction.
     ///
     /// # Errors
-    /// If they are not as many as the vocabulary has tokens, are not finite, are too many rows, or cannot be written.
+    /// If they are not as many as the vocabulary has tokens, are not finite, are too many rows, or
+    /// cannot be written.
     pub fn write(&mut self, logits: &[f32]) -> Result<()> {
         ensure!(logits.len() == self.vocabulary && self.rows_left > 0, "a row that does not belong into the file");
         ensure!(logits.iter().all(|x| x.is_finite()), "cannot write {}: a logit is not finite", quoted(&self.path));

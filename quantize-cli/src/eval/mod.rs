@@ -1,7 +1,8 @@
 //! What quantization did to a model's answers.
 //!
-//! [`text`] makes [`windows`] of a text, [`causal`] feeds them to models and a reference, [`statistics`] compares; [`logits_file`] keeps what a
-//! reference said. `docs/evaluation.md` has the formulas.
+//! [`text`] makes [`windows`] of a text, [`causal`] feeds them to models and a reference,
+//! [`statistics`] compares; [`logits_file`] keeps what a reference said. `docs/evaluation.md` has
+//! the formulas.
 
 pub mod bf16;
 pub mod blame;

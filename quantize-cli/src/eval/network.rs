@@ -30,7 +30,8 @@ impl Network {
         // SAFETY: the caller makes the promise.
         match unsafe { CausalLm::map(path) } {
             Ok(lm) => Ok(Self::Lm(lm)),
-            // Perhaps it is not a language model. If it is nothing else either, the modules beside it tell which of the two complaints is of use.
+            // Perhaps it is not a language model. If it is nothing else either, the modules beside
+            // it tell which of the two complaints is of use.
             Err(Error::File(error)) if error.kind() == FileErrorKind::Network => {
                 // SAFETY: as above.
                 match unsafe { Encoder::map(path) } {
@@ -60,7 +61,8 @@ pub struct Size {
     pub file_bytes: u64,
     /// Bits for each weight of the file, headers included.
     pub bits_per_weight: f64,
-    /// Bits for each weight of the layers: without token embeddings and output head, which are most of a small model, and seldom as small.
+    /// Bits for each weight of the layers: without token embeddings and output head, which are most
+    /// of a small model, and seldom as small.
     pub layer_bits_per_weight: f64,
 }
 

@@ -1,7 +1,8 @@
 //! How far a model's answers are from a reference's, token by token and summed up.
 //!
-//! The figures are those of llama.cpp's `llama-perplexity --kl-divergence`, computed in binary64; `docs/evaluation.md` has the formulas.
-//! One order of operations, no platform's `libm`: the same logits give the same figures on every machine.
+//! The figures are those of llama.cpp's `llama-perplexity --kl-divergence`, computed in binary64;
+//! `docs/evaluation.md` has the formulas. One order of operations, no platform's `libm`: the same
+//! logits give the same figures on every machine.
 
 use serde::Serialize;
 
@@ -10,7 +11,8 @@ use serde::Serialize;
 pub enum Answer<'a> {
     /// Logits: log-probabilities but for a constant.
     Logits(&'a [f32]),
-    /// Log-probabilities as llama.cpp's files hold them: rounded, of a sum that is not quite 1, and at -16 or less of no meaning.
+    /// Log-probabilities as llama.cpp's files hold them: rounded, of a sum that is not quite 1, and
+    /// at -16 or less of no meaning.
     Rounded(&'a [f32]),
 }
 
@@ -29,7 +31,8 @@ pub struct Prediction {
     pub same_top: bool,
 }
 
-/// The negative log-likelihood of a token, from a row of logits: the same bits as [`Prediction::nll`].
+/// The negative log-likelihood of a token, from a row of logits: the same bits as
+/// [`Prediction::nll`].
 ///
 /// # Panics
 /// If `token` is not below the length of the row.
@@ -41,7 +44,8 @@ pub fn nll(logits: &[f32], token: u32) -> f64 {
 }
 
 impl Prediction {
-    /// Compares what a reference and a model (its logits) say of the next token with each other and with the token that came.
+    /// Compares what a reference and a model (its logits) say of the next token with each other and
+    /// with the token that came.
     ///
     /// # Panics
     /// If they are not of the same length, or `token` is not below that.
@@ -77,7 +81,8 @@ impl Prediction {
         prediction
     }
 
-    /// Whether its figures are numbers: not where logits of the model or the reference are NaN or positive infinity.
+    /// Whether its figures are numbers: not where logits of the model or the reference are NaN or
+    /// positive infinity.
     #[must_use]
     pub fn is_number(&self) -> bool {
         !(self.nll.is_nan() || self.reference_nll.is_nan() || self.kld.is_nan())
@@ -90,7 +95,8 @@ fn highest(row: &[f32]) -> (f32, usize) {
     (value, row.iter().position(|&x| x == value).unwrap_or(0))
 }
 
-/// Sums over a vocabulary of `p = exp(r)`, `exp(m)` and `p (r - m)`, where `r` and `m` are logits less the highest one.
+/// Sums over a vocabulary of `p = exp(r)`, `exp(m)` and `p (r - m)`, where `r` and `m` are logits
+/// less the highest one.
 struct Sums {
     reference: f64,
     model: f64,
@@ -127,8 +133,8 @@ pub(super) fn log_sum_exp(row: &[f32]) -> f64 {
     f64::from(highest) + libm::log(sums(row, highest, row, highest).reference)
 }
 
-/// `e^x` for `x` up to 0, to 2^-51 of its value: 2^n times the Taylor polynomial of the rest, without a branch. Below -700 it is e^-700, as
-/// good as nothing; a NaN stays one.
+/// `e^x` for `x` up to 0, to 2^-51 of its value: 2^n times the Taylor polynomial of the rest,
+/// without a branch. Below -700 it is e^-700, as good as nothing; a NaN stays one.
 #[inline(always)]
 fn exp(x: f64) -> f64 {
     // Added and subtracted, it rounds to a whole number, which is then in the lowest bits.
@@ -272,7 +278,8 @@ impl Moments {
     }
 }
 
-/// The number below which a fraction of them lies: between the two nearest of the sorted numbers, in proportion. NaN if there are none.
+/// The number below which a fraction of them lies: between the two nearest of the sorted numbers,
+/// in proportion. NaN if there are none.
 #[must_use]
 pub fn percentile(sorted: &[f32], fraction: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
@@ -288,8 +295,8 @@ pub fn percentile(sorted: &[f32], fraction: f64) -> f64 {
 pub struct Summary {
     /// How many tokens were predicted.
     pub predictions: usize,
-    /// At how many of them logits of the model or of the reference are not numbers. If there is one, all figures but
-    /// the share of the same likeliest tokens are NaN.
+    /// At how many of them logits of the model or of the reference are not numbers. If there is
+    /// one, all figures but the share of the same likeliest tokens are NaN.
     pub not_a_number: usize,
     /// By the reference.
     pub reference: Perplexity,
@@ -428,7 +435,8 @@ mod tests {
             let top = |row: &[f64]| (0..len).max_by(|&a, &b| row[a].total_cmp(&row[b]));
             assert_eq!(found.same_top, top(&p) == top(&q));
 
-            // Log-probabilities as they are, rounded to f32 alone: the same, less what is at -16 or below.
+            // Log-probabilities as they are, rounded to f32 alone: the same, less what is at -16 or
+            // below.
             let rounded: Vec<f32> = p.iter().map(|&p| p as f32).collect();
             let kept = rounded.iter().zip(&q).filter(|(p, _)| **p > -16.0);
             let kld: f64 = kept.map(|(&p, q)| libm::exp(p.into()) * (f64::from(p) - q)).sum();

@@ -67,7 +67,8 @@ impl Described {
         }
     }
 
-    /// How much was predicted, in words: `40 documents, 7491 predictions; 7531 of 7600 tokens of the text used`.
+    /// How much was predicted, in words: `40 documents, 7491 predictions; 7531 of 7600 tokens of
+    /// the text used`.
     #[must_use]
     pub fn counts(&self) -> String {
         let kind = if self.documents.is_some() { "documents" } else { "windows" };
@@ -86,8 +87,8 @@ impl Protocol {
     /// Cuts a text.
     ///
     /// # Errors
-    /// If the model has no tokenizer, its context is too short, the mark between documents never occurs, or the text is
-    /// too short to predict anything.
+    /// If the model has no tokenizer, its context is too short, the mark between documents never
+    /// occurs, or the text is too short to predict anything.
     pub fn windows(&self, lm: &CausalLm, text: &str) -> Result<Windows> {
         let context = lm.config().default_context;
         ensure!(self.ctx <= context, "windows of {} tokens, but the model's context is {context}", self.ctx);
@@ -144,8 +145,8 @@ impl Protocol {
     }
 }
 
-/// Refuses a mark between documents that the text does not have: all of it would be one document, of which only the
-/// beginning is scored.
+/// Refuses a mark between documents that the text does not have: all of it would be one document,
+/// of which only the beginning is scored.
 fn check_mark(mark: &str, text: &str, ctx: usize) -> Result<()> {
     ensure!(!mark.is_empty(), "--documents= names an empty mark, expected the text between two documents");
     ensure!(

@@ -15,7 +15,8 @@ pub enum Score {
 }
 
 impl Score {
-    /// The place of the first token of a window of `len` tokens from which the next one is predicted.
+    /// The place of the first token of a window of `len` tokens from which the next one is
+    /// predicted.
     #[must_use]
     pub fn first(self, len: usize) -> usize {
         match self {
@@ -68,8 +69,8 @@ impl Window<'_> {
 }
 
 impl Windows {
-    /// Cuts a text into windows of `len` tokens that do not overlap; what is left at the end is not used. The beginning token, if there is one,
-    /// takes the place of each window's first token.
+    /// Cuts a text into windows of `len` tokens that do not overlap; what is left at the end is not
+    /// used. The beginning token, if there is one, takes the place of each window's first token.
     #[must_use]
     pub fn of_text(mut tokens: Vec<u32>, len: usize, bos: Option<u32>, score: Score) -> Self {
         let mut windows = vec![];
@@ -90,7 +91,8 @@ impl Windows {
         Self { tokens, windows, coverage }
     }
 
-    /// A window for each document, which begins with the beginning token if there is one and is cut to `len` tokens.
+    /// A window for each document, which begins with the beginning token if there is one and is cut
+    /// to `len` tokens.
     #[must_use]
     pub fn of_documents(documents: &[Vec<u32>], len: usize, bos: Option<u32>, score: Score) -> Self {
         let mut found = Self::default();
@@ -177,7 +179,8 @@ mod tests {
         let windows = Windows::of_text(text.clone(), 4, Some(1), Score::Half);
         assert_eq!(cut(&windows), [(vec![1, 11, 12, 13], 2, 1), (vec![1, 15, 16, 17], 2, 1)]);
         assert_eq!((windows.predictions(), windows.fed(), windows.highest()), (2, 6, Some(17)));
-        // The first token of each window makes room for the beginning token, and three are left at the end.
+        // The first token of each window makes room for the beginning token, and three are left at
+        // the end.
         assert_eq!(windows.coverage(), Some(Coverage { tokens: 11, used: 6, cut: 0 }));
         let windows = Windows::of_text(text.clone(), 5, None, Score::All);
         assert_eq!(cut(&windows), [(vec![10, 11, 12, 13, 14], 0, 4), (vec![15, 16, 17, 18, 19], 0, 4)]);

@@ -1,4 +1,5 @@
-//! Whether an output can be put where it is to go, and may be: asked before the work, and again before it takes its place.
+//! Whether an output can be put where it is to go, and may be: asked before the work, and again
+//! before it takes its place.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -14,8 +15,8 @@ use super::MODEL;
 use crate::report::{bytes, quoted};
 use crate::source::{Source, is_described};
 
-/// Refuses a place where no output could be put in the end: no name, no folder around it, no right to write there, or a
-/// mount point. Writes nothing.
+/// Refuses a place where no output could be put in the end: no name, no folder around it, no right
+/// to write there, or a mount point. Writes nothing.
 pub(crate) fn check_place(path: &Path) -> Result<()> {
     let name = file_name(path)?.to_string_lossy().into_owned();
     let path = &behind_link(path)?;
@@ -101,8 +102,9 @@ mod system {
     }
 }
 
-/// Refuses to replace anything unless that is wanted, and then anything but what this program wrote: `--force` with a
-/// mistyped path must not cost other files, nor must it cost what somebody put beside a model.
+/// Refuses to replace anything unless that is wanted, and then anything but what this program
+/// wrote: `--force` with a mistyped path must not cost other files, nor must it cost what somebody
+/// put beside a model.
 pub(crate) fn check_destination(path: &Path, replace: bool) -> Result<()> {
     if fs::symlink_metadata(path).is_err() {
         return Ok(());
@@ -111,8 +113,8 @@ pub(crate) fn check_destination(path: &Path, replace: bool) -> Result<()> {
     check_replaceable(&behind_link(path)?)
 }
 
-/// Refuses what holds anything that this program did not write: all of it must be an empty folder, or a model with the
-/// companions that its recipe lists.
+/// Refuses what holds anything that this program did not write: all of it must be an empty folder,
+/// or a model with the companions that its recipe lists.
 pub(super) fn check_replaceable(path: &Path) -> Result<()> {
     let refusal = || format!("{} is not a model that quantize wrote: remove it yourself", quoted(path));
     if !path.is_dir() {
@@ -146,14 +148,16 @@ pub(super) fn check_replaceable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The companions that a model was written with, if that is recorded; nothing if this program did not write it.
+/// The companions that a model was written with, if that is recorded; nothing if this program did
+/// not write it.
 pub(super) fn companions_of(header: &Header) -> Option<Option<BTreeSet<PathBuf>>> {
     let description: Value = serde_json::from_str(header.metadata.get("qruntime")?).ok()?;
     let companions = description.pointer("/recipe/companions").and_then(Value::as_array);
     Some(companions.map(|files| files.iter().filter_map(Value::as_str).map(PathBuf::from).collect()))
 }
 
-/// Collects what is in a folder of a model and is none of its files, a folder without any of them as a whole.
+/// Collects what is in a folder of a model and is none of its files, a folder without any of them
+/// as a whole.
 fn find_foreign(
     model: &Path,
     folder: &Path,

@@ -1,4 +1,5 @@
-//! What killed programs left beside an output: found by its name, told from what is at work by its lock, removed.
+//! What killed programs left beside an output: found by its name, told from what is at work by its
+//! lock, removed.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -13,8 +14,9 @@ use super::check::{behind_link, check_replaceable, companions_of, file_name, par
 use crate::companions::is_written;
 use crate::report::quoted;
 
-/// Removes what killed programs left beside `destination`, and puts back the output that one of them had put aside.
-/// What holds anything that this program did not write stays. Returns a sentence for each.
+/// Removes what killed programs left beside `destination`, and puts back the output that one of
+/// them had put aside. What holds anything that this program did not write stays. Returns a
+/// sentence for each.
 ///
 /// # Errors
 /// If an output cannot be put back.
@@ -38,8 +40,8 @@ pub(crate) fn sweep(destination: &Path) -> Result<Vec<String>> {
     Ok(told)
 }
 
-/// Refuses an output that [`sweep`] would put back, as [`check_destination`](super::check_destination) would then.
-/// Writes nothing.
+/// Refuses an output that [`sweep`] would put back, as
+/// [`check_destination`](super::check_destination) would then. Writes nothing.
 pub(crate) fn check_aside(destination: &Path, replace: bool) -> Result<()> {
     let destination = &behind_link(destination)?;
     if fs::symlink_metadata(destination).is_ok() {
@@ -69,15 +71,16 @@ fn abandoned(destination: &Path) -> Result<Vec<(PathBuf, &'static str, File)>> {
         let (path, kind) = (entry.path(), leftover(&entry.file_name(), base(&name))?);
         match lock(&path) {
             Lock::Held(file) => Some((path, kind, file)),
-            // A lock that is held, or cannot be: its program may be at work, on another machine even.
+            // A lock that is held, or cannot be: its program may be at work, on another machine
+            // even.
             Lock::Taken | Lock::Unsupported => None,
         }
     });
     Ok(found.collect())
 }
 
-/// Refuses what a killed program left if it holds anything that this program did not write: it can be an old output,
-/// into which something else came at the last moment.
+/// Refuses what a killed program left if it holds anything that this program did not write: it can
+/// be an old output, into which something else came at the last moment.
 fn check_leftover(path: &Path, kind: &str, name: &OsStr) -> Result<()> {
     let context = || format!("cannot read {}", quoted(path));
     if kind == "old" {
@@ -95,9 +98,10 @@ fn check_leftover(path: &Path, kind: &str, name: &OsStr) -> Result<()> {
     if header.and_then(|(header, _)| companions_of(&header)).flatten().is_some() {
         return check_replaceable(path);
     }
-    // It was not written to its end, and nothing but their names tells its files yet: the recipe, which lists them, is
-    // written with the model. The folder itself has a hidden name that only this program gives, so that what is in it
-    // under names of this program's files, too, is taken for them.
+    // It was not written to its end, and nothing but their names tells its files yet: the recipe,
+    // which lists them, is written with the model. The folder itself has a hidden name that only
+    // this program gives, so that what is in it under names of this program's files, too, is taken
+    // for them.
     check_names(path, Path::new("")).with_context(context)?.map_or(Ok(()), |foreign| {
         bail!("it holds {foreign:?}, which quantize does not write");
     })
@@ -120,7 +124,8 @@ fn check_names(model: &Path, folder: &Path) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// The kind of a temporary file or folder of the output `name`: "partial" or "old". Nothing if it is anything else.
+/// The kind of a temporary file or folder of the output `name`: "partial" or "old". Nothing if it
+/// is anything else.
 fn leftover(found: &OsStr, name: &str) -> Option<&'static str> {
     let (of, kind) = parts(found.to_str()?)?;
     (of == name).then_some(kind)
@@ -131,8 +136,8 @@ pub(super) fn base(name: &str) -> &str {
     parts(name).map_or(name, |(of, _)| of)
 }
 
-/// The parts of the name of a temporary file or folder, see [`temporary_name`](super::check::temporary_name): that of
-/// the output, and the kind.
+/// The parts of the name of a temporary file or folder, see
+/// [`temporary_name`](super::check::temporary_name): that of the output, and the kind.
 fn parts(text: &str) -> Option<(&str, &'static str)> {
     let kind = ["partial", "old"].into_iter().find(|kind| text.ends_with(kind))?;
     let (name, number) = text.strip_prefix('.')?.strip_suffix(kind)?.strip_suffix('.')?.rsplit_once('.')?;

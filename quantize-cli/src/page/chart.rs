@@ -1,4 +1,5 @@
-//! The pictures of a report. Each is drawn twice, for wide and for narrow screens, so that its letters are of one size.
+//! The pictures of a report. Each is drawn twice, for wide and for narrow screens, so that its
+//! letters are of one size.
 
 use std::fmt::Write as _;
 

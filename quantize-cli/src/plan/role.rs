@@ -1,9 +1,10 @@
-//! What a tensor does in its network, by its name and shape: what becomes of it depends on that, not on which family of
-//! networks it is from.
+//! What a tensor does in its network, by its name and shape: what becomes of it depends on that,
+//! not on which family of networks it is from.
 //!
-//! Names are those of PyTorch modules as Hugging Face's checkpoints have them, `scope.module.weight`. Families call the
-//! same thing by many names; the tables here are the one place that knows them. Where a name does not tell how a matrix lies,
-//! its bias or the other half of its network does.
+//! Names are those of PyTorch modules as Hugging Face's checkpoints have them,
+//! `scope.module.weight`. Families call the same thing by many names; the tables here are the one
+//! place that knows them. Where a name does not tell how a matrix lies, its bias or the other half
+//! of its network does.
 
 use std::collections::HashMap;
 
@@ -32,7 +33,8 @@ pub enum Role {
     Convolution,
     /// Parameters of a recurrence: decays, time steps.
     State,
-    /// A parameter that is no layer's weight: learned tokens, projections applied from the other side.
+    /// A parameter that is no layer's weight: learned tokens, projections applied from the other
+    /// side.
     Parameter,
     /// Masks added to scores, where infinity means "not seen".
     Mask,
@@ -47,7 +49,8 @@ pub enum Role {
 /// Rows and columns from which on a matrix is worth blocks.
 const LEAST: [usize; 2] = [16, 32];
 
-/// Experts that a mixture has at most: a `gate` of more outputs is the gate of a feed-forward network.
+/// Experts that a mixture has at most: a `gate` of more outputs is the gate of a feed-forward
+/// network.
 const MOST_EXPERTS: usize = 1024;
 
 /// Modules that decide between experts, wherever they stand.
@@ -65,7 +68,8 @@ const TOP_VOCABULARIES: &[&str] = &["shared", "output", "head", "proj_out"];
 /// Modules whose rows are tokens within an `lm_head`.
 const HEAD_LAYERS: &[&str] = &["decoder", "linear", "out_proj"];
 
-/// Matrices of outputs x inputs whose names have no dot before "weight": those of PyTorch's `MultiheadAttention`.
+/// Matrices of outputs x inputs whose names have no dot before "weight": those of PyTorch's
+/// `MultiheadAttention`.
 const ATTENTION_WEIGHTS: &[&str] = &["in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"];
 
 /// Parameters of recurrences: Mamba, gated delta nets, RWKV, RG-LRU.
@@ -121,8 +125,8 @@ impl Role {
         }
     }
 
-    /// Whether a rule for many tensors packs one of such a shape: it is a matrix of rows that are outputs, or one for each expert, and large
-    /// enough for blocks.
+    /// Whether a rule for many tensors packs one of such a shape: it is a matrix of rows that are
+    /// outputs, or one for each expert, and large enough for blocks.
     #[must_use]
     pub fn is_packable(self, shape: &[usize]) -> bool {
         match self {
@@ -138,7 +142,8 @@ fn is_worth_it(shape: &[usize]) -> bool {
     matches!(shape, &[.., rows, cols] if rows >= LEAST[0] && cols >= LEAST[1])
 }
 
-/// Families whose fused experts are stored as inputs x outputs, for where the tensors themselves do not tell.
+/// Families whose fused experts are stored as inputs x outputs, for where the tensors themselves do
+/// not tell.
 const TRANSPOSED_EXPERTS: &[&str] = &["gpt_oss", "llama4", "llama4_text", "qwen3_vl_moe", "qwen3_vl_moe_text", "aria"];
 
 /// The tensors of a checkpoint, for the roles of each.
@@ -248,8 +253,9 @@ impl<'a> Roles<'a> {
         }
     }
 
-    /// Whether fused experts are stored as inputs x outputs. One half takes what the other gives: `[2 * inner, hidden]` and `[hidden, inner]`,
-    /// or turned `[hidden, 2 * inner]` and `[inner, hidden]`.
+    /// Whether fused experts are stored as inputs x outputs. One half takes what the other gives:
+    /// `[2 * inner, hidden]` and `[hidden, inner]`, or turned `[hidden, 2 * inner]` and
+    /// `[inner, hidden]`.
     fn are_experts_turned(&self, name: &str, shape: &[usize]) -> bool {
         let (stem, weight) = name.strip_suffix(".weight").map_or((name, ""), |stem| (stem, ".weight"));
         let first = |[first, second]: &[&str; 2]| {
@@ -305,8 +311,9 @@ pub fn is_vocabulary(name: &str) -> bool {
     is_embedding || VOCABULARIES.contains(&module) || is_top || is_head
 }
 
-/// Whether a tensor is added to scores to hide positions, by its name: a buffer such as `causal_mask` or `masked_bias`.
-/// Parameters that are trained, `mask_token`, `mask_emb` or `mask.weight`, are none.
+/// Whether a tensor is added to scores to hide positions, by its name: a buffer such as
+/// `causal_mask` or `masked_bias`. Parameters that are trained, `mask_token`, `mask_emb` or
+/// `mask.weight`, are none.
 #[must_use]
 pub fn is_mask(name: &str) -> bool {
     let module = module(name);

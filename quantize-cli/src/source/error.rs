@@ -7,8 +7,8 @@ use qruntime::Error;
 
 /// Why a checkpoint cannot be read.
 ///
-/// Its `Display` names the file, the tensor where there is one, what was found and what was expected; the operating
-/// system's own words are in [`source`](std::error::Error::source).
+/// Its `Display` names the file, the tensor where there is one, what was found and what was
+/// expected; the operating system's own words are in [`source`](std::error::Error::source).
 #[derive(Debug)]
 pub struct SourceError(Cause);
 
@@ -84,7 +84,8 @@ impl fmt::Display for SourceError {
         match &self.0 {
             Cause::Files(error) => error.fmt(f),
             Cause::Refused { path, tensor, problem, .. } => {
-                // Debug, because names of files and tensors may come from a hostile file: it quotes and escapes.
+                // Debug, because names of files and tensors may come from a hostile file: it quotes
+                // and escapes.
                 write!(f, "{path:?}: ")?;
                 if let Some(tensor) = tensor {
                     write!(f, "tensor {tensor:?}: ")?;

@@ -16,7 +16,8 @@ pub(super) enum Float {
 }
 
 impl Float {
-    /// `None` for integers, booleans and the microscaling element types, which mean nothing without their scales.
+    /// `None` for integers, booleans and the microscaling element types, which mean nothing without
+    /// their scales.
     pub(super) fn of(dtype: Dtype) -> Option<Self> {
         match dtype {
             Dtype::F64 => Some(Self::F64),
@@ -39,7 +40,8 @@ impl Float {
         }
     }
 
-    /// Converts little-endian elements. All conversions are exact, except that `F64` is rounded to the nearest.
+    /// Converts little-endian elements. All conversions are exact, except that `F64` is rounded to
+    /// the nearest.
     ///
     /// # Panics
     ///
@@ -65,8 +67,8 @@ fn map<const N: usize>(bytes: &[u8], out: &mut [f32], convert: impl Fn([u8; N]) 
     }
 }
 
-/// `half` finds the processor's conversion at run time, but takes elements, not bytes: they pass through a tile on
-/// the stack, which costs less than one conversion by bit operations.
+/// `half` finds the processor's conversion at run time, but takes elements, not bytes: they pass
+/// through a tile on the stack, which costs less than one conversion by bit operations.
 fn decode_f16(bytes: &[u8], out: &mut [f32]) {
     const TILE: usize = 1024;
     let mut tile = [f16::ZERO; TILE];

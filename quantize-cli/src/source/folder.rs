@@ -1,4 +1,5 @@
-//! What belongs to a model besides its tensors, in the folder of a checkpoint as Hugging Face lays it out.
+//! What belongs to a model besides its tensors, in the folder of a checkpoint as Hugging Face lays
+//! it out.
 
 use std::fs;
 use std::path::Path;

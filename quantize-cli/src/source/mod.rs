@@ -13,13 +13,15 @@
 //! # Ok::<(), quantize_cli::source::SourceError>(())
 //! ```
 //!
-//! Opening reads headers and small JSON files only. Tensors are then read in pieces, by positioned reads into the
-//! caller's buffers from any number of threads, so a converter's memory does not grow with the model.
+//! Opening reads headers and small JSON files only. Tensors are then read in pieces, by positioned
+//! reads into the caller's buffers from any number of threads, so a converter's memory does not
+//! grow with the model.
 //!
-//! Every byte is untrusted. What [`Source::open`] lets through is whole: each file is as long as its header says, its
-//! tensors tile it, and index and shards agree on who holds what.
+//! Every byte is untrusted. What [`Source::open`] lets through is whole: each file is as long as
+//! its header says, its tensors tile it, and index and shards agree on who holds what.
 //!
-//! 8-bit floating-point tensors (`F8_E4M3`, `F8_E5M2`) come with their scales applied; the scales are not listed as tensors.
+//! 8-bit floating-point tensors (`F8_E4M3`, `F8_E5M2`) come with their scales applied; the scales
+//! are not listed as tensors.
 
 mod error;
 mod float;
@@ -46,7 +48,8 @@ use crate::companions;
 pub use self::error::{SourceError, SourceErrorKind};
 pub(crate) use self::shard::is_described;
 
-/// Bytes that are read before they are converted: enough to hide the cost of a system call, and they stay in cache.
+/// Bytes that are read before they are converted: enough to hide the cost of a system call, and
+/// they stay in cache.
 const PIECE: usize = 64 * 1024;
 
 /// An open checkpoint.
@@ -75,14 +78,15 @@ pub struct SourceTensor {
 }
 
 impl Source {
-    /// Opens a `.safetensors` file, or a folder with `model.safetensors`, with `model.safetensors.index.json` and its
-    /// shards, or with exactly one `.safetensors` file; the first of these wins.
+    /// Opens a `.safetensors` file, or a folder with `model.safetensors`, with
+    /// `model.safetensors.index.json` and its shards, or with exactly one `.safetensors` file; the
+    /// first of these wins.
     ///
     /// # Errors
     ///
-    /// If a file cannot be read; is malformed, truncated or too long; if a shard is missing, or index and shards
-    /// disagree; if there are no tensors; if it is quantized already, except as 8-bit floats with scales; or if the
-    /// scales of an 8-bit tensor are missing or do not fit it.
+    /// If a file cannot be read; is malformed, truncated or too long; if a shard is missing, or
+    /// index and shards disagree; if there are no tensors; if it is quantized already, except as
+    /// 8-bit floats with scales; or if the scales of an 8-bit tensor are missing or do not fit it.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         if path.is_file() && path.extension().is_none_or(|extension| extension != "safetensors") {
             // Says what the file is, where its beginning tells.
@@ -106,7 +110,8 @@ impl Source {
 
         let is_folder = path.is_dir();
         let folder = if is_folder { path } else { path.parent().unwrap_or(path) };
-        // Of a single file, too, the config beside it says what the weights are; but it does not belong to what was named.
+        // Of a single file, too, the config beside it says what the weights are; but it does not
+        // belong to what was named.
         let config = folder::config(folder)?;
         let companions = if is_folder { companions::find(path)? } else { Vec::new() };
         let described = tensors.iter().map(|tensor| (tensor.name(), tensor.dtype(), tensor.shape()));
@@ -143,7 +148,8 @@ impl Source {
         self.shards.iter().map(|shard| shard.path.as_path())
     }
 
-    /// The tensors: file by file as in [`files`](Self::files), within a file in the order of their data.
+    /// The tensors: file by file as in [`files`](Self::files), within a file in the order of their
+    /// data.
     pub fn tensors(&self) -> &[SourceTensor] {
         &self.tensors
     }
@@ -163,13 +169,14 @@ impl Source {
         self.config.as_ref()
     }
 
-    /// Files of the folder that a converted model needs too (config, tokenizer, licence), relative to the folder.
+    /// Files of the folder that a converted model needs too (config, tokenizer, licence), relative
+    /// to the folder.
     pub fn companions(&self) -> &[PathBuf] {
         &self.companions
     }
 
-    /// Checks that no file of the source was written to, cut off or replaced since it was opened: that what was read
-    /// of it belongs together.
+    /// Checks that no file of the source was written to, cut off or replaced since it was opened:
+    /// that what was read of it belongs together.
     ///
     /// # Errors
     ///
@@ -178,30 +185,31 @@ impl Source {
         self.shards.iter().map(|shard| &shard.stamp).chain(&self.stamps).try_for_each(Stamp::check)
     }
 
-    /// Names of tensors that are not among [`tensors`](Self::tensors) and not used: scales of the activations of
-    /// 8-bit layers.
+    /// Names of tensors that are not among [`tensors`](Self::tensors) and not used: scales of the
+    /// activations of 8-bit layers.
     pub fn dropped(&self) -> &[String] {
         &self.dropped
     }
 
-    /// What a person should know although it is no error: files that are left out, each warning a sentence.
+    /// What a person should know although it is no error: files that are left out, each warning a
+    /// sentence.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Whether any tensor is 8-bit floating point. The config's `quantization_config` then speaks of these tensors,
-    /// and is no longer true of what [`read_f32`](Self::read_f32) returns.
+    /// Whether any tensor is 8-bit floating point. The config's `quantization_config` then speaks
+    /// of these tensors, and is no longer true of what [`read_f32`](Self::read_f32) returns.
     pub fn has_fp8(&self) -> bool {
         self.tensors.iter().any(SourceTensor::is_fp8)
     }
 
-    /// Reads elements, in row-major order, as `f32`. `F64` is rounded to the nearest; the others are exact, except
-    /// that the product of an 8-bit element and its scale is rounded once.
+    /// Reads elements, in row-major order, as `f32`. `F64` is rounded to the nearest; the others
+    /// are exact, except that the product of an 8-bit element and its scale is rounded once.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read; the tensor is not of this source or not floating point; the range is not within
-    /// it; or `out` is not as long as the range.
+    /// If the file cannot be read; the tensor is not of this source or not floating point; the
+    /// range is not within it; or `out` is not as long as the range.
     pub fn read_f32(&self, tensor: &SourceTensor, elements: Range<usize>, out: &mut [f32]) -> Result<(), SourceError> {
         self.check_own(tensor)?;
         tensor.read_f32(&self.shards, elements, out)
@@ -211,8 +219,8 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// If the file cannot be read; the tensor is not of this source; the range is not within it; or `out` is not as
-    /// long as the range.
+    /// If the file cannot be read; the tensor is not of this source; the range is not within it; or
+    /// `out` is not as long as the range.
     pub fn read_bytes(&self, tensor: &SourceTensor, bytes: Range<usize>, out: &mut [u8]) -> Result<(), SourceError> {
         self.check_own(tensor)?;
         tensor.check_range(&self.shards, "bytes", &bytes, tensor.bytes(), out.len())?;

@@ -1,7 +1,8 @@
 //! Scales of 8-bit floating-point weights.
 //!
-//! Such a tensor is worth its codes times scales that lie beside it under one of the names in [`SCALES`] (despite the
-//! name of one all are multiplied). The shape says what a scale covers. For matrices `[.., rows, cols]`, `n` of them:
+//! Such a tensor is worth its codes times scales that lie beside it under one of the names in
+//! [`SCALES`] (despite the name of one all are multiplied). The shape says what a scale covers. For
+//! matrices `[.., rows, cols]`, `n` of them:
 //!
 //! | shape | covers |
 //! |---|---|
@@ -11,8 +12,8 @@
 //! | `[.., 1, cols]` | a column |
 //! | `[.., rows / b0, cols / b1]`, both rounded up | a block; those at the edges are smaller |
 //!
-//! A matrix of 8-bit floats without a scale is refused, and so is one with a scale of an unknown name: its weights would
-//! be a hundred times too large, and nothing would say so.
+//! A matrix of 8-bit floats without a scale is refused, and so is one with a scale of an unknown
+//! name: its weights would be a hundred times too large, and nothing would say so.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -33,7 +34,8 @@ const SCALES: &[&str] = &["_scale_inv", "_scale", "_weight_scale"];
 /// The same after the name of the layer whose `.weight` it is.
 const LAYER_SCALES: &[&str] = &[".scale_weight", ".scale"];
 
-/// Scales of a layer's activations, and of what it writes: nothing needs them once the weights are no 8-bit floats.
+/// Scales of a layer's activations, and of what it writes: nothing needs them once the weights are
+/// no 8-bit floats.
 const ACTIVATION_SCALES: &[&str] = &[
     "input_scale",
     "activation_scale",
@@ -56,7 +58,8 @@ pub(super) struct Scales {
 }
 
 impl Scales {
-    /// Multiplies elements of a tensor with `cols` columns, which begin at element `start`, by their scales.
+    /// Multiplies elements of a tensor with `cols` columns, which begin at element `start`, by
+    /// their scales.
     pub(super) fn apply(&self, mut start: usize, cols: usize, mut elements: &mut [f32]) {
         let [grid_rows, grid_cols] = self.grid;
         while !elements.is_empty() {
@@ -131,8 +134,8 @@ fn power(code: u8) -> f32 {
     }
 }
 
-/// Moves the scales of 8-bit tensors into them. Returns the names of tensors that are dropped: scales of the
-/// activations of such weights, which nothing needs once they are none.
+/// Moves the scales of 8-bit tensors into them. Returns the names of tensors that are dropped:
+/// scales of the activations of such weights, which nothing needs once they are none.
 pub(super) fn absorb(
     shards: &[Shard],
     tensors: &mut Vec<SourceTensor>,

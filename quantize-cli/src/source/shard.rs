@@ -1,6 +1,7 @@
 //! One safetensors file: its tensors, and positioned reads of their data.
 //!
-//! Not a map: that would count as this process's memory while a model many times larger than that passes through.
+//! Not a map: that would count as this process's memory while a model many times larger than that
+//! passes through.
 
 use std::fs::File;
 use std::io;
@@ -56,7 +57,8 @@ impl Shard {
     }
 }
 
-/// Whether a file says in its metadata what its packed tensors mean: whether it is a model that this program wrote.
+/// Whether a file says in its metadata what its packed tensors mean: whether it is a model that
+/// this program wrote.
 pub(crate) fn is_described(header: &Header) -> bool {
     header.metadata.contains_key("qruntime")
 }

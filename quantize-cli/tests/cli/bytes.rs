@@ -1,12 +1,15 @@
-//! Conversions give the bytes that they gave before: of three real models in every format, by the hashes in `bytes.txt`.
+//! Conversions give the bytes that they gave before: of three real models in every format, by the
+//! hashes in `bytes.txt`.
 //!
-//! Whoever changes a format, an encoder or the container on purpose writes the table anew and says why in the commit:
+//! Whoever changes a format, an encoder or the container on purpose writes the table anew and says
+//! why in the commit:
 //!
 //! ```sh
 //! BLESS=1 cargo test -p quantize-cli --test cli bytes
 //! ```
 //!
-//! `QRUNTIME_ISA` chooses the instruction set, as for every command; the hashes are the same for all.
+//! `QRUNTIME_ISA` chooses the instruction set, as for every command; the hashes are the same for
+//! all.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,14 +20,16 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::ok;
 
-/// The models: a name, and a folder relative to this crate. Those outside the repository may be absent.
+/// The models: a name, and a folder relative to this crate. Those outside the repository may be
+/// absent.
 const MODELS: [(&str, &str); 3] = [
     ("storyteller-6m", "../models/storyteller-6m"),
     ("stories260K", "../../shared/data/stories260K/hf-float32"),
     ("all-MiniLM-L6-v2", "../../shared/data/all-MiniLM-L6-v2"),
 ];
 
-/// Hashes of one output file: its header (for other files than safetensors 0) and everything after it.
+/// Hashes of one output file: its header (for other files than safetensors 0) and everything after
+/// it.
 type Hashes = (u64, u64);
 
 fn hashes(file: &Path) -> Hashes {
@@ -36,7 +41,8 @@ fn hashes(file: &Path) -> Hashes {
     (xxh3_64(&bytes[..header]), xxh3_64(&bytes[header..]))
 }
 
-/// The files that the program writes of its own, below a folder: what it copies is compared elsewhere.
+/// The files that the program writes of its own, below a folder: what it copies is compared
+/// elsewhere.
 fn written(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder)
         .unwrap()

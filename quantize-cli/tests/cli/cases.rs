@@ -1,4 +1,5 @@
-//! Folders as people have them, each with its right outcome; and the same kinds made here, so that they are tested anywhere.
+//! Folders as people have them, each with its right outcome; and the same kinds made here, so that
+//! they are tested anywhere.
 
 use super::*;
 

@@ -237,7 +237,8 @@ fn a_file_that_llama_cpp_wrote_is_read() {
     let Some(model) = shared("stories260K/hf-float16") else { return };
     let found = json(&["eval", text(&model), "--reference-logits", LLAMA_CPP, "--json"]);
     assert_eq!((&found["windows"], &found["predictions"]), (&3.into(), &21.into()));
-    // llama-perplexity said 5.4173 of these windows; it computes with activations and a cache in half precision.
+    // llama-perplexity said 5.4173 of these windows; it computes with activations and a cache in
+    // half precision.
     for pointer in ["/model/perplexity", "/reference/perplexity"] {
         assert!((number(&found, pointer) - 5.4173).abs() < 0.005, "{pointer} {found}");
     }

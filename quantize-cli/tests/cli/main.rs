@@ -1,4 +1,5 @@
-//! The commands as a person or a script meets them: what they print, what they leave behind, how they end.
+//! The commands as a person or a script meets them: what they print, what they leave behind, how
+//! they end.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 #![allow(clippy::print_stderr, reason = "says what did not run")]

@@ -208,7 +208,8 @@ fn leftovers_are_mentioned_and_removed() {
     let out = folder.path().join("out");
     let convert = ["convert", text(&source), text(&out), "--to", "q4_0", "--force"];
     ok(&convert);
-    // Killed while it wrote, and between the two steps of replacing where folders cannot be exchanged.
+    // Killed while it wrote, and between the two steps of replacing where folders cannot be
+    // exchanged.
     let partial = folder.path().join(".out.1-0.partial");
     fs::create_dir(&partial).unwrap();
     fs::write(partial.join("model.safetensors"), "half").unwrap();
@@ -253,7 +254,8 @@ fn threads_have_a_limit() {
 fn no_name_steers_the_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let source = checkpoint(folder.path(), unchanged);
-    // Red, a title for the window, eight-bit control, and text that runs backwards; as letters, what has to stay.
+    // Red, a title for the window, eight-bit control, and text that runs backwards; as letters,
+    // what has to stay.
     let name = "\u{1b}[31m\u{1b}]0;x\u{7}\u{9b}5m\u{202e}हि";
     let (out, missing) = (folder.path().join(name), folder.path().join(format!("{name}-")));
     let leftover = folder.path().join(format!(".{name}.1-0.partial"));

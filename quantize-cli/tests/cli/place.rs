@@ -28,7 +28,8 @@ fn other_files_are_replaced_with_force_only() {
             assert!(message.contains("expected a name that ends in"), "{message}");
         }
     }
-    // With force, as its name says; from then on it is an earlier output, which the tests of `place` replace.
+    // With force, as its name says; from then on it is an earlier output, which the tests of
+    // `place` replace.
     let picture = folder.path().join("speed.svg");
     ok(&[BENCH, &["--plot", text(&picture), "--force"]].concat());
     assert!(fs::read_to_string(&picture).unwrap().starts_with("<svg "));

@@ -95,7 +95,8 @@ fn names_have_roles() {
 
 #[test]
 fn tensors_that_lie_turned_are_recognized_by_what_lies_beside_them() {
-    // The biases of a matrix and the other half of experts tell; a square matrix is as its siblings are.
+    // The biases of a matrix and the other half of experts tell; a square matrix is as its siblings
+    // are.
     let gpt2: &[(&str, &[usize])] = &[
         ("h.0.attn.c_attn.weight", &[64, 192]),
         ("h.0.attn.c_attn.bias", &[192]),
@@ -136,7 +137,8 @@ fn tensors_that_lie_turned_are_recognized_by_what_lies_beside_them() {
     assert_eq!(role(&Roles::new([alone], Some("qwen3_moe")), alone.0, alone.1), Role::Experts);
 }
 
-/// Which names have other roles than matrices, of checkpoints that people run; names with numbers as `N`.
+/// Which names have other roles than matrices, of checkpoints that people run; names with numbers
+/// as `N`.
 #[test]
 fn names_of_published_checkpoints_have_roles() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/configs");

@@ -1,4 +1,5 @@
-//! What a signal does to a program at work: it ends soon, says by its exit status why, and leaves nothing behind.
+//! What a signal does to a program at work: it ends soon, says by its exit status why, and leaves
+//! nothing behind.
 
 use std::io::{Read, Write};
 use std::process::{Child, Stdio};
@@ -12,7 +13,8 @@ use super::*;
 /// How long anything may take on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
-/// What starts a program, in the same process, with no signal ignored, whatever the tests were started with.
+/// What starts a program, in the same process, with no signal ignored, whatever the tests were
+/// started with.
 pub(super) const ENV: [&str; 2] = ["env", "--default-signal=INT,TERM,HUP"];
 
 /// Whether `env` can do that; says so if not.
@@ -24,7 +26,8 @@ pub(super) fn env_resets_signals() -> bool {
     can
 }
 
-/// Starts the program, with its temporary files in `scratch`; says so if it cannot be started as it has to be.
+/// Starts the program, with its temporary files in `scratch`; says so if it cannot be started as it
+/// has to be.
 fn start(args: &[&str], scratch: &Path) -> Option<Child> {
     if !env_resets_signals() {
         return None;
@@ -80,7 +83,8 @@ pub(super) fn endless(folder: &Path, tensor_bytes: u64, tokenizer_bytes: u64) ->
     source
 }
 
-/// Sends every signal, and one twice, to the program while it has a temporary file or folder in either folder.
+/// Sends every signal, and one twice, to the program while it has a temporary file or folder in
+/// either folder.
 fn interrupt_each(folder: &Path, scratch: &Path, args: &[&str], mut meanwhile: impl FnMut(&mut Child)) {
     let before = (listing(folder), listing(scratch));
     let signals = [(vec![Signal::INT], 130), (vec![Signal::TERM], 143), (vec![Signal::HUP], 129)];
@@ -110,7 +114,8 @@ fn a_conversion() {
 fn the_copying_of_companions() {
     let folder = tempfile::tempdir().unwrap();
     let scratch = tempfile::tempdir().unwrap();
-    // Should that be copied before the signal comes, the conversion of the one row is what it interrupts.
+    // Should that be copied before the signal comes, the conversion of the one row is what it
+    // interrupts.
     let source = endless(folder.path(), 2048, 1 << 30);
     let out = folder.path().join("out");
     let args = ["convert", text(&source), text(&out), "--to", "q4_0"];

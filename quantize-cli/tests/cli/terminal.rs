@@ -33,7 +33,8 @@ fn a_conversation_outlives_its_context() {
     let output = piped(&args, &lines.join("\n"));
     let told = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{told}");
-    // Every line but the one that no context holds has its answer, and a person is told what is forgotten.
+    // Every line but the one that no context holds has its answer, and a person is told what is
+    // forgotten.
     assert!(told.contains("the context of 64 tokens is full: the oldest "), "{told}");
     assert!(told.contains("expected fewer than 64, the context, with room for an answer; say it in fewer"), "{told}");
     assert_eq!(told.matches("say it in fewer words").count(), 1, "{told}");
@@ -51,7 +52,8 @@ struct InTerminal {
 }
 
 impl InTerminal {
-    /// Starts the program in 80 columns; says so where there is no `script`, or no `env` that resets signals.
+    /// Starts the program in 80 columns; says so where there is no `script`, or no `env` that
+    /// resets signals.
     fn new(args: &str) -> Option<Self> {
         if !env_resets_signals() {
             return None;

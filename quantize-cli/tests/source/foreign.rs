@@ -1,5 +1,5 @@
-//! Folders and files that are something else than a checkpoint of plain weights: each is named, with what shows it and what to do, by the
-//! converter and by the runtime alike.
+//! Folders and files that are something else than a checkpoint of plain weights: each is named,
+//! with what shows it and what to do, by the converter and by the runtime alike.
 
 use std::fs;
 use std::path::Path;
@@ -280,7 +280,8 @@ fn links_to_nowhere_are_named() {
 fn a_single_file_wins_over_an_index_with_a_warning() {
     let index = |shard: &str| json!({"weight_map": {"a.weight": shard, "b.weight": shard}}).to_string().into_bytes();
     let rows: [(Vec<u8>, Option<&str>); 4] = [
-        // Shards that are not there, shards that are, an index of the file itself, and one that cannot be read.
+        // Shards that are not there, shards that are, an index of the file itself, and one that
+        // cannot be read.
         (
             index("model-00001-of-00002.safetensors"),
             Some("ignored, with the files that it lists (\"model-00001-of-00002"),

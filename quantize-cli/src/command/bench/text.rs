@@ -5,7 +5,8 @@ use crate::bench::{Cell, Comparison, LimitSpeed, Row, Speed};
 use crate::report::{bytes, percent, three_digits};
 use crate::table::{Column, Table, paragraph, terminal_width};
 
-/// Characters that a table of products takes before its figures, and for the figures of one number of rows.
+/// Characters that a table of products takes before its figures, and for the figures of one number
+/// of rows.
 const BEFORE: usize = 22;
 const FIGURES: usize = 14;
 
@@ -13,7 +14,8 @@ pub(super) fn to_text(report: &Report) -> String {
     fit(report, terminal_width())
 }
 
-/// The answer in lines of at most `width` characters, or without a width in lines as long as they are.
+/// The answer in lines of at most `width` characters, or without a width in lines as long as they
+/// are.
 pub(super) fn fit(report: &Report, width: Option<usize>) -> String {
     let mut text = header(report, width);
     text.push_str(&limits_table(report).fit(width));
