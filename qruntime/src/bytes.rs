@@ -2,8 +2,9 @@
 //! chosen.
 
 use std::fmt;
-use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Read};
+#[cfg(any(test, not(any(unix, windows))))]
+use std::io::ErrorKind;
+use std::io::Read;
 use std::ops::Deref;
 use std::path::Path;
 
@@ -11,8 +12,8 @@ use std::path::Path;
 use memmap2::Advice;
 use memmap2::Mmap;
 
-use crate::checkpoint::recognize;
 use crate::error::Error;
+use crate::files::open;
 
 /// In units of what size a processor looks up where memory is. The larger, the fewer look-ups, and
 /// the faster memory is read.
@@ -128,27 +129,6 @@ impl Bytes {
     fn fill(len: usize, _: Pages, fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>) -> std::io::Result<Self> {
         Ok(Self(Memory::Aligned(Aligned::fill(len, fill)?)))
     }
-}
-
-/// Opens an ordinary file and says how long it is: a pipe or a device has no length to trust.
-pub(crate) fn open(path: &Path) -> Result<(File, usize), Error> {
-    // Asked before the file is opened, too: opening a pipe would wait for someone to write into it.
-    let ordinary = |metadata: Metadata| {
-        let len = usize::try_from(metadata.len()).ok().filter(|_| metadata.is_file());
-        len.ok_or_else(|| {
-            std::io::Error::new(ErrorKind::InvalidInput, "not an ordinary file that fits the address space")
-        })
-    };
-    let open = || {
-        ordinary(std::fs::metadata(path)?)?;
-        let file = File::open(path)?;
-        let len = ordinary(file.metadata()?)?;
-        Ok((file, len))
-    };
-    open().map_err(|error: std::io::Error| match recognize::dangling(path) {
-        Some(dangling) if error.kind() == ErrorKind::NotFound => dangling.into(),
-        _ => Error::io(path)(error),
-    })
 }
 
 impl Deref for Bytes {

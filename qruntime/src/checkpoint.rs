@@ -1,26 +1,24 @@
 //! The files of a model, as Hugging Face lays them out: which hold its tensors, and whether they
 //! agree on who holds what.
 //!
-//! For programs that read checkpoints themselves, piece by piece; [`Model`] begins here, too.
+//! For programs that read checkpoints themselves, piece by piece; [`Model`](crate::Model) begins
+//! here, too.
 
 mod foreign;
-pub(crate) mod recognize;
+mod instead;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{read_dir, symlink_metadata};
-use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::bytes::open;
-use crate::config::MAX_CONFIG;
 use crate::container::MAX_HEADER;
 use crate::error::{Error, FileError, FileErrorKind};
-use crate::json;
-use crate::model::Model;
+use crate::files::{self, MAX_CONFIG, is_there};
+use crate::recognize;
 
+pub use crate::files::{file_names, is_plain_name};
 pub use foreign::refuse_foreign;
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -54,11 +52,11 @@ impl Checkpoint {
         if !path.is_dir() {
             return Ok(single(path.into(), vec![]));
         }
-        if let Some(error) = recognize::adapter_alone(path) {
+        if let Some(error) = instead::adapter_alone(path) {
             return Err(error.into());
         }
         let mut warnings = vec![];
-        if recognize::has_adapter(path) {
+        if instead::has_adapter(path) {
             warnings.push(format!("{path:?}: an adapter lies beside the model and is not applied"));
         }
         let index = path.join(INDEX);
@@ -74,7 +72,7 @@ impl Checkpoint {
         }
         let names = file_names(path, |name| name.ends_with(".safetensors"))?;
         if names.is_empty() {
-            return Err(recognize::without_weights(path).into());
+            return Err(instead::without_weights(path).into());
         }
         Ok(single(path.join(only(&names).map_err(|error| error.in_file(path))?), warnings))
     }
@@ -147,35 +145,6 @@ fn stale(index: &Path) -> Option<String> {
     ))
 }
 
-/// Whether a name is taken in a folder, if only by a link to nowhere, which is then reported as
-/// such when it is opened.
-pub(crate) fn is_there(path: &Path) -> bool {
-    symlink_metadata(path).is_ok()
-}
-
-/// Refuses what a network cannot be made of although it may be a whole file: codes of other
-/// methods, adapters, 8-bit floats.
-pub(crate) fn refuse_unrunnable<'v>(
-    path: &Path,
-    field: impl Fn(&str) -> Option<&'v serde_json::Value>,
-    model: &Model,
-) -> Result<(), Error> {
-    if model.is_described() {
-        return Ok(());
-    }
-    let tensors = || model.tensors().map(|entry| (entry.name(), entry.storage().dtype(), entry.shape()));
-    refuse_foreign(path, field, tensors())?;
-    for (name, dtype, shape) in tensors() {
-        if shape.len() > 1 && dtype.bitsize() == 8 && format!("{dtype:?}").starts_with('F') {
-            let message =
-                format!("{dtype:?}: 8-bit floats, which only `quantize convert` reads: convert the model first");
-            let error = FileError { kind: FileErrorKind::Foreign, ..FileError::tensor(name, message) };
-            return Err(error.in_file(path).into());
-        }
-    }
-    Ok(())
-}
-
 fn shards_disagree(tensor: &str, message: String) -> FileError {
     FileError { kind: FileErrorKind::Shards, ..FileError::tensor(tensor, message) }
 }
@@ -225,34 +194,6 @@ fn is_one_of_several(name: &str) -> bool {
         .is_some_and(|count: u32| count > 1)
 }
 
-/// Whether a name denotes something directly inside a folder, on every system.
-#[must_use]
-pub fn is_plain_name(name: &str) -> bool {
-    let mut components = Path::new(name).components();
-    let one = matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name);
-    one && !name.contains(|c: char| c.is_control() || matches!(c, '/' | '\\' | ':'))
-}
-
-/// Sorted names of the ordinary files in a folder that are wanted. Names that are not UTF-8 are
-/// left out.
-///
-/// # Errors
-/// If the folder cannot be read.
-pub fn file_names(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>, Error> {
-    let mut names = Vec::new();
-    for entry in read_dir(folder).map_err(Error::io(folder))? {
-        let entry = entry.map_err(Error::io(folder))?;
-        if let Ok(name) = entry.file_name().into_string()
-            && wanted(&name)
-            && entry.path().is_file()
-        {
-            names.push(name);
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
-}
-
 /// Reads a JSON file of a checkpoint, which may be as long as the header of a safetensors file, but
 /// no longer.
 ///
@@ -260,7 +201,7 @@ pub fn file_names(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<St
 /// If the file cannot be read or is not an ordinary one, is too long, or is not JSON of the form
 /// that `T` has.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
-    read_json_within(path, MAX_HEADER)
+    files::read_json_within(path, MAX_HEADER)
 }
 
 /// Reads a JSON file such as `config.json`, which may have up to 4 MiB.
@@ -268,28 +209,5 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
 /// # Errors
 /// Those of [`read_json`].
 pub fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
-    read_json_within(path, MAX_CONFIG)
-}
-
-/// The same for a file that may have so many bytes: what is made of it can be 40 times as large.
-pub(crate) fn read_json_within<T: DeserializeOwned>(path: &Path, most: usize) -> Result<T, Error> {
-    let text = read_text(path, most)?;
-    let bad = |error| FileError::new(FileErrorKind::Shards, format!("not the JSON that is expected here: {error}"));
-    Ok(json::parse(&text).map_err(|error| bad(error).in_file(path))?)
-}
-
-/// Reads a file that says something of a model. It may have so many bytes, and is no pipe or
-/// device.
-pub(crate) fn read_text(path: &Path, most: usize) -> Result<Vec<u8>, Error> {
-    let (mut file, len) = open(path)?;
-    if len > most {
-        let message = format!("{len} bytes, expected at most {most}");
-        return Err(FileError::new(FileErrorKind::Shards, message).in_file(path).into());
-    }
-    let mut text = vec![0; len];
-    file.read_exact(&mut text).map_err(Error::io(path))?;
-    match recognize::replaced(&text) {
-        Some(error) => Err(error.in_file(path).into()),
-        None => Ok(text),
-    }
+    files::read_json_within(path, MAX_CONFIG)
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::checkpoint::read_json_within;
 use crate::error::{Error, FileError, FileErrorKind};
+use crate::files::{MAX_CONFIG, read_json_within};
 use crate::json;
 
 /// What a number of tokens or positions may be: far beyond any network, and small enough that `f32`
@@ -26,9 +26,6 @@ pub(crate) const LAYERS: usize = 4096;
 
 /// Names in a list of [`Config::some_of`]: each may make a row of results longer.
 const MAX_NAMES: usize = 16;
-
-/// Bytes of a file that says what a network is: a hundred times those of the longest.
-pub(crate) const MAX_CONFIG: usize = 4 << 20;
 
 /// A JSON object, and where it is from.
 #[derive(Clone, Debug)]

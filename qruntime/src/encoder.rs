@@ -8,17 +8,18 @@ use std::sync::Arc;
 use kernels::{Isa, normalize_l2};
 use ndarray::Array2;
 
-use crate::checkpoint::{Checkpoint, refuse_unrunnable};
+use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::Error;
 use crate::family;
-use crate::folder::Folder;
+use crate::folder::{Folder, folder};
 use crate::model::Model;
 use crate::nn::encoder::{EncoderNetwork, EncoderState};
 use crate::nn::spec::EncoderSpec;
-use crate::nn::weights::{Weights, folder};
+use crate::nn::weights::Weights;
 use crate::nn::{NUMBERS, Spare};
 use crate::parallel;
+use crate::pooling::Pooling;
 use crate::sentence::Sentence;
 
 /// A sentence encoder: a folder as sentence-transformers lays it out, its matrices packed by
@@ -28,14 +29,14 @@ use crate::sentence::Sentence;
 /// has the same bits on every processor, with any number of threads, and for a text alone or among
 /// others.
 #[derive(Clone)]
-pub struct Encoder(pub(crate) Arc<Inner>);
+pub struct Encoder(Arc<Inner>);
 
-pub(crate) struct Inner {
+struct Inner {
     model: Model,
     network: EncoderNetwork,
     spec: EncoderSpec,
     config: EncoderConfig,
-    pub(crate) folder: Folder,
+    folder: Folder,
     states: Spare<EncoderState>,
 }
 
@@ -71,24 +72,6 @@ pub struct EncoderConfig {
     pub prompts: BTreeMap<String, String>,
     /// The name of the prompt that is used unless another one is asked for.
     pub default_prompt: Option<String>,
-}
-
-/// How a text's vector is made of its tokens'.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Pooling {
-    /// Their mean.
-    Mean,
-    /// That of the first token.
-    Cls,
-    /// The largest number of each element.
-    Max,
-    /// Their sum, divided by the square root of how many they are.
-    MeanSqrtLen,
-    /// Their mean weighted by position: 1 for the first token, 2 for the second.
-    WeightedMean,
-    /// That of the last token.
-    LastToken,
 }
 
 /// Tokens that go through the network together, unless a single text has more.
@@ -154,7 +137,7 @@ impl Encoder {
         let (family, spec) = family::encoder(file)?;
         let config = EncoderConfig::new(family, &spec, sentence);
         let model = model()?;
-        refuse_unrunnable(path, |field| file.get(field), &model)?;
+        model.refuse_unrunnable(path, |field| file.get(field))?;
         let network = EncoderNetwork::new(&spec, &Weights::new(&model, path, model.isa()))?;
         let folder = Folder::new(folder);
         Ok(Self(Arc::new(Inner { model, network, spec, config, folder, states: Spare::default() })))
@@ -190,6 +173,12 @@ impl Encoder {
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         self.0.folder.path()
+    }
+
+    /// The folder, and what is read from it later.
+    #[cfg(feature = "text")]
+    pub(crate) fn files(&self) -> &Folder {
+        &self.0.folder
     }
 
     /// The vectors of texts that are already tokens, with those that a tokenizer adds at the
@@ -273,45 +262,6 @@ impl Encoder {
             normalize_l2(self.model().isa(), vector);
         }
     }
-}
-
-impl Pooling {
-    /// Makes one vector of those of tokens, with their positions; there is at least one.
-    fn apply<'a>(self, rows: impl ExactSizeIterator<Item = (usize, &'a [f32])> + Clone, vector: &mut [f32]) {
-        let count = rows.len() as f32;
-        let weights: f32 = rows.clone().map(|(position, _)| weight(position)).sum();
-        let rest = rows.len().saturating_sub(1);
-        let mut rows = rows.skip(if self == Self::LastToken { rest } else { 0 });
-        let Some((position, first)) = rows.next() else { return };
-        vector.copy_from_slice(first);
-        match self {
-            Self::Cls | Self::LastToken => {}
-            Self::Max => {
-                for (_, row) in rows {
-                    vector.iter_mut().zip(row).for_each(|(most, x)| *most = most.max(*x));
-                }
-            }
-            Self::Mean | Self::MeanSqrtLen => {
-                for (_, row) in rows {
-                    vector.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-                }
-                let divisor = if self == Self::Mean { count } else { count.sqrt() };
-                vector.iter_mut().for_each(|sum| *sum /= divisor);
-            }
-            Self::WeightedMean => {
-                vector.iter_mut().for_each(|sum| *sum *= weight(position));
-                for (position, row) in rows {
-                    vector.iter_mut().zip(row).for_each(|(sum, x)| *sum += weight(position) * x);
-                }
-                vector.iter_mut().for_each(|sum| *sum /= weights);
-            }
-        }
-    }
-}
-
-/// The weight of a position in [`Pooling::WeightedMean`].
-fn weight(position: usize) -> f32 {
-    (position + 1) as f32
 }
 
 impl EncoderConfig {

@@ -1,16 +1,20 @@
 //! The folder of a model.
 
 use std::path::{Path, PathBuf};
+#[cfg(feature = "text")]
+use std::sync::OnceLock;
 
 #[cfg(feature = "text")]
 use crate::error::Error;
+#[cfg(feature = "text")]
+use crate::text::Tokenizer;
 
 /// A model's folder, and what is read from it when it is first asked for.
 pub(crate) struct Folder {
     /// None if the model was made from bytes.
     path: Option<PathBuf>,
     #[cfg(feature = "text")]
-    pub(crate) tokenizer: std::sync::OnceLock<crate::text::Tokenizer>,
+    tokenizer: OnceLock<Tokenizer>,
 }
 
 impl Folder {
@@ -18,7 +22,7 @@ impl Folder {
         Self {
             path: path.map(Path::to_owned),
             #[cfg(feature = "text")]
-            tokenizer: std::sync::OnceLock::new(),
+            tokenizer: OnceLock::new(),
         }
     }
 
@@ -35,5 +39,23 @@ impl Folder {
     #[cfg(feature = "text")]
     pub(crate) fn with(&self, file: &'static str) -> Result<&Path, Error> {
         self.path().ok_or(Error::NoFolder { file })
+    }
+
+    /// The tokenizer in the folder, opened by the first call. Of several threads that open it, the
+    /// first one's stays.
+    #[cfg(feature = "text")]
+    pub(crate) fn tokenizer(&self, open: impl FnOnce(&Path) -> Result<Tokenizer, Error>) -> Result<&Tokenizer, Error> {
+        match self.tokenizer.get() {
+            Some(tokenizer) => Ok(tokenizer),
+            None => open(self.with("tokenizer.json")?).map(|tokenizer| self.tokenizer.get_or_init(|| tokenizer)),
+        }
+    }
+}
+
+/// Where `config.json` and its like are: in the folder, or beside the file.
+pub(crate) fn folder(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !path.is_dir() => parent.into(),
+        _ => path.into(),
     }
 }

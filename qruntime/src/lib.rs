@@ -65,10 +65,13 @@ mod bytes;
 pub mod checkpoint;
 mod config;
 pub mod container;
+#[cfg(feature = "text")]
+mod embed;
 mod encoder;
 mod error;
 mod experts;
 mod family;
+mod files;
 mod folder;
 mod json;
 mod linear;
@@ -76,8 +79,11 @@ mod lm;
 mod model;
 mod nn;
 mod parallel;
+mod pooling;
+mod recognize;
 mod sample;
 mod sentence;
+mod sequence;
 mod session;
 mod tensor;
 #[cfg(feature = "text")]
@@ -85,7 +91,9 @@ mod text;
 mod weight;
 
 pub use bytes::{Bytes, Pages};
-pub use encoder::{Encoder, EncoderConfig, Pooling};
+#[cfg(feature = "text")]
+pub use embed::{Embeddings, Prompt};
+pub use encoder::{Encoder, EncoderConfig};
 pub use error::{Error, FileError, FileErrorKind, NetworkPart};
 pub use experts::Experts;
 pub use kernels::{Format, Isa, KvFormat, MatrixRef, PlainRef, PlainType};
@@ -93,12 +101,13 @@ pub use linear::{Linear, Workspace};
 pub use lm::{CausalLm, LmConfig};
 pub use model::Model;
 pub use parallel::keep_awake;
+pub use pooling::Pooling;
 pub use safetensors::Dtype;
 pub use sample::{Greedy, Sample, SampleOptions, Sampler};
 pub use session::{FinishReason, Generate, Session, SessionOptions};
 pub use tensor::{PackedTensor, PlainTensor, first_not_finite};
 #[cfg(feature = "text")]
-pub use text::{ChatTemplate, Date, DecodeStream, Embeddings, Message, Prompt, Tokenizer};
+pub use text::{ChatTemplate, Date, DecodeStream, Message, Tokenizer};
 pub use weight::{SharedWeight, Weight};
 
 /// The examples of the README, compiled with the tests.

@@ -5,22 +5,23 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use kernels::Isa;
-use ndarray::Array2;
+use kernels::{Isa, KvFormat};
 
-use crate::checkpoint::{Checkpoint, refuse_unrunnable};
+use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::Error;
 use crate::family;
-use crate::folder::Folder;
+use crate::folder::{Folder, folder};
 use crate::model::Model;
-use crate::nn::batch::Piece;
+use crate::nn::batch::{Cache, Piece};
 use crate::nn::decoder::{Decoder, DecoderState};
 use crate::nn::spec::DecoderSpec;
-use crate::nn::weights::{Weights, folder};
+use crate::nn::weights::Weights;
 use crate::nn::{NUMBERS, Spare, sized};
 use crate::parallel;
-use crate::session::{Session, SessionOptions};
+use crate::sequence::{Sequence, Undo};
+#[cfg(feature = "text")]
+use crate::text::{ChatTemplate, Tokenizer};
 
 /// A language model: the folder of a checkpoint as Hugging Face lays it out, with `config.json`,
 /// its matrices packed by `quantize convert` or plain.
@@ -42,14 +43,14 @@ use crate::session::{Session, SessionOptions};
 /// # Ok::<(), qruntime::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct CausalLm(pub(crate) Arc<Inner>);
+pub struct CausalLm(Arc<Inner>);
 
-pub(crate) struct Inner {
+struct Inner {
     model: Model,
     decoder: Decoder,
     spec: DecoderSpec,
     config: LmConfig,
-    pub(crate) folder: Folder,
+    folder: Folder,
     states: Spare<State>,
 }
 
@@ -103,22 +104,6 @@ pub(crate) struct Watch<'a> {
     pub(crate) progress: Option<&'a mut OnLayer<'a>>,
 }
 
-/// Takes tokens back that have been appended to sessions, unless the computation comes to its end.
-struct Undo<'a, 's>(&'a mut [&'s mut Session]);
-
-impl Undo<'_, '_> {
-    fn keep(self) {
-        self.0.iter_mut().for_each(|session| session.keep());
-    }
-}
-
-impl Drop for Undo<'_, '_> {
-    fn drop(&mut self) {
-        // Of sessions that have been told to keep theirs, nothing is left to take back.
-        self.0.iter_mut().for_each(|session| session.undo());
-    }
-}
-
 /// Logits that are computed together, unless those of a single row are more: a vocabulary may have
 /// a quarter of a million tokens.
 const LOGITS: usize = 1 << 23;
@@ -168,7 +153,7 @@ impl CausalLm {
         let (family, spec) = family::decoder(file)?;
         let config = LmConfig::new(family, &spec, file, folder)?;
         let model = model()?;
-        refuse_unrunnable(path, |field| file.get(field), &model)?;
+        model.refuse_unrunnable(path, |field| file.get(field))?;
         let decoder = Decoder::new(&spec, &Weights::new(&model, path, model.isa()))?;
         let folder = Folder::new(folder);
         Ok(Self(Arc::new(Inner { model, decoder, spec, config, folder, states: Spare::default() })))
@@ -222,89 +207,39 @@ impl CausalLm {
         self.0.folder.path()
     }
 
-    /// An empty sequence.
-    #[must_use]
-    pub fn session(&self) -> Session {
-        self.session_with(SessionOptions::default())
+    /// Whether two are clones of each other: the same weights, computed with in the same way.
+    pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// An empty sequence with other options than the usual ones.
-    #[must_use]
-    pub fn session_with(&self, options: SessionOptions) -> Session {
-        let cache = self.0.decoder.cache(options.kv);
-        Session::new(self.clone(), options, cache)
-    }
-
-    /// Appends tokens to several sequences and computes them together, which is faster than one
-    /// after the other. They may have different lengths, and any number of tokens before.
-    ///
-    /// Returns the logits after the last token of each: a row for each sequence.
-    ///
-    /// # Errors
-    /// As [`Session::feed`], for the first sequence at fault, and if one is of another model (of
-    /// the same weights, but another [`with_isa`](Self::with_isa), is another, too). Nothing is
-    /// appended then, to none of them.
-    pub fn feed_batch(&self, batch: &mut [(&mut Session, &[u32])]) -> Result<Array2<f32>, Error> {
-        self.feed_batch_watched(batch, Watch::default())
-    }
-
-    /// Feeds a batch as [`feed_batch`](Self::feed_batch) does, and can be cancelled: `progress` is
-    /// called before every layer with the number of tokens computed so far, of all sequences
-    /// together, and the call ends when it breaks.
-    ///
-    /// # Errors
-    /// As [`feed_batch`](Self::feed_batch), and [`Error::Cancelled`] if `progress` broke off.
-    pub fn feed_batch_with(
-        &self,
-        batch: &mut [(&mut Session, &[u32])],
-        mut progress: impl FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<Array2<f32>, Error> {
-        self.feed_batch_watched(batch, Watch { progress: Some(&mut progress), ..Watch::default() })
-    }
-
-    fn feed_batch_watched(&self, batch: &mut [(&mut Session, &[u32])], watch: Watch<'_>) -> Result<Array2<f32>, Error> {
-        let mut sessions = Vec::with_capacity(batch.len());
-        for (session, tokens) in &mut *batch {
-            session.check(tokens)?;
-            if !Arc::ptr_eq(&session.lm.0, &self.0) {
-                return Err(Error::OtherModel);
-            }
-        }
-        for (session, tokens) in batch {
-            session.append(tokens);
-            sessions.push(&mut **session);
-        }
-        self.catch_up(&mut sessions, watch)?;
-        let mut logits = Array2::zeros((sessions.len(), self.config().vocab_size));
-        for (session, mut row) in sessions.iter().zip(logits.outer_iter_mut()) {
-            row.as_slice_mut().expect("a row").copy_from_slice(session.logits());
-        }
-        Ok(logits)
+    /// An empty cache for one sequence.
+    pub(crate) fn cache(&self, format: KvFormat) -> Cache {
+        self.0.decoder.cache(format)
     }
 
     /// Computes the tokens that sequences have and the network has not seen yet, some rows at a
-    /// time. Takes back those that [`Session::append`] appended if that fails.
-    pub(crate) fn catch_up(&self, sessions: &mut [&mut Session], watch: Watch<'_>) -> Result<(), Error> {
-        let undo = Undo(sessions);
+    /// time. Takes back those that [`Sequence::append`] appended if that fails.
+    pub(crate) fn catch_up(&self, sequences: &mut [&mut Sequence], watch: Watch<'_>) -> Result<(), Error> {
+        let undo = Undo(sequences);
         parallel::keep_awake(|| self.0.states.lend(|state| self.compute(undo.0, watch, state)))?;
         undo.keep();
         Ok(())
     }
 
-    fn compute(&self, sessions: &mut [&mut Session], mut watch: Watch<'_>, state: &mut State) -> Result<(), Error> {
+    fn compute(&self, sequences: &mut [&mut Sequence], mut watch: Watch<'_>, state: &mut State) -> Result<(), Error> {
         let decoder = &self.0.decoder;
         let vocabulary = self.config().vocab_size;
         let logit_rows = (LOGITS / vocabulary).clamp(1, 64);
-        let block = sessions.iter().map(|session| session.options.block).min().unwrap_or(1);
+        let block = sequences.iter().map(|sequence| sequence.limits().block).min().unwrap_or(1);
         let most = block.min(NUMBERS / self.0.spec.row_numbers()).max(1);
         let mut computed = 0;
         loop {
             // Of every sequence what is next, until there are as many rows as there may be.
             let mut rows = 0;
-            let mut pieces = Vec::with_capacity(sessions.len());
-            let mut last = Vec::with_capacity(sessions.len());
-            for (i, session) in sessions.iter_mut().enumerate() {
-                let piece = session.next_piece(most - rows);
+            let mut pieces = Vec::with_capacity(sequences.len());
+            let mut last = Vec::with_capacity(sequences.len());
+            for (i, sequence) in sequences.iter_mut().enumerate() {
+                let piece = sequence.next_piece(most - rows);
                 if piece.tokens.is_empty() {
                     continue;
                 }
@@ -334,17 +269,36 @@ impl CausalLm {
                 }
             }
             for &(i, computed, _) in &last {
-                sessions[i].computed = computed;
+                sequences[i].set_computed(computed);
             }
-            last.retain(|&(i, _, _)| sessions[i].is_complete());
+            last.retain(|&(i, _, _)| sequences[i].pending() == 0);
             for last in last.chunks(logit_rows) {
                 let logits = sized(&mut state.logits, last.len() * vocabulary);
                 decoder.logits(last.iter().map(|&(_, _, row)| row), &mut state.decoder, logits)?;
                 for (&(i, _, _), logits) in last.iter().zip(logits.chunks(vocabulary)) {
-                    sessions[i].remember(logits);
+                    sequences[i].set_logits(logits);
                 }
             }
         }
+    }
+}
+
+#[cfg(feature = "text")]
+impl CausalLm {
+    /// The tokenizer in the model's folder. It is opened when it is first asked for.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`], and [`Error::NoFolder`] if the model was made from bytes.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
+        self.0.folder.tokenizer(|folder| Tokenizer::open(folder))
+    }
+
+    /// The chat template in the model's folder, if it has one.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::open`], and [`Error::NoFolder`] if the model was made from bytes.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, Error> {
+        ChatTemplate::open(self.0.folder.with("chat_template.jinja")?)
     }
 }
 

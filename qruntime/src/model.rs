@@ -10,10 +10,10 @@ use kernels::Isa;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::bytes::{Bytes, Pages};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, refuse_foreign};
 use crate::container::parse::{Contents, parse};
 use crate::container::{Entry, Storage};
-use crate::error::{Error, FileError};
+use crate::error::{Error, FileError, FileErrorKind};
 use crate::experts::Experts;
 use crate::linear::Linear;
 use crate::tensor::{Matrices, PackedTensor, PlainTensor};
@@ -238,6 +238,29 @@ impl Model {
         let (Ok((a, bytes)), Ok((b, other_bytes))) = (self.find(name), self.find(other)) else { return false };
         let sums_differ = a.checksum.is_some() && b.checksum.is_some() && a.checksum != b.checksum;
         a.shape == b.shape && a.storage == b.storage && !sums_differ && bytes == other_bytes
+    }
+
+    /// Refuses what a network cannot be made of although it may be a whole file: codes of other
+    /// methods, adapters, 8-bit floats.
+    pub(crate) fn refuse_unrunnable<'v>(
+        &self,
+        path: &Path,
+        field: impl Fn(&str) -> Option<&'v serde_json::Value>,
+    ) -> Result<(), Error> {
+        if self.is_described() {
+            return Ok(());
+        }
+        let tensors = || self.tensors().map(|entry| (entry.name(), entry.storage().dtype(), entry.shape()));
+        refuse_foreign(path, field, tensors())?;
+        for (name, dtype, shape) in tensors() {
+            if shape.len() > 1 && dtype.bitsize() == 8 && format!("{dtype:?}").starts_with('F') {
+                let message =
+                    format!("{dtype:?}: 8-bit floats, which only `quantize convert` reads: convert the model first");
+                let error = FileError { kind: FileErrorKind::Foreign, ..FileError::tensor(name, message) };
+                return Err(error.in_file(path).into());
+            }
+        }
+        Ok(())
     }
 
     /// Compares a tensor's bytes with its checksum; `None` if the file has none for it.

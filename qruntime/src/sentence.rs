@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::checkpoint::{is_plain_name, read_json_within};
-use crate::config::{Config, MAX_CONFIG, SIZES};
-use crate::encoder::Pooling;
+use crate::config::{Config, SIZES};
 use crate::error::{Error, FileError, FileErrorKind};
+use crate::files::{MAX_CONFIG, is_plain_name, read_json_within};
+use crate::pooling::Pooling;
 
 /// What the files say.
 #[derive(Clone, Debug)]

@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::iter::FusedIterator;
-use std::mem;
 use std::ops::ControlFlow;
 
 use kernels::KvFormat;
+use ndarray::Array2;
 
 use crate::error::Error;
-use crate::lm::{CausalLm, Watch};
-use crate::nn::batch::{Cache, Piece};
+use crate::lm::{CausalLm, LmConfig, Watch};
 use crate::sample::Sampler;
+use crate::sequence::{Limits, Sequence};
 
 /// How a session keeps and computes its sequence.
 #[derive(Clone, Debug)]
@@ -64,34 +64,75 @@ impl SessionOptions {
 /// call that fails, is cancelled or panics leaves the session as it was.
 #[derive(Clone)]
 pub struct Session {
-    pub(crate) lm: CausalLm,
-    pub(crate) options: SessionOptions,
-    cache: Cache,
-    tokens: Vec<u32>,
-    /// How many of them the cache holds.
-    pub(crate) computed: usize,
-    /// After the last token; empty if they are not known.
-    logits: Vec<f32>,
-    /// How many tokens there were before the call that is under way.
-    tokens_before: usize,
-    /// The logits after these, while a call is under way that appended others.
-    logits_before: Vec<f32>,
+    lm: CausalLm,
+    sequence: Sequence,
+}
+
+impl CausalLm {
+    /// An empty sequence.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        self.session_with(SessionOptions::default())
+    }
+
+    /// An empty sequence with other options than the usual ones.
+    #[must_use]
+    pub fn session_with(&self, options: SessionOptions) -> Session {
+        let LmConfig { vocab_size: vocabulary, context: longest, default_context, .. } = *self.config();
+        let context = options.context.unwrap_or(default_context).min(longest);
+        let limits = Limits { vocabulary, context, longest, block: options.block };
+        Session { lm: self.clone(), sequence: Sequence::new(limits, self.cache(options.kv)) }
+    }
+
+    /// Appends tokens to several sequences and computes them together, which is faster than one
+    /// after the other. They may have different lengths, and any number of tokens before.
+    ///
+    /// Returns the logits after the last token of each: a row for each sequence.
+    ///
+    /// # Errors
+    /// As [`Session::feed`], for the first sequence at fault, and if one is of another model (of
+    /// the same weights, but another [`with_isa`](Self::with_isa), is another, too). Nothing is
+    /// appended then, to none of them.
+    pub fn feed_batch(&self, batch: &mut [(&mut Session, &[u32])]) -> Result<Array2<f32>, Error> {
+        self.feed_batch_watched(batch, Watch::default())
+    }
+
+    /// Feeds a batch as [`feed_batch`](Self::feed_batch) does, and can be cancelled: `progress` is
+    /// called before every layer with the number of tokens computed so far, of all sequences
+    /// together, and the call ends when it breaks.
+    ///
+    /// # Errors
+    /// As [`feed_batch`](Self::feed_batch), and [`Error::Cancelled`] if `progress` broke off.
+    pub fn feed_batch_with(
+        &self,
+        batch: &mut [(&mut Session, &[u32])],
+        mut progress: impl FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Array2<f32>, Error> {
+        self.feed_batch_watched(batch, Watch { progress: Some(&mut progress), ..Watch::default() })
+    }
+
+    fn feed_batch_watched(&self, batch: &mut [(&mut Session, &[u32])], watch: Watch<'_>) -> Result<Array2<f32>, Error> {
+        for (session, tokens) in &*batch {
+            session.sequence.check(tokens)?;
+            if !session.lm.is_clone_of(self) {
+                return Err(Error::OtherModel);
+            }
+        }
+        let mut sequences = Vec::with_capacity(batch.len());
+        for (session, tokens) in batch {
+            session.sequence.append(tokens);
+            sequences.push(&mut session.sequence);
+        }
+        self.catch_up(&mut sequences, watch)?;
+        let mut logits = Array2::zeros((sequences.len(), self.config().vocab_size));
+        for (sequence, mut row) in sequences.iter().zip(logits.outer_iter_mut()) {
+            row.as_slice_mut().expect("a row").copy_from_slice(sequence.logits());
+        }
+        Ok(logits)
+    }
 }
 
 impl Session {
-    pub(crate) fn new(lm: CausalLm, options: SessionOptions, cache: Cache) -> Self {
-        Self {
-            lm,
-            options,
-            cache,
-            tokens: Vec::new(),
-            computed: 0,
-            logits: Vec::new(),
-            tokens_before: 0,
-            logits_before: Vec::new(),
-        }
-    }
-
     /// The model.
     #[must_use]
     pub fn lm(&self) -> &CausalLm {
@@ -106,8 +147,8 @@ impl Session {
     /// there are no tokens at all; if a result is not finite ([`Error::NotFinite`]) or a key or
     /// value too large for its format ([`Error::CacheRange`]). Nothing is appended then.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
-        self.check(tokens)?;
-        self.append(tokens);
+        self.sequence.check(tokens)?;
+        self.sequence.append(tokens);
         self.catch_up(Watch::default())
     }
 
@@ -140,10 +181,10 @@ impl Session {
         tokens: &[u32],
         mut progress: impl FnMut(usize) -> ControlFlow<()>,
     ) -> Result<&[f32], Error> {
-        self.check(tokens)?;
-        self.append(tokens);
+        self.sequence.check(tokens)?;
+        self.sequence.append(tokens);
         // Tokens that were appended before, and not computed, are none of `tokens`.
-        let earlier = self.tokens_before - self.computed;
+        let earlier = self.sequence.pending() - tokens.len();
         let mut progress = |computed: usize| progress(computed.saturating_sub(earlier));
         self.catch_up(Watch { progress: Some(&mut progress), ..Watch::default() })
     }
@@ -155,16 +196,16 @@ impl Session {
     /// # Errors
     /// As [`feed`](Self::feed).
     pub fn feed_each(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &[f32]) + Send) -> Result<(), Error> {
-        self.check(tokens)?;
+        self.sequence.check(tokens)?;
         if tokens.is_empty() {
             return Ok(());
         }
-        if self.computed < self.tokens.len() {
-            self.append(&[]);
+        if self.sequence.pending() > 0 {
+            self.sequence.append(&[]);
             self.catch_up(Watch::default())?;
         }
-        let start = self.tokens.len();
-        self.append(tokens);
+        let start = self.len();
+        self.sequence.append(tokens);
         let mut each = |position: usize, logits: &[f32]| each(position - start, logits);
         self.catch_up(Watch { logits: Some(&mut each), ..Watch::default() })?;
         Ok(())
@@ -175,48 +216,43 @@ impl Session {
     /// [`generate`](Self::generate) has appended a token that it has not been asked to go on from.
     #[must_use]
     pub fn logits(&self) -> &[f32] {
-        &self.logits
+        self.sequence.logits()
     }
 
     /// How many tokens the sequence has.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.tokens.len()
+        self.tokens().len()
     }
 
     /// Whether it has none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
+        self.tokens().is_empty()
     }
 
     /// The tokens.
     #[must_use]
     pub fn tokens(&self) -> &[u32] {
-        &self.tokens
+        self.sequence.tokens()
     }
 
     /// The longest that the sequence may become.
     #[must_use]
     pub fn context(&self) -> usize {
-        let config = self.lm.config();
-        self.options.context.unwrap_or(config.default_context).min(config.context)
+        self.sequence.limits().context
     }
 
     /// Bytes that keys and values take.
     #[must_use]
     pub fn cache_bytes(&self) -> usize {
-        self.cache.bytes()
+        self.sequence.cache_bytes()
     }
 
     /// Forgets all tokens from `len` on. That is cheap, and so is feeding others: those before are
     /// kept.
     pub fn rewind(&mut self, len: usize) {
-        if len < self.tokens.len() {
-            self.tokens.truncate(len);
-            self.computed = self.computed.min(len);
-            self.logits.clear();
-        }
+        self.sequence.rewind(len);
     }
 
     /// Another session with the same tokens, which goes on by itself. What is computed is copied.
@@ -251,74 +287,9 @@ impl Session {
         Generate { session: self, sampler, finish_reason: None }
     }
 
-    /// Checks tokens that are to be appended.
-    pub(crate) fn check(&self, tokens: &[u32]) -> Result<(), Error> {
-        let config = self.lm.config();
-        let vocabulary = config.vocab_size;
-        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
-            return Err(Error::Token { token, vocabulary });
-        }
-        let length = self.tokens.len().saturating_add(tokens.len());
-        match self.context() {
-            context if length > context => Err(Error::Context { length, context, longest: config.context }),
-            _ if length == 0 => Err(Error::NoTokens),
-            _ => Ok(()),
-        }
-    }
-
-    /// Appends tokens that have been checked, to be computed by [`CausalLm::catch_up`]. Sees to it
-    /// that the logits after the last one are computed if they are not known.
-    pub(crate) fn append(&mut self, tokens: &[u32]) {
-        self.tokens_before = self.tokens.len();
-        if !tokens.is_empty() {
-            self.tokens.extend_from_slice(tokens);
-            mem::swap(&mut self.logits, &mut self.logits_before);
-            self.logits.clear();
-        } else if self.logits.is_empty() {
-            self.computed = self.computed.min(self.tokens.len() - 1);
-        }
-    }
-
-    /// Takes back what [`append`](Self::append) has appended.
-    pub(crate) fn undo(&mut self) {
-        if self.tokens.len() > self.tokens_before {
-            self.tokens.truncate(self.tokens_before);
-            self.computed = self.computed.min(self.tokens_before);
-            mem::swap(&mut self.logits, &mut self.logits_before);
-        }
-        self.keep();
-    }
-
-    /// Keeps what [`append`](Self::append) has appended.
-    pub(crate) fn keep(&mut self) {
-        self.tokens_before = self.tokens.len();
-        self.logits_before.clear();
-    }
-
     fn catch_up(&mut self, watch: Watch<'_>) -> Result<&[f32], Error> {
-        let lm = self.lm.clone();
-        lm.catch_up(&mut [&mut *self], watch)?;
-        Ok(&self.logits)
-    }
-
-    /// Whether all tokens are computed.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.computed == self.tokens.len()
-    }
-
-    /// Keeps the logits after the last token.
-    pub(crate) fn remember(&mut self, logits: &[f32]) {
-        self.logits.clear();
-        self.logits.extend_from_slice(logits);
-    }
-
-    /// The tokens to be computed next, at most so many.
-    pub(crate) fn next_piece(&mut self, most: usize) -> Piece<'_> {
-        let context = self.context();
-        // What a failed or abandoned computation has left there is not trusted.
-        self.cache.truncate(self.computed);
-        let tokens = &self.tokens[self.computed..];
-        Piece { tokens: &tokens[..tokens.len().min(most)], start: self.computed, context, cache: &mut self.cache }
+        self.lm.catch_up(&mut [&mut self.sequence], watch)?;
+        Ok(self.sequence.logits())
     }
 }
 
@@ -365,13 +336,14 @@ impl<S: Sampler + ?Sized> Generate<'_, S> {
             return Ok(Err(FinishReason::ContextFull));
         }
         self.session.feed(&[])?;
-        let token = self.sampler.sample(&self.session.logits, &self.session.tokens);
-        if self.session.lm.config().eos.contains(&token) {
+        let Session { lm, sequence } = &mut *self.session;
+        let token = self.sampler.sample(sequence.logits(), sequence.tokens());
+        if lm.config().eos.contains(&token) {
             return Ok(Err(FinishReason::EndOfText(token)));
         }
-        self.session.check(&[token])?;
-        self.session.append(&[token]);
-        self.session.keep();
+        sequence.check(&[token])?;
+        sequence.append(&[token]);
+        sequence.keep();
         Ok(Ok(token))
     }
 }

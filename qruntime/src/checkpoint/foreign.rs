@@ -9,9 +9,11 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde_json::Value;
 
-use super::{is_there, recognize};
+use super::instead;
+use crate::container::MAX_HEADER;
 use crate::error::{Error, FileError, FileErrorKind};
-use crate::nn::weights::folder;
+use crate::files::{is_there, read_json_within};
+use crate::folder::folder;
 
 /// What `quant_method` says, and what the method is called.
 const METHODS: &[(&str, &str)] = &[
@@ -100,8 +102,7 @@ pub fn refuse_foreign<'a, 'v>(
     }
     let is_adapter = |name: &str| name.starts_with("base_model.model.") || name.contains(".lora_");
     if !tensors.is_empty() && tensors.iter().all(|(name, ..)| is_adapter(name)) {
-        let message =
-            format!("a LoRA adapter without the model that it changes: {}", recognize::merge("its base model"));
+        let message = format!("a LoRA adapter without the model that it changes: {}", instead::merge("its base model"));
         return Err(FileError::new(FileErrorKind::Foreign, message).in_file(path).into());
     }
     Ok(())
@@ -178,7 +179,7 @@ fn by_modelopt(folder: &Path) -> Option<String> {
     if !is_there(&path) {
         return None;
     }
-    let config: Value = super::read_json_within(&path, super::MAX_HEADER).unwrap_or_default();
+    let config: Value = read_json_within(&path, MAX_HEADER).unwrap_or_default();
     let algorithm = config.pointer("/quantization/quant_algo").unwrap_or(&Value::Null);
     (!is_fp8_algorithm(algorithm)).then(|| format!("quant_algo is {algorithm}"))
 }

@@ -16,9 +16,9 @@ use serde::{Deserialize, Deserializer};
 
 use super::write::plain_bytes;
 use super::{Entry, MAX_HEADER, METADATA, Storage};
-use crate::bytes::open;
-use crate::checkpoint::recognize::{BEGINNING, by_beginning};
 use crate::error::{Error, FileError, FileErrorKind};
+use crate::files::open;
+use crate::recognize::{BEGINNING, by_beginning};
 
 /// Bytes before the header, which say how long it is.
 const PREFIX: usize = size_of::<u64>();

@@ -157,11 +157,3 @@ impl Weights {
         Experts::new(layers)
     }
 }
-
-/// Where `config.json` and its like are: in the folder, or beside the file.
-pub(crate) fn folder(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if !path.is_dir() => parent.into(),
-        _ => path.into(),
-    }
-}

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 use super::date::Date;
 use super::jinja::{MAX_TEMPLATE, Template};
 use super::{MAX_TEXT, special};
-use crate::checkpoint::{read_json_within, read_text};
 use crate::error::{Error, FileError, FileErrorKind};
+use crate::files::{read_json_within, read_text};
 
 /// What somebody said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::{FILE, refuse};
-use crate::checkpoint::{read_json_within, read_text};
 use crate::error::Error;
+use crate::files::{read_json_within, read_text};
 use crate::text::MAX_TEXT;
 
 /// What Qwen 2 and its successors split texts with.

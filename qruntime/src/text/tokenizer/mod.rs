@@ -16,8 +16,8 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokenizers::{Decoder, Model, PostProcessor, TruncationDirection, TruncationParams};
 
-use crate::checkpoint::read_text;
 use crate::error::{Error, FileError, FileErrorKind};
+use crate::files::read_text;
 use call::Mask;
 use file::{MAX_FILE, Pipeline};
 pub use stream::DecodeStream;
@@ -57,7 +57,7 @@ impl Tokenizer {
 
     /// The same; `change` gets an object with the normalizer and the pre-tokenizer of the file, which it
     /// may change before anything is made of them, its truncation and the type of its model.
-    pub(super) fn open_changed(folder: &Path, change: impl FnOnce(&mut Value)) -> Result<Self, Error> {
+    pub(crate) fn open_changed(folder: &Path, change: impl FnOnce(&mut Value)) -> Result<Self, Error> {
         let path = folder.join(FILE);
         if !path.exists()
             && let Some((json, path)) = legacy::json(folder)?
@@ -90,7 +90,7 @@ impl Tokenizer {
     }
 
     /// The same; texts lose their beginnings if `left` is true, or else their ends.
-    pub(super) fn with_limit_at(mut self, tokens: usize, left: bool) -> Result<Self, Error> {
+    pub(crate) fn with_limit_at(mut self, tokens: usize, left: bool) -> Result<Self, Error> {
         let direction = if left { TruncationDirection::Left } else { TruncationDirection::Right };
         let params = TruncationParams { max_length: tokens, direction, ..TruncationParams::default() };
         let Inner { pipeline, path } = Arc::make_mut(&mut self.0);
@@ -126,7 +126,7 @@ impl Tokenizer {
     }
 
     /// The tokens of a text with those that are added to it, and whether it was cut to the limit.
-    pub(super) fn encode_cut(&self, text: &str) -> Result<(Vec<u32>, bool), Error> {
+    pub(crate) fn encode_cut(&self, text: &str) -> Result<(Vec<u32>, bool), Error> {
         let Inner { pipeline, path } = &*self.0;
         let encode = || pipeline.encode_fast(text, true);
         let encoding = guarded(path, "cannot encode a text", text.len(), Vec::new(), encode)?;
@@ -134,7 +134,7 @@ impl Tokenizer {
     }
 
     /// Whether a token is one that [`decode`](Self::decode) leaves out.
-    pub(super) fn is_special(&self, token: u32) -> bool {
+    pub(crate) fn is_special(&self, token: u32) -> bool {
         self.piece(token).is_none()
     }
 

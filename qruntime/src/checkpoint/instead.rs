@@ -1,31 +1,20 @@
-//! Says what a file or a folder is when it is no checkpoint: each common mistake has a sentence
-//! that names it and what to do.
+//! Says what a folder is that is no checkpoint: each common mistake has a sentence that names it and
+//! what to do.
 
 use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::{INDEX, MODEL, file_names, is_there, read_json_within};
+use super::{INDEX, MODEL};
 use crate::error::{FileError, FileErrorKind};
-
-/// Bytes at the beginning of a file that tell what it is.
-pub(crate) const BEGINNING: usize = 512;
+use crate::files::{file_names, is_there, read_json_within};
+use crate::recognize::{dangling, foreign};
 
 /// Bytes that the description of an adapter may have.
 const MAX_ADAPTER: usize = 1 << 20;
 
 const ADAPTER: &str = "adapter_config.json";
-
-/// How files of other kinds begin, and what to say of them.
-const BEGINNINGS: &[(&[u8], &str)] = &[
-    (b"GGUF", "a GGUF file, which is not read: give the original checkpoint that it was made from"),
-    (b"PK\x03\x04", "a zip archive, as torch.save writes it: load it in PyTorch and save it as safetensors"),
-    (b"\x80", "a Python pickle, as torch.save writes it: load it in PyTorch and save it as safetensors"),
-    (b"\x89HDF", "an HDF5 file, as Keras writes it: load it in its framework and save it as safetensors"),
-    (b"\x1f\x8b", "a gzip archive: unpack it first"),
-    (b"{", "JSON text, expected a .safetensors file or a folder with one"),
-];
 
 /// How the names of weights in other forms end, what such a file is, and what to do.
 const FORMS: &[(&str, &str, &str)] = &[
@@ -48,47 +37,6 @@ const FORMS: &[(&str, &str, &str)] = &[
 ];
 
 const SAVE_AGAIN: &str = "load the model with transformers and save it with save_pretrained, which writes safetensors";
-
-/// What a file is that is not safetensors, by its first bytes.
-pub(crate) fn by_beginning(bytes: &[u8]) -> Option<FileError> {
-    let bytes = &bytes[..bytes.len().min(BEGINNING)];
-    if let Some(error) = replaced(bytes) {
-        return Some(error);
-    }
-    if let Some((_, what)) = BEGINNINGS.iter().find(|(beginning, _)| bytes.starts_with(beginning)) {
-        return Some(foreign(*what));
-    }
-    let line = bytes.split(|&b| matches!(b, b'\n' | b'\r')).next().unwrap_or_default();
-    let text = std::str::from_utf8(&line[..line.len().min(40)]).ok()?;
-    let is_text = text.len() >= 8 && !text.contains(char::is_control);
-    is_text.then(|| foreign(format!("text that begins {text:?}, expected weights: download the file again")))
-}
-
-/// What lies in the place of any file, text or not, if its content was not downloaded.
-pub(crate) fn replaced(bytes: &[u8]) -> Option<FileError> {
-    if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
-        let what = "a Git LFS pointer in place of the file itself: run `git lfs pull` in its folder, or download it";
-        return Some(foreign(what));
-    }
-    let text = bytes.trim_ascii();
-    if text.starts_with(b"../") && text.len() < BEGINNING && !text.contains(&b'\n') {
-        let what = "the text of a link in place of the file that it leads to: copy or download the file itself";
-        return Some(foreign(what));
-    }
-    let begins = |tag: &[u8]| text.get(..tag.len()).is_some_and(|text| text.eq_ignore_ascii_case(tag));
-    (begins(b"<!doctype html") || begins(b"<html"))
-        .then(|| foreign("an HTML page in place of the file, such as a login or error page: download it again"))
-}
-
-/// What a link is whose target is missing.
-pub(crate) fn dangling(path: &Path) -> Option<FileError> {
-    let target = fs::read_link(path).ok()?;
-    (!path.exists()).then(|| foreign(format!("{}: download it again", to_nowhere(&target))).in_file(path))
-}
-
-pub(super) fn to_nowhere(target: &Path) -> String {
-    format!("a link to {target:?}, which is missing (an interrupted download, or a file that was moved)")
-}
 
 /// An adapter without the model that it is made for.
 pub(super) fn adapter_alone(folder: &Path) -> Option<FileError> {
@@ -154,8 +102,4 @@ fn below(folder: &Path, names: &[String]) -> Option<String> {
         snapshots.filter_map(|entry| Some(format!("snapshots/{}", entry.file_name().into_string().ok()?))).collect();
     snapshots.sort_unstable();
     snapshots.iter().chain(names).find(|inner| holds(inner)).cloned()
-}
-
-fn foreign(message: impl Into<String>) -> FileError {
-    FileError::new(FileErrorKind::Foreign, message)
 }

@@ -5,12 +5,11 @@ use std::path::Path;
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-use super::tokenizer::Tokenizer;
-use super::{MAX_TEXT, once};
-use crate::checkpoint::read_json_within;
 use crate::config::Config;
 use crate::encoder::{Encoder, EncoderConfig};
 use crate::error::Error;
+use crate::files::read_json_within;
+use crate::text::{MAX_TEXT, Tokenizer};
 
 /// The text that is put before every text that is to be embedded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,7 +41,7 @@ impl Encoder {
     /// # Errors
     /// As [`Tokenizer::open`].
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
-        once(&self.0.folder.tokenizer, || open(self.0.folder.with("tokenizer.json")?, self.config()))
+        self.files().tokenizer(|folder| open(folder, self.config()))
     }
 
     /// The vectors of texts with the default prompt of the folder, if it has one: a row for each. Long texts are cut.

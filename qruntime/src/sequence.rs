@@ -1,0 +1,161 @@
+//! One sequence of tokens, and what a network has computed of it.
+
+use std::mem;
+
+use crate::error::Error;
+use crate::nn::batch::{Cache, Piece};
+
+/// What a sequence may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Tokens are below this.
+    pub(crate) vocabulary: usize,
+    /// The longest that the sequence may become.
+    pub(crate) context: usize,
+    /// The longest that the model lets any sequence become, for messages.
+    pub(crate) longest: usize,
+    /// Most tokens that go through the network together.
+    pub(crate) block: usize,
+}
+
+/// Tokens, how many of them are computed, their keys and values, and the logits after the last one.
+#[derive(Clone)]
+pub(crate) struct Sequence {
+    limits: Limits,
+    cache: Cache,
+    tokens: Vec<u32>,
+    /// How many of the tokens the cache holds.
+    computed: usize,
+    /// The logits after the last token; empty if they are not known.
+    logits: Vec<f32>,
+    /// How many tokens there were before the call that is under way.
+    tokens_before: usize,
+    /// The logits after these, while a call is under way that appended others.
+    logits_before: Vec<f32>,
+}
+
+impl Sequence {
+    /// An empty sequence with an empty cache.
+    pub(crate) fn new(limits: Limits, cache: Cache) -> Self {
+        Self {
+            limits,
+            cache,
+            tokens: Vec::new(),
+            computed: 0,
+            logits: Vec::new(),
+            tokens_before: 0,
+            logits_before: Vec::new(),
+        }
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The logits after the last token; empty if they are not known.
+    pub(crate) fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Bytes of keys and values.
+    pub(crate) fn cache_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
+    /// Forgets all tokens from `len` on.
+    pub(crate) fn rewind(&mut self, len: usize) {
+        if len < self.tokens.len() {
+            self.tokens.truncate(len);
+            self.computed = self.computed.min(len);
+            self.logits.clear();
+        }
+    }
+
+    /// Checks tokens that are to be appended.
+    pub(crate) fn check(&self, tokens: &[u32]) -> Result<(), Error> {
+        let Limits { vocabulary, context, longest, .. } = self.limits;
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            return Err(Error::Token { token, vocabulary });
+        }
+        match self.tokens.len().saturating_add(tokens.len()) {
+            length if length > context => Err(Error::Context { length, context, longest }),
+            0 => Err(Error::NoTokens),
+            _ => Ok(()),
+        }
+    }
+
+    /// Appends tokens that have been checked and are to be computed. Sees to it that the logits
+    /// after the last one are computed if they are not known.
+    pub(crate) fn append(&mut self, tokens: &[u32]) {
+        self.tokens_before = self.tokens.len();
+        if !tokens.is_empty() {
+            self.tokens.extend_from_slice(tokens);
+            mem::swap(&mut self.logits, &mut self.logits_before);
+            self.logits.clear();
+        } else if self.logits.is_empty() {
+            self.computed = self.computed.min(self.tokens.len() - 1);
+        }
+    }
+
+    /// Takes back what [`append`](Self::append) has appended.
+    fn undo(&mut self) {
+        if self.tokens.len() > self.tokens_before {
+            self.tokens.truncate(self.tokens_before);
+            self.computed = self.computed.min(self.tokens_before);
+            mem::swap(&mut self.logits, &mut self.logits_before);
+        }
+        self.keep();
+    }
+
+    /// Keeps what [`append`](Self::append) has appended.
+    pub(crate) fn keep(&mut self) {
+        self.tokens_before = self.tokens.len();
+        self.logits_before.clear();
+    }
+
+    /// How many tokens are not computed yet.
+    pub(crate) fn pending(&self) -> usize {
+        self.tokens.len() - self.computed
+    }
+
+    /// The tokens to be computed next, at most so many.
+    pub(crate) fn next_piece(&mut self, most: usize) -> Piece<'_> {
+        // What a failed or abandoned computation has left there is not trusted.
+        self.cache.truncate(self.computed);
+        let tokens = &self.tokens[self.computed..];
+        let tokens = &tokens[..tokens.len().min(most)];
+        Piece { tokens, start: self.computed, context: self.limits.context, cache: &mut self.cache }
+    }
+
+    /// Notes that the tokens before a position are computed.
+    pub(crate) fn set_computed(&mut self, computed: usize) {
+        self.computed = computed;
+    }
+
+    /// Keeps the logits after the last token.
+    pub(crate) fn set_logits(&mut self, logits: &[f32]) {
+        self.logits.clear();
+        self.logits.extend_from_slice(logits);
+    }
+}
+
+/// Takes back the tokens that have been appended to sequences, unless the computation comes to its
+/// end.
+pub(crate) struct Undo<'a, 's>(pub(crate) &'a mut [&'s mut Sequence]);
+
+impl Undo<'_, '_> {
+    pub(crate) fn keep(self) {
+        self.0.iter_mut().for_each(|sequence| sequence.keep());
+    }
+}
+
+impl Drop for Undo<'_, '_> {
+    fn drop(&mut self) {
+        // Of sequences that have been told to keep theirs, nothing is left to take back.
+        self.0.iter_mut().for_each(|sequence| sequence.undo());
+    }
+}
