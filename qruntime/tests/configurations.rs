@@ -10,7 +10,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use qruntime::{CausalLm, Encoder, SessionOptions};
+use qruntime::{CausalLm, Encoder, Network, NetworkKind, SessionOptions};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -294,4 +294,35 @@ fn a_part_of_a_larger_model_has_no_cap() {
         }
     });
     assert!(logits(folder.path()) == plain);
+}
+
+#[test]
+fn a_folder_says_which_kind_of_network_it_is() {
+    for (name, path) in families() {
+        let kind = Network::kind(&path).unwrap();
+        let network = Network::open(&path).unwrap();
+        match (kind, network) {
+            (NetworkKind::CausalLm { family }, Network::CausalLm(lm)) => assert_eq!(family, lm.config().family),
+            (NetworkKind::Encoder { family }, Network::Encoder(encoder)) => {
+                assert_eq!(family, encoder.config().family);
+            }
+            (kind, network) => panic!("{name}: {kind}, opened as {network:?}"),
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    copy(&families().next().unwrap().1, folder.path());
+    let config = folder.path().join("config.json");
+    for (text, family, message) in [
+        ("{\"model_type\": \"mamba\"}", "mamba", "\"model_type\": \"mamba\", expected llama, "),
+        ("{\"architectures\": [\"Foo\"]}", "Foo", "\"architectures\": \"Foo\", expected llama, "),
+        ("{}", "", "\"model_type\": missing, expected llama, "),
+    ] {
+        fs::write(&config, text).unwrap();
+        assert_eq!(Network::kind(folder.path()).unwrap(), NetworkKind::Unknown { family: family.into() });
+        let error = Network::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(message) && error.ends_with("granitemoe, bert"), "{error}");
+    }
+    fs::write(&config, "{").unwrap();
+    assert!(Network::kind(folder.path()).is_err());
+    assert!(Network::kind(folder.path().join("none")).is_err());
 }

@@ -70,15 +70,58 @@ pub(crate) fn encoder(config: &Config) -> Result<(&'static str, EncoderSpec), Er
 }
 
 fn read<Spec>(config: &Config, families: &Families<Spec>) -> Result<(&'static str, Spec), Error> {
-    let known = || families.iter().map(|(name, _, _)| *name).collect::<Vec<_>>().join(", ");
-    let (field, found) = match config.text_if("model_type")? {
-        Some(name) => ("model_type", name.to_owned()),
-        None => ("architectures", config.first_text("architectures")?.unwrap_or_default()),
-    };
+    let (field, found) = named(config)?;
     match families.iter().find(|(name, architecture, _)| found == *name || found == *architecture) {
         Some((name, _, read)) => Ok((name, read(config)?)),
-        None if found.is_empty() => Err(config.refuse("model_type", "missing", known())),
-        None => Err(config.refuse(field, format!("{found:?}"), known())),
+        None => Err(refuse(config, field, &found, names(families))),
+    }
+}
+
+/// What `config.json` says that a network is.
+pub(crate) enum Found {
+    /// A decoder of this family.
+    Decoder(&'static str),
+    /// An encoder of this family.
+    Encoder(&'static str),
+    /// The field, and the family that is not known.
+    Unknown(&'static str, String),
+}
+
+/// Finds the family of a network of any kind.
+pub(crate) fn find(config: &Config) -> Result<Found, Error> {
+    fn among<Spec>(families: &Families<Spec>, found: &str) -> Option<&'static str> {
+        let family = families.iter().find(|(name, architecture, _)| found == *name || found == *architecture);
+        family.map(|(name, ..)| *name)
+    }
+    let (field, found) = named(config)?;
+    Ok(match (among(DECODERS, &found), among(ENCODERS, &found)) {
+        (Some(family), _) => Found::Decoder(family),
+        (None, Some(family)) => Found::Encoder(family),
+        (None, None) => Found::Unknown(field, found),
+    })
+}
+
+/// The error of a family that is not known.
+pub(crate) fn unknown(config: &Config, field: &'static str, found: &str) -> Error {
+    refuse(config, field, found, format!("{}, {}", names(DECODERS), names(ENCODERS)))
+}
+
+/// The field that names the family, and what it says.
+fn named(config: &Config) -> Result<(&'static str, String), Error> {
+    Ok(match config.text_if("model_type")? {
+        Some(name) => ("model_type", name.to_owned()),
+        None => ("architectures", config.first_text("architectures")?.unwrap_or_default()),
+    })
+}
+
+fn names<Spec>(families: &Families<Spec>) -> String {
+    families.iter().map(|(name, _, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+fn refuse(config: &Config, field: &str, found: &str, known: String) -> Error {
+    match found {
+        "" => config.refuse("model_type", "missing", known),
+        found => config.refuse(field, format!("{found:?}"), known),
     }
 }
 

@@ -13,7 +13,7 @@ use super::trial::{Trial, language_model, speeds};
 use super::{cancel_on_signal, open_network};
 use crate::args::DemoArgs;
 use crate::eval::causal::{Reference, evaluate};
-use crate::eval::network::Size;
+use crate::eval::size::Size;
 use crate::eval::statistics::Summary;
 use crate::eval::text::{self, Described, Protocol};
 use crate::eval::windows::Score;

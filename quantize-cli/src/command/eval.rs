@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use qruntime::{CausalLm, Encoder};
+use qruntime::{CausalLm, Encoder, Network};
 use serde::Serialize;
 
 use super::{cancel_on_signal, open_network, pool};
@@ -16,7 +16,7 @@ use crate::eval::encoder::{Cosines, Embedder, Labelled, cosines, cut_texts};
 use crate::eval::gate::{few_predictions, few_texts};
 use crate::eval::limits::Limits;
 use crate::eval::logits_file::{Form, LogitsReader, LogitsWriter};
-use crate::eval::network::{Network, Size};
+use crate::eval::size::Size;
 use crate::eval::statistics::{Perplexity, Summary};
 use crate::eval::text::{self, Described, Protocol};
 use crate::eval::windows::{Score, Windows};
@@ -105,8 +105,8 @@ fn measure(args: &EvalArgs) -> Result<Answer> {
     limits.check(&network)?;
     check_protocol(&args.protocol, &network)?;
     let figures = match &network {
-        Network::Lm(lm) if args.reference.is_none() && args.reference_logits.is_none() => alone(args, lm)?,
-        Network::Lm(lm) => language_model(args, lm)?,
+        Network::CausalLm(lm) if args.reference.is_none() && args.reference_logits.is_none() => alone(args, lm)?,
+        Network::CausalLm(lm) => language_model(args, lm)?,
         Network::Encoder(encoder) => sentence_encoder(args, encoder)?,
     };
     let (exceeded, warning) = match &figures {
@@ -147,7 +147,7 @@ fn text_path(path: &Path) -> String {
 pub(super) fn check_protocol(args: &ProtocolArgs, network: &Network) -> Result<()> {
     let for_models = args.ctx.is_some() || args.score.is_some() || args.documents.is_some();
     ensure!(
-        matches!(network, Network::Lm(_)) || !for_models,
+        matches!(network, Network::CausalLm(_)) || !for_models,
         "--ctx, --score and --documents are for language models; of a sentence encoder's text every line counts"
     );
     Ok(())
@@ -218,14 +218,14 @@ fn language_model(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
         });
     }
     let (Some(path), Some(text)) = (&args.reference, &args.text) else { bail!("--text is missing") };
-    let Network::Lm(reference) = open_network(path)? else { bail!("{} is no language model", quoted(path)) };
+    let Network::CausalLm(reference) = open_network(path)? else { bail!("{} is no language model", quoted(path)) };
     let destination = args.save_logits.as_deref().map(|path| save_to(args, path)).transpose()?;
     let protocol = protocol(&args.protocol, lm);
     let windows = protocol.windows(&reference, &text::read(text)?)?;
     let rounded = if args.no_noise_floor { Err("not asked for".into()) } else { rounded(path, &cancelled)? };
     let rounded = match &rounded {
         Ok(folder) => match open_network(folder.path())? {
-            Network::Lm(lm) => Ok(lm),
+            Network::CausalLm(lm) => Ok(lm),
             Network::Encoder(_) => bail!("{} is no language model", quoted(path)),
         },
         Err(why) => Err(why.clone()),
@@ -320,7 +320,7 @@ fn sentence_encoder(args: &EvalArgs, encoder: &Encoder) -> Result<Figures> {
     let rounded = match &rounded {
         Ok(folder) => match open_network(folder.path())? {
             Network::Encoder(encoder) => Ok(encoder),
-            Network::Lm(_) => bail!("{} is no encoder", quoted(path)),
+            Network::CausalLm(_) => bail!("{} is no encoder", quoted(path)),
         },
         Err(why) => Err(why.clone()),
     };

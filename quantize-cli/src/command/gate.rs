@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use kernels::Distortion;
+use qruntime::Network;
 use qruntime::container::replace_recipe;
 use serde::Serialize;
 use serde_json::json;
@@ -18,7 +19,6 @@ use crate::convert::recipe;
 use crate::eval::blame::{Blamed, blame};
 use crate::eval::gate::{Figures, Gate};
 use crate::eval::limits::Limits;
-use crate::eval::network::Network;
 use crate::eval::text;
 use crate::plan::Plan;
 use crate::progress::Progress;

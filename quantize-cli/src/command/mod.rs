@@ -22,10 +22,9 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use qruntime::{CausalLm, Encoder, Model};
+use qruntime::{CausalLm, Encoder, Model, Network, NetworkKind};
 
 use crate::args::{Args, Command};
-use crate::eval::network::Network;
 use crate::interrupt::{self, cancel_on_signal};
 use crate::report::{Answer, printable_lines, quoted};
 
@@ -113,7 +112,7 @@ fn open(path: &Path) -> Result<Model> {
 fn open_network(path: &Path) -> Result<Network> {
     // SAFETY: as for `open`.
     let network = unsafe { Network::map(path) }.with_context(|| format!("cannot run {}", quoted(path)))?;
-    if let Network::Lm(lm) = &network {
+    if let Network::CausalLm(lm) = &network {
         lm.warnings().for_each(warn);
     }
     Ok(network)
@@ -131,11 +130,11 @@ fn map_unnamed(file: &std::fs::File) -> std::io::Result<memmap2::Mmap> {
 #[expect(unsafe_code, reason = "a memory map, the one of this program")]
 fn open_lm(path: &Path, huge_pages: bool) -> Result<CausalLm> {
     ensure!(path.exists(), "there is no {}", quoted(path));
-    // SAFETY: as for `open`.
-    let lm = if huge_pages { CausalLm::open(path) } else { unsafe { CausalLm::map(path) } };
-    if lm.is_err() && matches!(open_network(path), Ok(Network::Encoder(_))) {
+    if let Ok(NetworkKind::Encoder { .. }) = Network::kind(path) {
         bail!("{} is a sentence encoder: see quantize embed", quoted(path));
     }
+    // SAFETY: as for `open`.
+    let lm = if huge_pages { CausalLm::open(path) } else { unsafe { CausalLm::map(path) } };
     let lm = lm.with_context(|| format!("cannot run {}", quoted(path)))?;
     lm.warnings().for_each(warn);
     lm.model().warnings().iter().for_each(|warning| warn(warning));
@@ -146,11 +145,11 @@ fn open_lm(path: &Path, huge_pages: bool) -> Result<CausalLm> {
 #[expect(unsafe_code, reason = "a memory map, the one of this program")]
 fn open_encoder(path: &Path, huge_pages: bool) -> Result<Encoder> {
     ensure!(path.exists(), "there is no {}", quoted(path));
-    // SAFETY: as for `open`.
-    let encoder = if huge_pages { Encoder::open(path) } else { unsafe { Encoder::map(path) } };
-    if encoder.is_err() && matches!(open_network(path), Ok(Network::Lm(_))) {
+    if let Ok(NetworkKind::CausalLm { .. }) = Network::kind(path) {
         bail!("{} is a language model: see quantize run", quoted(path));
     }
+    // SAFETY: as for `open`.
+    let encoder = if huge_pages { Encoder::open(path) } else { unsafe { Encoder::map(path) } };
     let encoder = encoder.with_context(|| format!("cannot run {}", quoted(path)))?;
     encoder.model().warnings().iter().for_each(|warning| warn(warning));
     Ok(encoder)

@@ -13,7 +13,7 @@ use super::{cancel_on_signal, open_network, pool};
 use crate::args::ReportArgs;
 use crate::clock::utc_now;
 use crate::eval::causal::{Reference, evaluate};
-use crate::eval::network::Size;
+use crate::eval::size::Size;
 use crate::eval::text;
 use crate::load::Watch;
 use crate::machine::Machine;

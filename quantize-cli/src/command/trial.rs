@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use kernels::{Format, Isa, Rounding};
-use qruntime::{CausalLm, Session};
+use qruntime::{CausalLm, Network, Session};
 
 use super::convert::convert_into;
 use super::open_network;
 use crate::eval::bf16;
-use crate::eval::network::Network;
 use crate::measure::{Contestant, race};
 use crate::output::Temporary;
 use crate::plan::Plan;
@@ -70,7 +69,7 @@ fn temporary() -> Result<Temporary> {
 /// A network that says what comes next.
 pub(super) fn language_model(network: Network) -> Result<CausalLm> {
     match network {
-        Network::Lm(lm) => Ok(lm),
+        Network::CausalLm(lm) => Ok(lm),
         Network::Encoder(_) => bail!("this is a sentence encoder, expected a language model: see quantize eval"),
     }
 }

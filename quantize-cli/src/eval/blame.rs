@@ -7,13 +7,12 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 use qruntime::container::{Storage, Writer};
-use qruntime::{Dtype, Model};
+use qruntime::{Dtype, Model, Network};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::bf16::write_tensor;
 use super::gate::Gate;
-use super::network::Network;
 use crate::companions;
 use crate::output::Temporary;
 use crate::progress::Progress;

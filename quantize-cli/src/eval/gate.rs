@@ -4,13 +4,12 @@
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Result, bail, ensure};
-use qruntime::{CausalLm, Encoder};
+use qruntime::{CausalLm, Encoder, Network};
 use serde::Serialize;
 
 use super::causal::{Reference, evaluate};
 use super::encoder::{Cosines, Embedder, cosines, cut_texts};
 use super::limits::Limits;
-use super::network::Network;
 use super::statistics::Summary;
 use super::text::{Described, Protocol};
 use super::windows::Windows;
@@ -110,7 +109,7 @@ impl<'a> Gate<'a> {
         protocol: impl FnOnce(&CausalLm) -> Protocol,
     ) -> Result<Self> {
         match original {
-            Network::Lm(lm) => {
+            Network::CausalLm(lm) => {
                 let protocol = protocol(lm);
                 let windows = protocol.windows(lm, text)?;
                 Ok(Self::LanguageModel(lm, protocol, windows))
@@ -165,7 +164,7 @@ impl<'a> Gate<'a> {
     /// If it is of another kind, or cannot be asked.
     pub fn measure(&self, model: &Network, progress: &Progress, cancelled: &AtomicBool) -> Result<Figures> {
         match (self, model) {
-            (Self::LanguageModel(original, protocol, windows), Network::Lm(lm)) => {
+            (Self::LanguageModel(original, protocol, windows), Network::CausalLm(lm)) => {
                 let outcome = evaluate(Reference::Model(original), &[lm], windows, None, progress, cancelled)?;
                 let summary = Box::new(outcome.models[0].statistics.summary());
                 Ok(Figures::LanguageModel { protocol: protocol.describe(windows), summary })

@@ -1,10 +1,10 @@
 //! What a model may not be worse than.
 
 use anyhow::{Result, bail};
+use qruntime::Network;
 use serde::Serialize;
 
 use super::encoder::Cosines;
-use super::network::Network;
 use super::statistics::{Perplexity, Summary};
 use crate::report::digits;
 
@@ -37,7 +37,7 @@ impl Limits {
             bail!("a limit is not a number");
         }
         match network {
-            Network::Lm(_) if self.min_cosine.is_some() => {
+            Network::CausalLm(_) if self.min_cosine.is_some() => {
                 bail!("--min-cosine is for sentence encoders; a language model has --max-kld")
             }
             Network::Encoder(_) if self.max_kld.or(self.max_ppl_ratio).or(self.max_ppl).is_some() => {

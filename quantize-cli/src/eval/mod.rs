@@ -11,7 +11,7 @@ pub mod encoder;
 pub mod gate;
 pub mod limits;
 pub mod logits_file;
-pub mod network;
+pub mod size;
 pub mod statistics;
 pub mod text;
 pub mod windows;

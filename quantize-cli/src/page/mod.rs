@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::eval::network::Size;
+use crate::eval::size::Size;
 use crate::eval::statistics::Summary;
 use crate::report::{bytes, digits, percent, three_digits};
 use crate::svg::escape;

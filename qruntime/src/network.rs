@@ -1,0 +1,132 @@
+//! A network of any kind, which `config.json` tells.
+
+use std::fmt;
+use std::path::Path;
+
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::encoder::Encoder;
+use crate::error::Error;
+use crate::family::{self, Found};
+use crate::folder::folder;
+use crate::lm::CausalLm;
+use crate::model::Model;
+
+/// A network of either kind.
+///
+/// ```no_run
+/// use qruntime::Network;
+///
+/// match Network::open("model")? {
+///     Network::CausalLm(lm) => println!("{} tokens", lm.config().vocab_size),
+///     Network::Encoder(encoder) => println!("{} dimensions", encoder.config().dimensions),
+/// }
+/// # Ok::<(), qruntime::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub enum Network {
+    /// A language model.
+    CausalLm(CausalLm),
+    /// A sentence encoder.
+    Encoder(Encoder),
+}
+
+/// What `config.json` says that a folder holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NetworkKind {
+    /// A language model, which [`CausalLm`] opens.
+    CausalLm {
+        /// Its family, as [`LmConfig::family`](crate::LmConfig::family) has it.
+        family: &'static str,
+    },
+    /// A sentence encoder, which [`Encoder`] opens.
+    Encoder {
+        /// Its family, as [`EncoderConfig::family`](crate::EncoderConfig::family) has it.
+        family: &'static str,
+    },
+    /// A family that is not known.
+    Unknown {
+        /// What `model_type` says, or else the first of `architectures`; empty if neither is there.
+        family: String,
+    },
+}
+
+impl Network {
+    /// Tells what a folder holds (or a safetensors file beside its `config.json`) without opening
+    /// the weights.
+    ///
+    /// # Errors
+    /// If there is no checkpoint, or `config.json` cannot be read.
+    pub fn kind(path: impl AsRef<Path>) -> Result<NetworkKind, Error> {
+        Ok(match family::find(&read(path.as_ref())?)? {
+            Found::Decoder(family) => NetworkKind::CausalLm { family },
+            Found::Encoder(family) => NetworkKind::Encoder { family },
+            Found::Unknown(_, family) => NetworkKind::Unknown { family },
+        })
+    }
+
+    /// Opens the network in a folder, reading the weights into memory.
+    ///
+    /// # Errors
+    /// Those of [`CausalLm::open`] and of [`Encoder::open`], by what `config.json` says that the
+    /// folder holds.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        Self::by_kind(path, || CausalLm::open(path), || Encoder::open(path))
+    }
+
+    /// Opens the network in a folder, mapping the weights.
+    ///
+    /// # Safety
+    /// That of [`Model::map`]: nobody changes or truncates the files while the network or a clone
+    /// of it lives.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    #[expect(unsafe_code, reason = "hands the caller's promise on to the map")]
+    pub unsafe fn map(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        // SAFETY: the caller makes the promise.
+        Self::by_kind(path, || unsafe { CausalLm::map(path) }, || unsafe { Encoder::map(path) })
+    }
+
+    fn by_kind(
+        path: &Path,
+        lm: impl FnOnce() -> Result<CausalLm, Error>,
+        encoder: impl FnOnce() -> Result<Encoder, Error>,
+    ) -> Result<Self, Error> {
+        let config = read(path)?;
+        match family::find(&config)? {
+            Found::Decoder(_) => lm().map(Self::CausalLm),
+            Found::Encoder(_) => encoder().map(Self::Encoder),
+            Found::Unknown(field, family) => Err(family::unknown(&config, field, &family)),
+        }
+    }
+
+    /// Its tensors.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        match self {
+            Self::CausalLm(lm) => lm.model(),
+            Self::Encoder(encoder) => encoder.model(),
+        }
+    }
+}
+
+impl fmt::Display for NetworkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CausalLm { family } => write!(f, "language model ({family})"),
+            Self::Encoder { family } => write!(f, "sentence encoder ({family})"),
+            Self::Unknown { family } => write!(f, "unknown family ({family:?})"),
+        }
+    }
+}
+
+/// Reads `config.json` of a checkpoint.
+fn read(path: &Path) -> Result<Config, Error> {
+    // Says what a folder is that is no checkpoint, before anything else is missed.
+    Checkpoint::find(path)?;
+    Config::read(&folder(path).join("config.json"))
+}
