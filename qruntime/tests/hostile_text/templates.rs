@@ -143,122 +143,23 @@ fn calls_do_not_go_on_for_ever() {
     );
 }
 
+/// The real bounds; many more ways to reach them are in `src/text/jinja/bounds.rs`, with smaller ones.
 #[test]
-fn time_is_bounded() {
-    let twice = "{% set ns = namespace(x=[1, 2]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
-    let other = "{% set o = namespace(x=[1, 2]) %}{% for i in range(60) %}{% set o.x = [o.x, o.x] %}{% endfor %}";
-    for use_of in [
-        "{{ ns.x == o.x }}",
-        "{{ ns.x != o.x }}",
-        "{{ ns.x < o.x }}",
-        "{{ o.x in [ns.x] }}",
-        "{{ [ns.x].count(o.x) }}",
-        "{{ [ns.x].index(o.x) }}",
-        "{{ [ns.x, o.x] | unique | list }}",
-        "{{ [ns.x, o.x] | sort }}",
-        "{{ {'a': ns.x} == {'a': o.x} }}",
-        "{{ ns.x is eq(o.x) }}",
-    ] {
-        refused(format!("{twice}{other}{use_of}"), "more than 20000000 steps");
-    }
-    let text = "{% set ns = namespace(x='12345678') %}{% for i in range(22) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
-    for endless in [
-        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
-        "{% for i in range(100000) %}{{ 1 in range(100000) | list | reverse | list }}{% endfor %}",
-        "{% set x = range(100000) | list %}{% for i in x %}{{ x[1:] | length }}{% endfor %}",
-        "{% set x = range(100000) | list %}{% for i in x %}{{ x | sum }}{% endfor %}",
-        "{% set ns = namespace(d={}) %}{% for i in range(100000) %}{% set ns.d = dict(ns.d, **{i | string: i}) %}{% endfor %}",
-        "{{ range(100000) | map('string') | unique | list | length }}",
-    ] {
-        refused(endless, "more than");
-    }
+fn time_and_memory_are_bounded() {
+    const TWICE: &str =
+        "{% set ns = namespace(x=[1, 2]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
     for slow in [
-        "{{ ns.x | length }}",
-        "{{ ns.x[5] }}",
-        "{{ 'q' in ns.x }}",
-        "{{ ns.x.find('q') }}",
-        "{{ ns.x == ns.x ~ 'a' }}",
+        &*format!("{TWICE}{}{{{{ ns.x == o.x }}}}", TWICE.replace("ns", "o")),
+        "{% set x = range(10000) | list %}{% for i in x %}{{ x | sum }}{% endfor %}",
+        "{% set a = 'a' * 1000000 %}{% for i in range(100000) %}{{ 'b'.find(a) }}{% endfor %}",
     ] {
-        refused(format!("{text}{{% for i in range(100000) %}}{slow}{{% endfor %}}"), "more than");
-    }
-    // What is looked for, compared or read may be longer than where it is looked for.
-    let long = "{% set a = 'a' * 1000000 %}{% set n = '1' * 1000000 %}{% set o = n ~ '' %}\
-                {% set keys = [a ~ 1, a ~ 2, a ~ 3, a ~ 4, a ~ 5, a ~ 6, a ~ 7, a ~ 8, a ~ 9] %}\
-                {% set d = dict.fromkeys(keys) %}{% set ns = namespace(d) %}";
-    for slow in [
-        "{{ 'b'.find(a) }}",
-        "{{ 'b'.split(a) }}",
-        "{{ 'b'.partition(a) }}",
-        "{{ 'b'.replace(a, '') }}",
-        "{{ ''.strip(a) }}",
-        "{{ 'b' | truncate(9000000, end=a) }}",
-        "{{ n | float }}",
-        "{{ n | int }}",
-        "{{ n | filesizeformat }}",
-        "{{ n is sameas o }}",
-        "{{ d[keys[8]] }}",
-        "{{ ns[keys[8]] }}",
-        "{{ dict.fromkeys(keys) | length }}",
-        "{{ 1 | tojson(indent=a) }}",
-        "{{ 1 | tojson(separators=(a, a)) }}",
-        "{{ '{}'.format(1, **d) }}",
-    ] {
-        refused(format!("{long}{{% for i in range(100000) %}}{slow}{{% endfor %}}"), "more than");
-    }
-    // Each field looks for its name among all arguments.
-    refused(
-        "{% set d = dict(dict.fromkeys(range(2000) | map('string') | list), k=1) %}{{ ('{k}' * 200000).format(**d) }}",
-        "more than 20000000 steps",
-    );
-    // The longest template, in names and macros that are all different.
-    let names: String = (0..50_000).map(|i| format!("{{% set a{i}=1 %}}")).collect();
-    refused(format!("{names}{{% for x in range(100000) %}}{{{{ zzz }}}}{{% endfor %}}"), "more than");
-}
-
-#[test]
-fn memory_is_bounded() {
-    let twice = "{% set ns = namespace(x=[1, 2]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
-    for use_of in [
-        "{{ ns.x }}",
-        "{{ ns.x | string }}",
-        "{{ ns.x | tojson }}",
-        "{{ ns.x | join }}",
-        "{{ '%r' % (ns.x,) }}",
-        "{{ '{}'.format(ns.x) }}",
-        "{{ ns.x ~ '' }}",
-        "{{ ns.x | tojson(indent=8) }}",
-        "{{ ns.x | pprint }}",
-    ] {
-        refused(format!("{twice}{use_of}"), "more than");
+        refused(slow, "more than 20000000 steps");
     }
     for large in [
         "{% set ns = namespace(x='12345678') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
-        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
-        "{{ (['a' * 1000000] * 1000) | tojson }}",
         "{{ 'a' * 1000000000000 }}",
-        "{{ [1] * 1000000000000 }}",
-        "{{ 1000000000000 * 'a' }}",
-        "{{ 'a'.center(1000000000000) }}",
-        "{{ 'a' | center(1000000000000) }}",
-        "{{ 'a'.zfill(1000000000000) }}",
-        "{{ 'a\tb'.expandtabs(1000000000000) }}",
-        "{{ 'a\nb' | indent(1000000000000) }}",
-        "{{ [1] | tojson(indent=1000000000000) }}",
-        "{{ [1] | batch(1000000000000, 0) | list }}",
-        "{{ [1] | slice(1000000000000) | list }}",
-        "{{ '%1000000000000d' % 1 }}",
-        "{{ '%.1000000000000f' % 1.5 }}",
-        "{{ '{:1000000000000}'.format(1) }}",
-        "{{ '{:.1000000000000f}'.format(1.5) }}",
-        "{% set a = 'a' * 100000 %}{{ a.replace('', a) }}",
-        "{% set a = 'a' * 100000 %}{{ a.join(a) }}",
-        "{% set a = 'a' * 100000 %}{{ a | list | join(a) }}",
-        "{% set a = 'a' * 100000 %}{{ a | replace('a', a) }}",
-        "{% set a = '\n' * 100000 %}{{ a | indent('a' * 100000, true, true) }}",
-        "{% for i in range(100000) %}{% for j in range(100000) %}aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa{% endfor %}{% endfor %}",
-        "{% for i in range(100000) %}{% macro m() %}{% endmacro %}{% for i in range(100000) %}{% macro m() %}{% endmacro %}{% endfor %}{% endfor %}",
     ] {
-        refused(large, "more than");
+        refused(large, "more than 256 MiB");
     }
     refused(" ".repeat(2 << 20), "expected at most 1048576");
 }

@@ -13,12 +13,17 @@ use super::operators::{calculate, compare, insert, items, negate, slice};
 use super::print::print;
 use super::strings::expect_int;
 use super::value::{Closure, Heap, Kind as Order, Loop, Missing, Value};
-use super::{Fault, MAX_DEPTH};
+use super::{Fault, Limits, MAX_DEPTH};
 use crate::text::date::Date;
 
 /// The text of a template.
-pub(super) fn render(tree: &Tree, variables: &Map<String, Json>, date: Option<Date>) -> Result<String, Fault> {
-    let mut heap = Heap::default();
+pub(super) fn render(
+    tree: &Tree,
+    variables: &Map<String, Json>,
+    date: Option<Date>,
+    limits: Limits,
+) -> Result<String, Fault> {
+    let mut heap = Heap::new(limits);
     let mut globals = Vec::new();
     for (symbol, name) in tree.names.iter().enumerate() {
         let value = match variables.get(&**name) {

@@ -9,6 +9,8 @@
 
 mod ast;
 mod attributes;
+#[cfg(test)]
+mod bounds;
 mod calls;
 mod digits;
 mod eval;
@@ -47,6 +49,19 @@ pub(crate) const MAX_STEPS: u64 = 20_000_000;
 
 /// Bytes of all values and text that a rendering makes together, whether it keeps them or not, its output included.
 pub(crate) const MAX_BYTES: usize = 256 << 20;
+
+/// What a rendering may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    steps: u64,
+    bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { steps: MAX_STEPS, bytes: MAX_BYTES }
+    }
+}
 
 /// The stack of the thread that parses and renders.
 #[cfg(not(target_family = "wasm"))]
@@ -99,7 +114,16 @@ impl Template {
 
     /// The text of a template with these variables. Without a date there is no `strftime_now`.
     pub(crate) fn render(&self, variables: &Map<String, Json>, date: Option<Date>) -> Result<String, Fault> {
-        with_stack(|| eval::render(&self.0, variables, date))
+        self.render_within(variables, date, Limits::default())
+    }
+
+    fn render_within(
+        &self,
+        variables: &Map<String, Json>,
+        date: Option<Date>,
+        limits: Limits,
+    ) -> Result<String, Fault> {
+        with_stack(|| eval::render(&self.0, variables, date, limits))
     }
 }
 

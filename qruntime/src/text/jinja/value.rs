@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::ast::Signature;
-use super::{Fault, MAX_BYTES, MAX_STEPS, MAX_VALUE_DEPTH};
+use super::{Fault, Limits, MAX_VALUE_DEPTH};
 
 #[derive(Clone, Debug)]
 pub(super) enum Value {
@@ -228,8 +228,9 @@ impl Value {
 }
 
 /// What a rendering has used of what it may use, and the values that change.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Heap {
+    limits: Limits,
     steps: u64,
     bytes: usize,
     pub(super) namespaces: Vec<Vec<(Arc<str>, Value)>>,
@@ -239,11 +240,15 @@ pub(super) struct Heap {
 const BYTES_PER_STEP: usize = 32;
 
 impl Heap {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, steps: 0, bytes: 0, namespaces: Vec::new() }
+    }
+
     /// Takes steps: one for each operation, and for each value that it touches.
     pub(super) fn steps(&mut self, count: usize) -> Result<(), Fault> {
         self.steps += count as u64;
-        match self.steps > MAX_STEPS {
-            true => Err(Fault::new(format!("more than {MAX_STEPS} steps"))),
+        match self.steps > self.limits.steps {
+            true => Err(Fault::new(format!("more than {} steps", self.limits.steps))),
             false => Ok(()),
         }
     }
@@ -269,8 +274,8 @@ impl Heap {
     /// Takes memory, before it is used.
     pub(super) fn take(&mut self, bytes: usize) -> Result<(), Fault> {
         self.bytes = self.bytes.saturating_add(bytes);
-        if self.bytes > MAX_BYTES {
-            return Err(Fault::new(format!("more than {} MiB of values and text", MAX_BYTES >> 20)));
+        if self.bytes > self.limits.bytes {
+            return Err(Fault::new(format!("more than {} MiB of values and text", self.limits.bytes >> 20)));
         }
         self.scan(bytes)
     }
