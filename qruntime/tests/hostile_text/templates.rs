@@ -150,7 +150,6 @@ fn time_and_memory_are_bounded() {
         "{% set ns = namespace(x=[1, 2]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
     for slow in [
         &*format!("{TWICE}{}{{{{ ns.x == o.x }}}}", TWICE.replace("ns", "o")),
-        "{% set x = range(10000) | list %}{% for i in x %}{{ x | sum }}{% endfor %}",
         "{% set a = 'a' * 1000000 %}{% for i in range(100000) %}{{ 'b'.find(a) }}{% endfor %}",
     ] {
         refused(slow, "more than 20000000 steps");
