@@ -58,7 +58,7 @@ fn what_cannot_be_bounded_is_refused() {
     };
     let text = json!({"Sequence": {"id": "A", "type_id": 0}});
     let mark = json!({"SpecialToken": {"id": "<s>", "type_id": 0}});
-    let tree: Vec<_> = (0..20_000_u32).map(|i| json!([format!("{i:0>8}").repeat(16), 0.0])).collect();
+    let tree: Vec<_> = (0..40_000_u32).map(|i| json!([format!("{i:0>8}").repeat(16), 0.0])).collect();
     let table_of = |base64: String| json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": base64}});
     for (changes, expected) in [
         // The model.
@@ -69,7 +69,7 @@ fn what_cannot_be_bounded_is_refused() {
         ),
         (
             json!({"model": {"type": "Unigram", "vocab": tree}}),
-            "beginnings, expected at most 2097152 in a Unigram model",
+            "beginnings, expected at most 4194304 in a Unigram model",
         ),
         (
             json!({"model": {"type": "WordPiece", "vocab": {"a": 0}, "max_input_chars_per_word": 1_000_000_000}}),
@@ -185,6 +185,40 @@ fn texts_and_tokens_do_not_multiply() {
     assert!(error.contains("the normalizer makes too much of a text"), "{error}");
 }
 
+/// Regular expressions that read a text to its end for each byte of it, and others that do not.
+#[test]
+fn texts_are_not_read_too_often() {
+    let text = "a".repeat(1 << 16);
+    for regex in [
+        ".*[^a-z]|[a-z]",
+        r"[a-z]+(?!\w)(?=\d)|[a-z]",
+        // All in vain: no place has a match.
+        "a*b|a(?=c)",
+    ] {
+        let tokenizer = with(&json!({"pre_tokenizer": split(regex)})).unwrap();
+        let error = tokenizer.encode(&text, true).unwrap_err().to_string();
+        assert!(error.contains("cannot encode a text"), "{regex}: {error}");
+        assert!(error.contains("reads a text of 65536 bytes too often"), "{regex}: {error}");
+        // It is a question of length.
+        assert_eq!(tokenizer.encode(&text[..4096], true).unwrap(), [0; 4096], "{regex}");
+    }
+    let replace = json!({"type": "Replace", "pattern": {"Regex": ".*[^a-z]|[a-z]"}, "content": "a"});
+    let error = with(&json!({"normalizer": replace})).unwrap().encode(&text, true).unwrap_err().to_string();
+    assert!(error.contains("normalizer.pattern") && error.contains("too often"), "{error}");
+    for regex in [
+        "a*b",
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ] {
+        let tokenizer = with(&json!({"pre_tokenizer": split(regex)})).unwrap();
+        for part in ["a", "A", " ", "1", "!", "a b", "\n", " \n", "a\u{301}", "Aa", "\r", "漢"] {
+            let text = part.repeat((1 << 15) / part.len());
+            let error = tokenizer.encode(&text, true).err().map(|error| error.to_string());
+            assert_eq!(error, None, "{part:?} with {regex}");
+        }
+    }
+}
+
 /// The deepest tree that is let through is taken down on a small stack, and the largest takes what
 /// `docs/security.md` says.
 #[test]
@@ -244,7 +278,7 @@ fn what_the_bounds_cost() {
             encoding.allocations
         );
     }
-    for nodes in [1 << 20, 2 << 20] {
+    for nodes in [1 << 20, 3 << 20] {
         let pieces: Vec<_> = (0..nodes / 8_u32).map(|i| json!([format!("{i:0>8}{i:0>8}"), 0.0])).collect();
         let file = json!({"type": "Unigram", "vocab": pieces});
         let (tokenizer, asked) = measure(|| with(&json!({"model": file})).map(drop));

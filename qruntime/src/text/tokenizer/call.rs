@@ -13,6 +13,12 @@ pub(super) const STEP_GROWTH: usize = 64;
 /// Bytes that are free in every call: short texts may grow as they like.
 const FREE: usize = 64 << 10;
 
+/// Bytes of a text that the searches of a call may read for each of its own, and those that are free.
+const READ: usize = 64;
+const FREE_READ: usize = 1 << 24;
+/// A text so short may be searched in any case: a search reads at most half the square of its length.
+const SHORT: usize = 256;
+
 /// Text of a user that looks like an added token. The pipeline sees one character in its place
 /// until added tokens have been looked for.
 #[derive(Clone, Debug)]
@@ -34,17 +40,37 @@ struct Call {
     /// Bytes of the text, and those that its normalized parts may still have.
     bytes: usize,
     left: usize,
-    exceeded: bool,
+    /// What the call is refused for. The crate goes on where a normalizer gives an error.
+    refusal: Option<String>,
+    /// Bytes that searches have read, where they were counted, and that they can have read elsewhere.
+    read: usize,
+    unread: usize,
     masks: Vec<Mask>,
 }
 
-/// Runs `call` on `bytes` of text. Returns what it gives, and whether it asked for more than it may
-/// have.
-pub(super) fn run<T>(bytes: usize, masks: Vec<Mask>, call: impl FnOnce() -> T) -> (T, bool) {
+impl Call {
+    /// Refuses the call unless a normalizer may go on.
+    fn allow(&mut self, goes_on: bool) -> bool {
+        if !goes_on {
+            let message = "the normalizer makes too much of a text, expected at most 8 times as much";
+            self.refusal.get_or_insert_with(|| message.to_owned());
+        }
+        self.refusal.is_none()
+    }
+}
+
+/// Refuses the call.
+pub(super) fn refuse(reason: &str) {
+    CALL.with_borrow_mut(|call| call.refusal.get_or_insert_with(|| reason.to_owned()).len());
+}
+
+/// Runs `call` on `bytes` of text. Returns what it gives, and why it is refused if it asked for more
+/// than it may have.
+pub(super) fn run<T>(bytes: usize, masks: Vec<Mask>, call: impl FnOnce() -> T) -> (T, Option<String>) {
     let left = bytes.saturating_mul(GROWTH).saturating_add(FREE);
-    CALL.set(Call { bytes, left, exceeded: false, masks });
+    CALL.set(Call { bytes, left, masks, ..Call::default() });
     let result = call();
-    (result, CALL.take().exceeded)
+    (result, CALL.take().refusal)
 }
 
 /// The most bytes that something may have while it is made of `bytes`.
@@ -54,18 +80,41 @@ pub(super) fn most(bytes: usize) -> usize {
 
 /// Whether a step may make so many bytes. If not, the call has failed.
 pub(super) fn may_make(bytes: usize) -> bool {
-    CALL.with_borrow_mut(|call| {
-        call.exceeded |= bytes > most(call.bytes);
-        !call.exceeded
-    })
+    CALL.with_borrow_mut(|call| call.allow(bytes <= most(call.bytes)))
 }
 
 /// Takes the bytes of a normalized part from those that are left.
 pub(super) fn spend(bytes: usize) -> bool {
     CALL.with_borrow_mut(|call| {
-        call.exceeded |= bytes > call.left;
-        call.left = call.left.saturating_sub(bytes);
-        !call.exceeded
+        let left = call.left;
+        call.left = left.saturating_sub(bytes);
+        call.allow(bytes <= left)
+    })
+}
+
+/// Whether a text may be searched without counting what is read.
+pub(super) fn may_search(bytes: usize) -> bool {
+    CALL.with_borrow_mut(|call| {
+        let most = call.unread.saturating_add(bytes.saturating_mul(bytes) / 2);
+        let free = bytes <= SHORT || most <= FREE_READ;
+        if free && bytes > SHORT {
+            call.unread = most;
+        }
+        free
+    })
+}
+
+/// Takes bytes that a search reads from those that it may read.
+pub(super) fn may_read(bytes: usize) -> Result<(), String> {
+    CALL.with_borrow_mut(|call| {
+        let most = call.bytes.saturating_mul(READ).saturating_add(FREE_READ);
+        call.read = call.read.saturating_add(bytes);
+        match call.read <= most {
+            true => Ok(()),
+            false => {
+                Err(format!("reads a text of {} bytes too often, expected at most {most} bytes in all", call.bytes))
+            }
+        }
     })
 }
 

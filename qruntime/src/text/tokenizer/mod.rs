@@ -5,6 +5,7 @@ mod file;
 mod legacy;
 mod pattern;
 mod plain;
+mod search;
 mod steps;
 mod stream;
 
@@ -110,8 +111,9 @@ impl Tokenizer {
     /// becomes that token; see [`encode_plain`](Self::encode_plain) for the text of strangers.
     ///
     /// # Errors
-    /// If the tokenizer has no token for a part of the text, or makes it much longer before it is
-    /// split: more than 8 times, where that is more than 64 KiB.
+    /// If the tokenizer has no token for a part of the text; makes it much longer before it is split:
+    /// more than 8 times, where that is more than 64 KiB; or would read it again and again to split
+    /// it: more than 64 times and 16 MiB beside.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, Error> {
         self.encode_masked(text, Vec::new(), special)
     }
@@ -221,9 +223,7 @@ fn guarded<T>(
     call: impl FnOnce() -> tokenizers::Result<T>,
 ) -> Result<T, Error> {
     match call::run(bytes, masks, || catch_unwind(AssertUnwindSafe(call))) {
-        (_, true) => {
-            Err(refuse(path, what, "the normalizer makes too much of a text, expected at most 8 times as much"))
-        }
+        (_, Some(reason)) => Err(refuse(path, what, reason)),
         (Ok(result), _) => result.map_err(|error| refuse(path, what, error)),
         (Err(_), _) => Err(refuse(path, what, "the crate tokenizers panicked")),
     }

@@ -3,7 +3,7 @@
 //! Most are run by the crate `regex`, in time that grows with the text for every match, whatever they
 //! are. Those that look around (`\s+(?!\S)` stands in nearly every tokenizer) are run by backtracking
 //! in `fancy-regex`. Among these, only such are let through that have one way to go back: a match
-//! costs no more than the text is long then.
+//! costs no more than the text is long then. What all matches cost together is counted ([`super::search`]).
 
 use fancy_regex::{Assertion, Expr};
 use serde_json::Value;
@@ -72,7 +72,7 @@ fn refers_back(expr: &Expr) -> bool {
 }
 
 /// Whether the crate `regex` can run it: whether nothing in it looks around or back.
-fn is_regular(expr: &Expr) -> bool {
+pub(super) fn is_regular(expr: &Expr) -> bool {
     let regular = !matches!(
         expr,
         Expr::LookAround(..)

@@ -4,6 +4,8 @@
 //! The crate's own reading of these parts guesses at types from fields; here the field `type` decides,
 //! so that what was checked is what is built.
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokenizers::decoders::{
@@ -30,10 +32,12 @@ use tokenizers::processors::{
     PostProcessorWrapper, bert::BertProcessing, roberta::RobertaProcessing, sequence::Sequence,
     template::TemplateProcessing,
 };
-use tokenizers::{Decoder, NormalizedString, Normalizer, PreTokenizedString, PreTokenizer};
+use tokenizers::tokenizer::pattern::Invert;
+use tokenizers::{Decoder, NormalizedString, Normalizer, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior};
 
 use super::call::{STEP_GROWTH, may_make, most, spend, unmask};
 use super::pattern;
+use super::search::Search;
 
 /// Steps of a normalizer, a pre-tokenizer, a decoder or a post-processor. The longest known has
 /// seven.
@@ -103,6 +107,12 @@ fn text<'v>(place: &str, part: &'v Value, field: &str, most: usize) -> Result<&'
     }
 }
 
+/// The search of a step, if its pattern is a regular expression.
+fn search(place: &str, part: &Value) -> Result<Option<Arc<Search>>, Fault> {
+    let regex = part["pattern"]["Regex"].as_str();
+    regex.map(|regex| Search::new(place, regex).map(Arc::new)).transpose()
+}
+
 /// How much longer a replacement can make a text: its pattern is checked, too.
 fn replacement(place: &str, part: &Value) -> Result<usize, Fault> {
     let content = part["content"].as_str().unwrap_or_default();
@@ -120,9 +130,25 @@ fn replacement(place: &str, part: &Value) -> Result<usize, Fault> {
     }
 }
 
+/// A normalizer of the crate, or a search of our own.
+#[derive(Clone)]
+enum Normal {
+    Crate(NormalizerWrapper),
+    Replace(Arc<Search>, String),
+}
+
+impl Normal {
+    fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
+        match self {
+            Self::Crate(step) => step.normalize(text),
+            Self::Replace(search, content) => text.replace(&**search, content),
+        }
+    }
+}
+
 /// A normalizer that stops when the text becomes too long.
 #[derive(Clone)]
-pub(super) struct Normalize(Vec<Step<NormalizerWrapper>>);
+pub(super) struct Normalize(Vec<Step<Normal>>);
 
 impl Normalize {
     pub(super) fn new(part: Option<&Value>) -> Result<Self, Fault> {
@@ -132,8 +158,9 @@ impl Normalize {
     }
 }
 
-fn normalizer(place: &str, kind: &str, part: &Value) -> Result<Step<NormalizerWrapper>, Fault> {
+fn normalizer(place: &str, kind: &str, part: &Value) -> Result<Step<Normal>, Fault> {
     let mut plus = 0;
+    let mut search = None;
     let (step, times) = match kind {
         // Spaces around a character, its decomposition, lower case.
         "Bert" | "BertNormalizer" => (read::<BertNormalizer, _>(place, part)?, 12),
@@ -153,6 +180,7 @@ fn normalizer(place: &str, kind: &str, part: &Value) -> Result<Step<NormalizerWr
         "Replace" => {
             let times = replacement(place, part)?;
             plus = STEP_GROWTH;
+            search = self::search(place, part)?;
             (read::<Replace, _>(place, part)?, times)
         }
         "Prepend" => {
@@ -160,6 +188,10 @@ fn normalizer(place: &str, kind: &str, part: &Value) -> Result<Step<NormalizerWr
             (read::<Prepend, _>(place, part)?, 1)
         }
         kind => return Err(unknown(place, kind, "normalizer")),
+    };
+    let step = match search {
+        Some(search) => Normal::Replace(search, part["content"].as_str().unwrap_or_default().to_owned()),
+        None => Normal::Crate(step),
     };
     Ok(Step { step, times, plus })
 }
@@ -220,9 +252,28 @@ impl Normalizer for Normalize {
     }
 }
 
+/// A pre-tokenizer of the crate, or a search of our own.
+#[derive(Clone)]
+enum Pre {
+    Crate(PreTokenizerWrapper),
+    Split { search: Arc<Search>, behavior: SplitDelimiterBehavior, invert: bool },
+}
+
+impl Pre {
+    fn pre_tokenize(&self, text: &mut PreTokenizedString) -> tokenizers::Result<()> {
+        match self {
+            Self::Crate(step) => step.pre_tokenize(text),
+            Self::Split { search, behavior, invert: false } => text.split(|_, part| part.split(&**search, *behavior)),
+            Self::Split { search, behavior, invert: true } => {
+                text.split(|_, part| part.split(Invert(&**search), *behavior))
+            }
+        }
+    }
+}
+
 /// A pre-tokenizer that puts the text of users back first.
 #[derive(Clone)]
-pub(super) struct PreTokenize(Vec<PreTokenizerWrapper>);
+pub(super) struct PreTokenize(Vec<Pre>);
 
 impl PreTokenize {
     pub(super) fn new(part: Option<&Value>) -> Result<Self, Fault> {
@@ -243,8 +294,8 @@ impl PreTokenize {
     }
 }
 
-fn pre_tokenizer(place: &str, kind: &str, part: &Value) -> Result<(PreTokenizerWrapper, usize), Fault> {
-    Ok(match kind {
+fn pre_tokenizer(place: &str, kind: &str, part: &Value) -> Result<(Pre, usize), Fault> {
+    let (step, times) = match kind {
         "BertPreTokenizer" => (read::<BertPreTokenizer, _>(place, part)?, 1),
         // Two bytes for one, and a space before every piece.
         "ByteLevel" => (read::<ByteLevel, _>(place, part)?, 3),
@@ -262,10 +313,15 @@ fn pre_tokenizer(place: &str, kind: &str, part: &Value) -> Result<(PreTokenizerW
         "FixedLength" => (read::<FixedLength, _>(place, part)?, 1),
         "Split" => {
             pattern::check(place, &part["pattern"])?;
-            (read::<Split, _>(place, part)?, 1)
+            let step = read::<Split, Split>(place, part)?;
+            if let Some(search) = search(place, part)? {
+                return Ok((Pre::Split { search, behavior: step.behavior, invert: step.invert }, 1));
+            }
+            (step.into(), 1)
         }
         kind => return Err(unknown(place, kind, "pre-tokenizer")),
-    })
+    };
+    Ok((Pre::Crate(step), times))
 }
 
 impl PreTokenizer for PreTokenize {

@@ -1,0 +1,238 @@
+//! Searches texts with a regular expression, and counts what it reads of them.
+//!
+//! A match may have one byte and need a look at all that follows: `.*[^A-Z]|[A-Z]` reads capitals to
+//! the end of the text for each of them. In short texts, that is let pass. In longer ones, matches are
+//! looked for place by place; before each, an automaton that follows every way to match at once tells
+//! how far any of them can read:
+//!
+//! ```text
+//! at = 0
+//! until the end:  far = bytes until no way to match is left; refuse if all `far` together are too many
+//!                 search for PATTERN|(any character) at `at`, where one of them matches
+//!                 at = the end of the match of PATTERN, or the next character
+//! ```
+
+use fancy_regex::{Assertion, Expr, LookAround, Regex};
+use regex_automata::hybrid::dfa::{Cache, DFA};
+use regex_automata::nfa::thompson;
+use regex_automata::{Anchored, Input, MatchKind};
+use tokenizers::Offsets;
+use tokenizers::tokenizer::pattern::Pattern;
+
+use super::call::{may_read, may_search, refuse};
+use super::pattern::is_regular;
+use super::steps::Fault;
+
+/// Bytes of an automaton before it is run.
+const MAX_AUTOMATON: usize = 32 << 20;
+/// Bytes of the states of an automaton that are kept.
+const STATES: usize = 4 << 20;
+
+/// A regular expression of a tokenizer.
+#[derive(Debug)]
+pub(super) struct Search {
+    place: String,
+    pattern: String,
+    regex: Regex,
+    /// Whether the crate `regex` runs it.
+    regular: bool,
+}
+
+impl Search {
+    pub(super) fn new(place: &str, pattern: &str) -> Result<Self, Fault> {
+        let place = format!("{place}.pattern {pattern:?}");
+        let regex = Regex::new(pattern).map_err(|error| format!("{place}: {error}"))?;
+        let tree = Expr::parse_tree(pattern).map_err(|error| format!("{place}: {error}"))?;
+        Ok(Self { place, pattern: pattern.to_owned(), regex, regular: is_regular(&tree.expr) })
+    }
+
+    /// All matches, in a text for which there is no need to count.
+    fn all(&self, text: &str) -> Vec<(usize, usize)> {
+        // An error ends the search, as in the crate: the expression went back too often.
+        self.regex.find_iter(text).map_while(Result::ok).map(|found| (found.start(), found.end())).collect()
+    }
+
+    /// All matches; what is read to find them is counted.
+    fn counted(&self, text: &str) -> Result<Vec<(usize, usize)>, Fault> {
+        let (automaton, mut cache) = self.automaton()?;
+        let or_any = match self.regular {
+            true => None,
+            false => {
+                let regex = Regex::new(&format!("(?:{})|((?s:.))", self.pattern));
+                Some(regex.map_err(|error| self.fault(error))?)
+            }
+        };
+        let mut found = Vec::new();
+        let (mut at, mut last) = (0, None);
+        while at <= text.len() {
+            self.read(&automaton, &mut cache, text, at)?;
+            let (start, end) = match &or_any {
+                None => match self.regex.find_from_pos(text, at) {
+                    Ok(Some(whole)) => (whole.start(), whole.end()),
+                    _ => break,
+                },
+                Some(regex) => {
+                    let Ok(Some(captures)) = regex.captures_from_pos(text, at) else { break };
+                    let Some(whole) = captures.get(0) else { break };
+                    if captures.get(captures.len() - 1).is_some() {
+                        at = whole.end();
+                        continue;
+                    }
+                    (whole.start(), whole.end())
+                }
+            };
+            let empty = start == end;
+            at = if empty { end + text[end..].chars().next().map_or(1, char::len_utf8) } else { end };
+            // No match is empty right behind another one.
+            if !(empty && last == Some(end)) {
+                found.push((start, end));
+                last = Some(end);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Counts what is read of a text from here.
+    fn read(&self, automaton: &DFA, cache: &mut Cache, text: &str, at: usize) -> Result<(), Fault> {
+        let anchored = if self.regular { Anchored::No } else { Anchored::Yes };
+        let input = Input::new(text).range(at..).anchored(anchored);
+        let mut state = automaton.start_state_forward(cache, &input).map_err(|error| self.fault(error))?;
+        let (mut count, mut states) = (1, cache.memory_usage());
+        for &byte in &text.as_bytes()[at..] {
+            state = automaton.next_state(cache, state, byte).map_err(|error| self.fault(error))?;
+            count += 1;
+            // A state that was not known is as much work as it has bytes.
+            let now = cache.memory_usage();
+            count += now.saturating_sub(states);
+            states = now;
+            if state.is_dead() || state.is_quit() {
+                break;
+            }
+            if count > 1 << 16 {
+                may_read(std::mem::take(&mut count)).map_err(|what| self.fault(what))?;
+            }
+        }
+        may_read(count).map_err(|what| self.fault(what))
+    }
+
+    /// An automaton that goes on as long as there is a way to match. It takes no look around for an
+    /// obstacle.
+    fn automaton(&self) -> Result<(DFA, Cache), Fault> {
+        let tree = Expr::parse_tree(&self.pattern).map_err(|error| self.fault(error))?;
+        let mut loose = String::new();
+        loosened(&tree.expr, &mut loose);
+        let kind = if self.regular { MatchKind::LeftmostFirst } else { MatchKind::All };
+        let automaton = DFA::builder()
+            .configure(DFA::config().match_kind(kind).cache_capacity(STATES).skip_cache_capacity_check(true))
+            .thompson(thompson::Config::new().nfa_size_limit(Some(MAX_AUTOMATON)))
+            .build(&loose)
+            .map_err(|error| self.fault(error))?;
+        let cache = automaton.create_cache();
+        Ok((automaton, cache))
+    }
+
+    fn fault(&self, what: impl std::fmt::Display) -> Fault {
+        format!("{}: {what}", self.place)
+    }
+}
+
+/// Writes an expression without what looks around: what is looked for ahead may be there or not.
+fn loosened(expr: &Expr, out: &mut String) {
+    use Assertion::{LeftWordBoundary, NotWordBoundary, RightWordBoundary, WordBoundary};
+    let empty = |expr: &Expr| {
+        matches!(
+            expr,
+            Expr::LookAround(_, LookAround::LookBehind | LookAround::LookBehindNeg)
+                | Expr::Assertion(LeftWordBoundary | NotWordBoundary | RightWordBoundary | WordBoundary)
+                | Expr::KeepOut
+                | Expr::ContinueFromPreviousMatchEnd
+        )
+    };
+    *out += "(?:";
+    match expr {
+        expr if empty(expr) => {}
+        Expr::Concat(parts) => parts.iter().for_each(|part| loosened(part, out)),
+        Expr::Alt(parts) => {
+            for (i, part) in parts.iter().enumerate() {
+                *out += if i > 0 { "|" } else { "" };
+                loosened(part, out);
+            }
+        }
+        Expr::Group(part) | Expr::AtomicGroup(part) => loosened(part, out),
+        Expr::LookAround(part, _) => {
+            loosened(part, out);
+            *out += "|";
+        }
+        Expr::Repeat { child, lo, hi, greedy } => {
+            loosened(child, out);
+            *out += &match *hi {
+                usize::MAX => format!("{{{lo},}}"),
+                hi => format!("{{{lo},{hi}}}"),
+            };
+            *out += if *greedy { "" } else { "?" };
+        }
+        expr => expr.to_str(out, 3),
+    }
+    *out += ")";
+}
+
+impl Pattern for &Search {
+    fn find_matches(&self, text: &str) -> tokenizers::Result<Vec<(Offsets, bool)>> {
+        if text.is_empty() {
+            return Ok(vec![((0, 0), false)]);
+        }
+        let found = if may_search(text.len()) {
+            self.all(text)
+        } else {
+            self.counted(text).inspect_err(|fault| refuse(fault))?
+        };
+        let mut parts = Vec::with_capacity(2 * found.len() + 1);
+        let mut before = 0;
+        for (start, end) in found {
+            if before != start {
+                parts.push(((before, start), false));
+            }
+            parts.push(((start, end), true));
+            before = end;
+        }
+        if before != text.len() {
+            parts.push(((before, text.len()), false));
+        }
+        Ok(parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Search;
+    use crate::text::tokenizer::call::run;
+
+    /// Counted or not, the matches are the same: with patterns of known tokenizers and others, in texts that have all
+    /// that these speak of.
+    #[test]
+    fn counting_changes_no_match() {
+        let text = "Hello  wörld, it's 12345678 o'clock!\r\n\n  \t x<|y|>  HTTPServer don'T 漢字かな 😀😀\u{2028}\u{1}e\u{301} ";
+        let long = format!("{text}{}{}{}{text}", " ".repeat(300), "A".repeat(300), "7".repeat(300));
+        for pattern in [
+            r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            r"(?=(\d{3})+(?!\d))",
+            r" {2,}",
+            r"[一-龥぀-ゟ゠-ヿ]+",
+            r"\b",
+            r"a*",
+            r"(?<=o)c|^H|\s$",
+            r"(l)(o)?",
+            r"\w+(?=\W)\K,?",
+            r"(?i)h.*?l|o{2,3}?|\d+?",
+            r".*[^A-Z]|[A-Z]",
+        ] {
+            let search = Search::new("p", pattern).unwrap();
+            for text in [text, &long, "x", " "] {
+                let (counted, _) = run(1 << 20, Vec::new(), || search.counted(text));
+                assert_eq!(counted, Ok(search.all(text)), "{pattern} in {text:.40}");
+            }
+        }
+    }
+}
