@@ -38,7 +38,10 @@ mod attention;
 mod encode;
 mod error;
 mod format;
-#[expect(unsafe_code, reason = "intrinsics, behind values that prove the instruction set is present")]
+#[cfg_attr(
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    expect(unsafe_code, reason = "intrinsics, behind values that prove the instruction set is present")
+)]
 mod isa;
 mod kv;
 mod math;

@@ -209,12 +209,14 @@ pub(crate) trait Simd: Copy {
 
 /// Puts a list of features on a function. A macro of its own because the list and the functions
 /// repeat at different depths.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! with_features {
     (($($feature:tt)+) $item:item) => {
         $(#[target_feature(enable = $feature)])+
         $item
     };
 }
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) use with_features;
 
 /// Defines an instruction set from its feature list and its operations.
@@ -222,6 +224,7 @@ pub(crate) use with_features;
 /// The list is written once; detection, the gateway and every operation are made from it, so they
 /// cannot drift apart. The operations are safe functions with those features enabled: one that
 /// needs a feature the list lacks does not compile.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! define_isa {
     (
         $(#[$doc:meta])*
@@ -292,6 +295,7 @@ macro_rules! define_isa {
 }
 
 /// `is_x86_feature_detected!("a") && is_x86_feature_detected!("b") && ...`
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! all_detected {
     ($detected:ident ($($feature:tt)+)) => { $(std::arch::$detected!($feature))&&+ };
 }
