@@ -8,7 +8,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use kernels::panel::PANEL_ROWS;
-use kernels::{Format, Isa, Rounding, encode_panel};
+use kernels::{Encoding, Format, Isa, Rounding};
 
 fn encode(c: &mut Criterion) {
     let cols = side();
@@ -27,7 +27,8 @@ fn encode(c: &mut Criterion) {
                     b.iter(|| {
                         for source in source.chunks_exact(PANEL_ROWS * cols) {
                             source.convert_to_f32_slice(&mut weights);
-                            let cost = encode_panel(isa, format, rounding, &weights, cols, &mut panel);
+                            let encoding = Encoding { isa, format, rounding, importance: None };
+                            let cost = encoding.encode(&weights, cols, &mut panel);
                             black_box(cost.expect("finite numbers"));
                         }
                     });

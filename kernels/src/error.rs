@@ -98,6 +98,13 @@ pub enum EncodeError {
         /// The weight.
         value: f32,
     },
+    /// A factor of importance is negative, NaN or infinite.
+    Importance {
+        /// Column.
+        col: usize,
+        /// The factor.
+        value: f32,
+    },
     /// A block's scale does not fit the format's binary16.
     ScaleOverflow {
         /// Row within the panel.
@@ -115,6 +122,9 @@ impl fmt::Display for EncodeError {
             Self::Shape(error) => error.fmt(f),
             Self::NotFinite { row, col, value } => {
                 write!(f, "weight [{row}, {col}] is {value}, expected a finite number")
+            }
+            Self::Importance { col, value } => {
+                write!(f, "the importance of column {col} is {value}, expected a finite number, 0 or more")
             }
             Self::ScaleOverflow { row, col, magnitude } => {
                 write!(

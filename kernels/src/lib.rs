@@ -54,7 +54,7 @@ mod vector;
 
 pub use activations::{ACTIVATION_BLOCK, ActivationBlock, Activations, ActivationsPart, ActivationsRef, QUAD};
 pub use attention::{AttentionOptions, AttentionScratch, attend};
-pub use encode::{Distortion, encode_panel};
+pub use encode::{Distortion, Encoding};
 pub use error::{EncodeError, IsaError, ShapeError, UnknownFormat};
 pub use format::{Format, Rounding};
 pub use isa::{ISA_VARIABLE, Isa, KNOWN_ISAS};

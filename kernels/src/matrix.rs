@@ -3,7 +3,7 @@
 use core::fmt;
 use core::ops::Range;
 
-use crate::encode::encode_panel;
+use crate::encode::Encoding;
 use crate::error::{EncodeError, ShapeError};
 use crate::format::{BlockFormat, Format, FormatVisitor, LONGEST_BLOCK, LONGEST_BLOCK_BYTES, PANEL_ROWS, Rounding};
 use crate::isa::Isa;
@@ -165,13 +165,7 @@ impl Matrix {
             ShapeError { what: "bytes of a packed matrix, more than memory has", found: usize::MAX, expected: 0 };
         let bytes = format.matrix_bytes(rows, cols).ok_or(too_large)?;
         let mut panels = vec![0; bytes];
-        if bytes > 0 {
-            let panel_bytes = bytes / rows.div_ceil(PANEL_ROWS);
-            let out = panels.chunks_exact_mut(panel_bytes);
-            for (i, (weights, panel)) in weights.chunks(PANEL_ROWS * cols).zip(out).enumerate() {
-                encode_panel(isa, format, rounding, weights, cols, panel).map_err(|e| e.in_panel(i))?;
-            }
-        }
+        Encoding { isa, format, rounding, importance: None }.encode(weights, cols, &mut panels)?;
         Ok(Self { format, rows, cols, panels })
     }
 

@@ -4,9 +4,29 @@
 
 mod support;
 
-use kernels::{EncodeError, Format, Isa, Matrix, MatrixRef, Rounding, encode_panel, panel};
+use kernels::{Distortion, EncodeError, Encoding, Format, Isa, Matrix, MatrixRef, Rounding, panel};
 use proptest::prelude::*;
 use support::{Random, Weight, isas_to_test, naive_weights, small};
+
+fn encode_panel(
+    isa: Isa,
+    format: Format,
+    rounding: Rounding,
+    weights: &[f32],
+    cols: usize,
+    panel: &mut [u8],
+) -> Result<Distortion, EncodeError> {
+    Encoding { isa, format, rounding, importance: None }.encode(weights, cols, panel)
+}
+
+/// Encodes with the importance of each column.
+fn encode_by(isa: Isa, format: Format, rounding: Rounding, importance: &[f32], weights: &[f32]) -> Vec<u8> {
+    let cols = importance.len();
+    let mut bytes = vec![0xaa; format.matrix_bytes(weights.len() / cols, cols).unwrap()];
+    let encoding = Encoding { isa, format, rounding, importance: Some(importance) };
+    encoding.encode(weights, cols, &mut bytes).unwrap();
+    bytes
+}
 
 fn encode(isa: Isa, format: Format, rounding: Rounding, weights: &[f32], cols: usize) -> Vec<u8> {
     let mut bytes = vec![0xaa; format.panel_bytes(cols).unwrap()];
@@ -212,6 +232,147 @@ fn search_is_never_worse_than_nearest_where_the_last_block_is_padded() {
                 assert!(nearest < 0.025, "{format} {cols}: {nearest}");
             }
         }
+    }
+}
+
+/// Importance as inputs of a layer have it: a few columns count for much, many for little, some for
+/// nothing at all.
+fn importance(random: &mut Random, cols: usize) -> Vec<f32> {
+    let mut factor = || match random.below(16) {
+        0 => 0.0,
+        1 => 1e-30,
+        2 => 100.0 * random.normal().powi(2),
+        _ => random.normal().powi(4),
+    };
+    (0..cols).map(|_| factor()).collect()
+}
+
+/// [`squared_errors`] with each column's importance.
+fn weighted_errors(format: Format, bytes: &[u8], importance: &[f32], weights: &[f32]) -> Vec<f64> {
+    let cols = importance.len();
+    let matrix = MatrixRef::new(format, 16, cols, bytes).unwrap();
+    let mut errors = Vec::new();
+    for (row, weights) in weights.chunks_exact(cols).enumerate() {
+        let mut decoded = vec![f32::NAN; cols];
+        matrix.decode_row(row, &mut decoded).unwrap();
+        for ((i, w), d) in importance
+            .chunks(format.block_len())
+            .zip(weights.chunks(format.block_len()))
+            .zip(decoded.chunks(format.block_len()))
+        {
+            let terms =
+                i.iter().zip(w).zip(d).map(|((&i, &w), &d)| f64::from(i) * (f64::from(w) - f64::from(d)).powi(2));
+            errors.push(terms.sum());
+        }
+    }
+    errors
+}
+
+#[test]
+fn importance_that_is_equal_changes_no_byte() {
+    let mut random = Random(21);
+    for &format in Format::ALL {
+        for &rounding in Rounding::ALL {
+            for cols in [1, 24, 172, 320, 512] {
+                let weights = random.weights(16 * cols);
+                let expected = encode(Isa::best(), format, rounding, &weights, cols);
+                for factor in [1.0, 0.3, 7e-39, 3e38, 0.0] {
+                    let found = encode_by(Isa::best(), format, rounding, &vec![factor; cols], &weights);
+                    assert!(found == expected, "{format} {rounding} {cols} {factor}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn importance_lessens_the_weighted_error_of_every_block_and_gives_the_same_bytes_everywhere() {
+    let isas = isas_to_test();
+    let mut random = Random(22);
+    for &format in Format::ALL {
+        for (offset, heavy) in [(0.0, false), (0.0, true), (3.0, false)] {
+            let mut sums = [0.0; 2];
+            for cols in [1, 24, 172, 300, if small() { 512 } else { 4096 }] {
+                let weight = |random: &mut Random| offset + if heavy { random.t6() } else { random.normal() };
+                let weights: Vec<f32> = (0..16 * cols).map(|_| weight(&mut random)).collect();
+                let importance = importance(&mut random, cols);
+                let plain = encode(Isa::best(), format, Rounding::Search, &weights, cols);
+                let found = encode_by(Isa::SCALAR, format, Rounding::Search, &importance, &weights);
+                for &isa in &isas {
+                    let same = encode_by(isa, format, Rounding::Search, &importance, &weights) == found;
+                    assert!(same, "{format} {isa} {cols}");
+                }
+                let plain = weighted_errors(format, &plain, &importance, &weights);
+                let found = weighted_errors(format, &found, &importance, &weights);
+                for (block, (found, plain)) in found.iter().zip(&plain).enumerate() {
+                    // Two sums of the same terms.
+                    assert!(*found <= plain * (1.0 + 1e-12), "{format} {cols} block {block}: {found} > {plain}");
+                    sums = [sums[0] + found, sums[1] + plain];
+                }
+                let nearest = encode(Isa::best(), format, Rounding::Nearest, &weights, cols);
+                let by = encode_by(Isa::best(), format, Rounding::Nearest, &importance, &weights);
+                assert!(by == nearest, "{format}: nearest rounding does not use importance");
+            }
+            println!("{format} around {offset}: weighted error {:.3} of that without importance", sums[0] / sums[1]);
+            match format {
+                Format::Q8_0 => assert!(sums[0] == sums[1], "there is no search"),
+                // Its scales are powers of two, three of which are tried.
+                Format::Mxfp4 => assert!(sums[0] < sums[1], "{format}"),
+                _ => assert!(sums[0] < 0.9 * sums[1], "{format}: {sums:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn importance_that_is_none_is_refused() {
+    let mut panel = vec![0; Format::Q4_0.panel_bytes(64).unwrap()];
+    let mut encode = |importance: &[f32]| {
+        let encoding = Encoding {
+            isa: Isa::best(),
+            format: Format::Q4_0,
+            rounding: Rounding::Search,
+            importance: Some(importance),
+        };
+        encoding.encode(&[0.5; 64], 64, &mut panel)
+    };
+    assert!(encode(&[1.0; 64]).is_ok());
+    let error = encode(&[1.0; 63]).unwrap_err();
+    assert_eq!(error.to_string(), "factors of importance: found 63, expected 64");
+    for value in [-1.0, -1e-45, f32::NAN, f32::INFINITY] {
+        let mut importance = [1.0; 64];
+        importance[40] = value;
+        match encode(&importance) {
+            Err(error @ EncodeError::Importance { col: 40, .. }) => {
+                let expected = format!("the importance of column 40 is {value}, expected a finite number, 0 or more");
+                assert_eq!(error.to_string(), expected);
+            }
+            other => panic!("{value}: {other:?}"),
+        }
+    }
+}
+
+/// Several panels at a time are the panels one by one, and so is what they cost.
+#[test]
+fn panels_are_encoded_alike_together_and_alone() {
+    let mut random = Random(23);
+    let (rows, cols) = (35, 172);
+    let weights = random.weights(rows * cols);
+    for &format in Format::ALL {
+        let encoding = Encoding { isa: Isa::best(), format, rounding: Rounding::Search, importance: None };
+        let mut together = vec![0xaa; format.matrix_bytes(rows, cols).unwrap()];
+        let all = encoding.encode(&weights, cols, &mut together).unwrap();
+        let mut sum = Distortion::default();
+        let panel_bytes = format.panel_bytes(cols).unwrap();
+        for (weights, expected) in weights.chunks(16 * cols).zip(together.chunks(panel_bytes)) {
+            let mut panel = vec![0x55; panel_bytes];
+            sum += encoding.encode(weights, cols, &mut panel).unwrap();
+            assert!(panel == expected, "{format}");
+        }
+        assert_eq!(sum, all, "{format}");
+        assert!(encoding.encode(&weights, cols, &mut together[1..]).is_err());
+        assert!(encoding.encode(&weights[1..], cols, &mut together).is_err());
+        assert_eq!(encoding.encode(&[], usize::MAX, &mut []), Ok(Distortion::default()));
     }
 }
 

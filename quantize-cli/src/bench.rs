@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use kernels::panel::PANEL_ROWS;
 use kernels::peak::{self, Chains};
-use kernels::{Distortion, Format, Isa, Rounding, encode_panel};
+use kernels::{Distortion, Encoding, Format, Isa, Rounding};
 use ndarray::{Array2, ArrayView2, Axis, s};
 use qruntime::{Bytes, Linear, Pages, SharedWeight, Workspace};
 use rand::SeedableRng;
@@ -385,8 +385,9 @@ impl Packed {
         let panel_bytes = format.panel_bytes(cols).context("the matrix is too large")?;
         let mut matrix = vec![0; format.matrix_bytes(rows, cols).context("the matrix is too large")?];
         let panels = matrix.par_chunks_exact_mut(panel_bytes).zip(weights.par_chunks(PANEL_ROWS * cols));
+        let encoding = Encoding { isa: options.isa, format, rounding: Rounding::default(), importance: None };
         let parts: Vec<Distortion> = panels
-            .map(|(panel, weights)| encode_panel(options.isa, format, Rounding::default(), weights, cols, panel))
+            .map(|(panel, weights)| encoding.encode(weights, cols, panel))
             .collect::<Result<_, _>>()
             .with_context(|| format!("these weights cannot become {format}"))?;
         let mut distortion = Distortion::default();

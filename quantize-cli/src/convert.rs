@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, bail};
 use half::bf16;
 use kernels::panel::PANEL_ROWS;
-use kernels::{Distortion, Format, Isa, Rounding, encode_panel};
+use kernels::{Distortion, Encoding, Format, Isa, Rounding};
 use qruntime::container::{Storage, Writer};
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -261,15 +261,12 @@ impl Job<'_> {
                 let elements = (matrix * rows + first_row) * cols..(matrix * rows + end_row) * cols;
                 let read = (elements.len() as u64) * (tensor.bytes() as u64) / (tensor.elements().max(1) as u64);
                 with_weights(source, tensor, elements, f32_per_job, |weights| {
-                    let panel_bytes = format.panel_bytes(cols).context("panel too large")?;
-                    let mut bytes = vec![0; panels.len() * panel_bytes];
-                    let mut distortion = Distortion::default();
-                    let encoded = bytes.chunks_exact_mut(panel_bytes).zip(weights.chunks(PANEL_ROWS * cols));
-                    for (i, (panel, weights)) in encoded.enumerate() {
-                        distortion += encode_panel(isa, format, rounding, weights, cols, panel)
-                            .map_err(|e| e.in_panel(panels.start + i))
-                            .with_context(|| self.describe(matrix))?;
-                    }
+                    let bytes = format.matrix_bytes(end_row - first_row, cols).context("panels too large")?;
+                    let mut bytes = vec![0; bytes];
+                    let distortion = Encoding { isa, format, rounding, importance: None }
+                        .encode(weights, cols, &mut bytes)
+                        .map_err(|e| e.in_panel(panels.start))
+                        .with_context(|| self.describe(matrix))?;
                     Ok(Done { bytes, distortion: Some(distortion), read })
                 })
             }

@@ -48,23 +48,24 @@ impl Iq4 {
         (simd.sub(code, simd.splat(ROUND)), y)
     }
 
-    /// The code of the value nearest to `y`, the smaller one of two.
+    /// Finds the value nearest to `y`, the smaller one of two, and its code: code first.
     #[inline(always)]
-    pub(super) fn code<S: Simd>(simd: S, y: S::F32) -> S::F32 {
+    pub(super) fn code<S: Simd>(simd: S, y: S::F32) -> (S::F32, S::F32) {
         let (code, y) = Self::about(simd, y, 0.5);
         let index = simd.to_i32(code);
-        let twice_middle = simd.add(simd.lookup(&VALUES, index), simd.lookup(&ABOVE, index));
-        simd.where_greater(simd.add(y, y), twice_middle, simd.add(code, simd.splat(1.0)), code)
+        let (value, above) = (simd.lookup(&VALUES, index), simd.lookup(&ABOVE, index));
+        let (twice, twice_middle) = (simd.add(y, y), simd.add(value, above));
+        (
+            simd.where_greater(twice, twice_middle, simd.add(code, simd.splat(1.0)), code),
+            simd.where_greater(twice, twice_middle, above, value),
+        )
     }
 }
 
 impl Grid for Iq4 {
     #[inline(always)]
     fn nearest<S: Simd>(self, simd: S, y: S::F32) -> S::F32 {
-        let (code, y) = Self::about(simd, y, 0.5);
-        let index = simd.to_i32(code);
-        let (value, above) = (simd.lookup(&VALUES, index), simd.lookup(&ABOVE, index));
-        simd.where_greater(simd.add(y, y), simd.add(value, above), above, value)
+        Self::code(simd, y).1
     }
 
     #[inline(always)]
@@ -112,8 +113,9 @@ mod tests {
         #[inline(always)]
         fn run<S: Simd>(self, simd: S) -> (f32, f32) {
             let (mut code, mut value) = ([0.0; 16], [0.0; 16]);
-            simd.store(Iq4::code(simd, simd.splat(self.0)), &mut code);
-            simd.store(Iq4.nearest(simd, simd.splat(self.0)), &mut value);
+            let found = Iq4::code(simd, simd.splat(self.0));
+            simd.store(found.0, &mut code);
+            simd.store(found.1, &mut value);
             (code[5], value[5])
         }
     }

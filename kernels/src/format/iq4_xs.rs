@@ -7,10 +7,10 @@
 use half::f16;
 
 use super::iq4::{self, Iq4};
-use super::scaled::{Scaling, SuperBlock};
+use super::scaled::{Fit, Scaling};
 use super::{
-    BlockFormat, Lanes, PANEL_ROWS, Rounding, Signed, bytes_at, field_at, halves_at, split_nibbles, store_nibbles,
-    store_scale,
+    BlockFormat, Importance, Lanes, PANEL_ROWS, Rounding, Signed, bytes_at, field_at, halves_at, split_nibbles,
+    store_nibbles, store_scale,
 };
 use crate::isa::Simd;
 
@@ -35,6 +35,7 @@ impl BlockFormat for Iq4Xs {
     };
     const HAS_ZERO: bool = false;
     const ALONE: usize = 2;
+    type Fit<S: Simd> = Fit<S, 8>;
     type Header<S: Simd> = [S::F32; 8];
     type Tile<S: Simd> = Signed<S, Self>;
 
@@ -49,15 +50,30 @@ impl BlockFormat for Iq4Xs {
     }
 
     #[inline(always)]
-    fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
-        let columns: &[[Lanes; 32]; 8] = columns.as_chunks().0.as_array().expect("256 columns");
-        let found = SuperBlock::new(simd, SCALING, rounding, columns);
+    fn fit<S: Simd, const GIVEN: bool>(
+        simd: S,
+        rounding: Rounding,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes],
+    ) -> Fit<S, 8> {
+        Fit::new::<32, GIVEN>(simd, SCALING, rounding, importance, columns)
+    }
+
+    #[inline(always)]
+    fn code<S: Simd>(simd: S, fit: &Fit<S, 8>, column: usize, x: S::F32) -> (S::F32, S::F32) {
+        let (inverse, step) = fit.steps(column / 32);
+        let (code, value) = Iq4::code(simd, simd.mul(x, inverse));
+        (code, simd.mul(step, value))
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(simd: S, fit: &Fit<S, 8>, codes: &[Lanes], block: &mut [u8]) -> u16 {
         let (d, rest) = block.split_first_chunk_mut::<32>().expect("a block of a panel begins with 16 scales");
         let (high_bits, fields) = rest.split_first_chunk_mut::<32>().expect("high bits follow");
         let (low_bits, codes_out) = fields.as_chunks_mut::<64>().0.split_first_mut().expect("low bits follow");
 
-        let (mut low, mut high) = ([simd.to_i32(found.d); 4], simd.splat(0.0));
-        for (i, pair) in found.scales.as_chunks::<2>().0.iter().enumerate() {
+        let (mut low, mut high) = ([simd.to_i32(fit.d); 4], simd.splat(0.0));
+        for (i, pair) in fit.scales.as_chunks::<2>().0.iter().enumerate() {
             let mut sum = simd.splat(0.0);
             for (j, &scale) in pair.iter().enumerate() {
                 let scale = simd.add(scale, simd.splat(32.0));
@@ -75,15 +91,10 @@ impl BlockFormat for Iq4Xs {
             *out = (number as u16).to_le_bytes();
         }
 
-        for (j, (columns, out)) in columns.iter().zip(codes_out.as_chunks_mut::<4>().0).enumerate() {
-            let inverse = found.inverse(simd, j);
-            let mut codes = [[0.0; PANEL_ROWS]; 32];
-            for (code, column) in codes.iter_mut().zip(columns) {
-                simd.store(Iq4::code(simd, simd.mul(simd.load_f32(column), inverse)), code);
-            }
+        for (codes, out) in codes.as_chunks::<32>().0.iter().zip(codes_out.as_chunks_mut::<4>().0) {
             store_nibbles(simd, &codes[..16], &codes[16..], out);
         }
-        store_scale(simd, found.d, d)
+        store_scale(simd, fit.d, d)
     }
 
     #[inline(always)]

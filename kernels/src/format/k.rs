@@ -5,10 +5,10 @@
 
 use half::f16;
 
-use super::line::{Line, Lines};
+use super::line::{ColumnSums, Line, Lines};
 use super::search::{clamp, finite_or_zero, ratio, stored_super_scale, whole};
 use super::tile::Codes;
-use super::{Lanes, Rounding, field_at, halves_at, inverse, store_scale, stored_scale};
+use super::{Importance, Lanes, Rounding, field_at, halves_at, inverse, store_scale, stored_scale};
 use crate::isa::Simd;
 
 /// Columns of a super-block.
@@ -19,7 +19,7 @@ const LARGEST: f32 = 63.0;
 
 /// A super-block of 16 rows, up to its codes, which are those nearest to the weights.
 #[derive(Clone, Copy)]
-pub(super) struct SuperBlock<S: Simd> {
+struct SuperBlock<S: Simd> {
     d: S::F32,
     dmin: S::F32,
     /// Whole numbers in `0..=63`, as are the mins.
@@ -29,11 +29,17 @@ pub(super) struct SuperBlock<S: Simd> {
 
 impl<S: Simd> SuperBlock<S> {
     #[inline(always)]
-    pub(super) fn new(simd: S, lines: Lines, rounding: Rounding, columns: &[[Lanes; 32]; 8]) -> Self {
+    fn new<const GIVEN: bool>(
+        simd: S,
+        lines: Lines,
+        rounding: Rounding,
+        importance: Importance<'_, GIVEN>,
+        columns: &[[Lanes; 32]; 8],
+    ) -> Self {
         let nearest = Self::nearest(simd, lines, columns);
         match rounding {
             Rounding::Nearest => nearest,
-            Rounding::Search => search(simd, lines, columns, nearest),
+            Rounding::Search => search(simd, lines, importance, columns, nearest),
         }
     }
 
@@ -78,15 +84,22 @@ impl<S: Simd> SuperBlock<S> {
     /// Replaces each sub-block's integers by the best within one of them. Returns the squared error
     /// of the super-block.
     #[inline(always)]
-    fn improve(&mut self, simd: S, lines: Lines, columns: &[[Lanes; 32]; 8]) -> S::F32 {
+    fn improve<const GIVEN: bool>(
+        &mut self,
+        simd: S,
+        lines: Lines,
+        importance: Importance<'_, GIVEN>,
+        columns: &[[Lanes; 32]; 8],
+    ) -> S::F32 {
         let mut total = simd.splat(0.0);
         for (j, columns) in columns.iter().enumerate() {
+            let importance = importance.of(32 * j..32 * j + 32);
             let (scale, min) = (self.scales[j], self.mins[j]);
             let mut least = simd.splat(f32::INFINITY);
             for (up_scale, up_min) in NEIGHBOURS {
                 let scale = clamp(simd, simd.add(scale, simd.splat(up_scale)), 0.0, LARGEST);
                 let min = clamp(simd, simd.add(min, simd.splat(up_min)), 0.0, LARGEST);
-                let error = lines.error(simd, columns, self.line(simd, scale, min));
+                let error = lines.error(simd, importance, columns, self.line(simd, scale, min));
                 self.scales[j] = simd.where_greater(least, error, scale, self.scales[j]);
                 self.mins[j] = simd.where_greater(least, error, min, self.mins[j]);
                 least = simd.where_greater(least, error, error, least);
@@ -98,20 +111,24 @@ impl<S: Simd> SuperBlock<S> {
 
     /// Fits `d` and `dmin` to the codes and integers by least squares.
     #[inline(always)]
-    fn refit(&mut self, simd: S, lines: Lines, columns: &[[Lanes; 32]; 8]) {
+    fn refit<const GIVEN: bool>(
+        &mut self,
+        simd: S,
+        lines: Lines,
+        importance: Importance<'_, GIVEN>,
+        columns: &[[Lanes; 32]; 8],
+    ) {
         let zero = simd.splat(0.0);
         let [mut uu, mut um, mut mm, mut xu, mut xm] = [zero; 5];
         for (j, columns) in columns.iter().enumerate() {
+            let importance = importance.of(32 * j..32 * j + 32);
             let (scale, min) = (self.scales[j], self.mins[j]);
             let line = self.line(simd, scale, min);
-            let sums = lines.sums(simd, columns, inverse(simd, line.scale), line.offset);
-            let mut x = zero;
-            for column in columns {
-                x = simd.add(x, simd.load_f32(column));
-            }
+            let sums = lines.code_sums(simd, importance, columns, inverse(simd, line.scale), line.offset);
+            let ColumnSums { n, x } = ColumnSums::new(simd, importance, columns);
             uu = simd.mul_add(simd.mul(scale, scale), sums.qq, uu);
             um = simd.mul_add(simd.mul(scale, min), sums.q, um);
-            mm = simd.mul_add(simd.mul(min, min), simd.splat(32.0), mm);
+            mm = simd.mul_add(simd.mul(min, min), n, mm);
             xu = simd.mul_add(scale, sums.xq, xu);
             xm = simd.mul_add(min, x, xm);
         }
@@ -138,11 +155,17 @@ impl<S: Simd> SuperBlock<S> {
 
     /// The squared error as it stands.
     #[inline(always)]
-    fn error(&self, simd: S, lines: Lines, columns: &[[Lanes; 32]; 8]) -> S::F32 {
+    fn error<const GIVEN: bool>(
+        &self,
+        simd: S,
+        lines: Lines,
+        importance: Importance<'_, GIVEN>,
+        columns: &[[Lanes; 32]; 8],
+    ) -> S::F32 {
         let mut total = simd.splat(0.0);
         for (j, columns) in columns.iter().enumerate() {
             let line = self.line(simd, self.scales[j], self.mins[j]);
-            total = simd.add(total, lines.error(simd, columns, line));
+            total = simd.add(total, lines.error(simd, importance.of(32 * j..32 * j + 32), columns, line));
         }
         total
     }
@@ -158,21 +181,10 @@ impl<S: Simd> SuperBlock<S> {
         }
     }
 
-    /// Codes of a sub-block, column by column.
-    #[inline(always)]
-    pub(super) fn codes(&self, simd: S, lines: Lines, j: usize, columns: &[Lanes; 32], codes: &mut [Lanes; 32]) {
-        let line = self.line(simd, self.scales[j], self.mins[j]);
-        let inverse = inverse(simd, line.scale);
-        for (code, column) in codes.iter_mut().zip(columns) {
-            let y = simd.sub(simd.load_f32(column), line.offset);
-            simd.store(lines.code(simd, y, inverse), code);
-        }
-    }
-
     /// Writes `d`, `dmin` and the packed integers: the first four fields of the block. Returns
     /// which rows overflowed.
     #[inline(always)]
-    pub(super) fn store(&self, simd: S, d: &mut [u8; 32], dmin: &mut [u8; 32], packed: &mut [[u8; 64]]) -> u16 {
+    fn store(&self, simd: S, d: &mut [u8; 32], dmin: &mut [u8; 32], packed: &mut [[u8; 64]]) -> u16 {
         // Numbers 4..8 are cut in two: four bits of scale and min share a byte, two bits lie above
         // numbers 0..4.
         let split = |a: S::F32| {
@@ -195,6 +207,54 @@ impl<S: Simd> SuperBlock<S> {
     }
 }
 
+/// The scales of a super-block, as stored, and the lines of its sub-blocks.
+#[derive(Clone, Copy)]
+pub(crate) struct Fit<S: Simd> {
+    block: SuperBlock<S>,
+    lines: [Line<S>; 8],
+    /// `1 / scale` of each line.
+    inverses: [S::F32; 8],
+}
+
+impl<S: Simd> Fit<S> {
+    /// Fits a super-block to its columns.
+    #[inline(always)]
+    pub(super) fn new<const GIVEN: bool>(
+        simd: S,
+        lines: Lines,
+        rounding: Rounding,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes],
+    ) -> Self {
+        let columns: &[[Lanes; 32]; 8] = columns.as_chunks().0.as_array().expect("256 columns");
+        let block = SuperBlock::new(simd, lines, rounding, importance, columns);
+        let zero = simd.splat(0.0);
+        let mut fit = Self { block, lines: [Line { scale: zero, offset: zero }; 8], inverses: [zero; 8] };
+        for j in 0..8 {
+            fit.lines[j] = block.line(simd, block.scales[j], block.mins[j]);
+            fit.inverses[j] = inverse(simd, fit.lines[j].scale);
+        }
+        fit
+    }
+
+    /// Finds the code of a weight, and what it decodes to.
+    #[inline(always)]
+    pub(super) fn code(&self, simd: S, lines: Lines, column: usize, x: S::F32) -> (S::F32, S::F32) {
+        let (line, inverse) = (self.lines[column / 32], self.inverses[column / 32]);
+        let code = lines.code(simd, simd.sub(x, line.offset), inverse);
+        (code, simd.mul_add(line.scale, code, line.offset))
+    }
+
+    /// Writes the scales and mins. Returns which rows overflowed, one bit each, and the fields that
+    /// follow.
+    #[inline(always)]
+    pub(super) fn store<'a>(&self, simd: S, block: &'a mut [u8]) -> (u16, &'a mut [[u8; 64]]) {
+        let (d, dmin, fields) = fields_mut(block);
+        let (packed, codes) = fields.split_at_mut(3);
+        (self.block.store(simd, d, dmin, packed), codes)
+    }
+}
+
 /// What is tried around the integers of a sub-block.
 const NEIGHBOURS: [(f32, f32); 9] =
     [(0.0, 0.0), (-1.0, -1.0), (1.0, 1.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0), (-1.0, 1.0), (1.0, -1.0)];
@@ -204,25 +264,31 @@ const ROUNDS: usize = 2;
 
 /// Better integers and super-block scales; see `docs/quantization.md`.
 #[inline(always)]
-fn search<S: Simd>(simd: S, lines: Lines, columns: &[[Lanes; 32]; 8], nearest: SuperBlock<S>) -> SuperBlock<S> {
+fn search<S: Simd, const GIVEN: bool>(
+    simd: S,
+    lines: Lines,
+    importance: Importance<'_, GIVEN>,
+    columns: &[[Lanes; 32]; 8],
+    nearest: SuperBlock<S>,
+) -> SuperBlock<S> {
     let zero = simd.splat(0.0);
     let mut targets = [Line { scale: zero, offset: zero }; 8];
-    for (target, columns) in targets.iter_mut().zip(columns) {
-        *target = lines.fit(simd, columns);
+    for (j, (target, columns)) in targets.iter_mut().zip(columns).enumerate() {
+        *target = lines.best(simd, importance.of(32 * j..32 * j + 32), columns);
     }
     let mut found = nearest;
     // Where nearest rounding overflows nothing is less than this, and the overflow stays for the
     // caller to see.
     let scales = simd.max(nearest.d, nearest.dmin);
-    let mut least = nearest.error(simd, lines, columns);
+    let mut least = nearest.error(simd, lines, importance, columns);
     least = simd.where_greater(simd.splat(f32::INFINITY), scales, least, zero);
     let mut trial = SuperBlock::of_lines(simd, &targets);
     trial.limit(simd);
     for round in 0..ROUNDS {
         if round > 0 {
-            trial.refit(simd, lines, columns);
+            trial.refit(simd, lines, importance, columns);
         }
-        let error = trial.improve(simd, lines, columns);
+        let error = trial.improve(simd, lines, importance, columns);
         found.replace(simd, least, error, &trial);
         least = simd.where_greater(least, error, error, least);
     }
@@ -253,7 +319,7 @@ pub(super) fn decode(block: &[u8], weights: &mut [f32], code: impl Fn(usize) -> 
 
 /// The scales, the mins and the fields of four bytes of a block of a panel.
 #[inline(always)]
-pub(super) fn fields_mut(block: &mut [u8]) -> (&mut [u8; 32], &mut [u8; 32], &mut [[u8; 64]]) {
+fn fields_mut(block: &mut [u8]) -> (&mut [u8; 32], &mut [u8; 32], &mut [[u8; 64]]) {
     let (d, rest) = block.split_first_chunk_mut::<32>().expect("a block of a panel begins with 16 scales");
     let (dmin, fields) = rest.split_first_chunk_mut::<32>().expect("16 mins follow");
     (d, dmin, fields.as_chunks_mut::<64>().0)

@@ -2,7 +2,7 @@
 //! share.
 
 use super::search::ratio;
-use super::{Lanes, inverse};
+use super::{Importance, Lanes, inverse};
 use crate::isa::Simd;
 use crate::math::ROUND;
 
@@ -25,9 +25,27 @@ pub(super) struct Lines {
     pub(super) places: &'static [(f32, f32)],
 }
 
-/// `Σ q`, `Σ q²`, `Σ x·q` and `Σ x` over the columns of a block.
+/// `Σ 1` and `Σ x` over the 32 columns of a line, each term times the column's importance.
 #[derive(Clone, Copy)]
-pub(super) struct Sums<S: Simd> {
+pub(super) struct ColumnSums<S: Simd> {
+    pub(super) n: S::F32,
+    pub(super) x: S::F32,
+}
+
+impl<S: Simd> ColumnSums<S> {
+    #[inline(always)]
+    pub(super) fn new<const GIVEN: bool>(simd: S, importance: Importance<'_, GIVEN>, columns: &[Lanes; 32]) -> Self {
+        let mut x = simd.splat(0.0);
+        for (i, column) in columns.iter().enumerate() {
+            x = simd.add(x, importance.times(simd, i, simd.load_f32(column)));
+        }
+        Self { n: importance.sum::<S, 32>(simd), x }
+    }
+}
+
+/// `Σ q`, `Σ q²` and `Σ x·q` over the columns of a line, each term times the column's importance.
+#[derive(Clone, Copy)]
+pub(super) struct CodeSums<S: Simd> {
     pub(super) q: S::F32,
     pub(super) qq: S::F32,
     pub(super) xq: S::F32,
@@ -42,31 +60,45 @@ impl Lines {
         simd.sub(code, simd.splat(ROUND))
     }
 
-    /// `Σ (x - weight)²` over the columns.
+    /// Sums up `Σ importance·(x - weight)²`.
     #[inline(always)]
-    pub(super) fn error<S: Simd>(self, simd: S, columns: &[Lanes; 32], line: Line<S>) -> S::F32 {
+    pub(super) fn error<S: Simd, const GIVEN: bool>(
+        self,
+        simd: S,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes; 32],
+        line: Line<S>,
+    ) -> S::F32 {
         let inverse = inverse(simd, line.scale);
         let down = simd.sub(simd.splat(0.0), line.scale);
         let mut sum = simd.splat(0.0);
-        for column in columns {
+        for (i, column) in columns.iter().enumerate() {
             let y = simd.sub(simd.load_f32(column), line.offset);
             let difference = simd.mul_add(self.code(simd, y, inverse), down, y);
-            sum = simd.mul_add(difference, difference, sum);
+            sum = simd.mul_add(difference, importance.times(simd, i, difference), sum);
         }
         sum
     }
 
-    /// Sums with the codes that the line `offset`, `1 / inverse` gives.
+    /// Sums up with the codes that the line `offset`, `1 / inverse` gives.
     #[inline(always)]
-    pub(super) fn sums<S: Simd>(self, simd: S, columns: &[Lanes; 32], inverse: S::F32, offset: S::F32) -> Sums<S> {
+    pub(super) fn code_sums<S: Simd, const GIVEN: bool>(
+        self,
+        simd: S,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes; 32],
+        inverse: S::F32,
+        offset: S::F32,
+    ) -> CodeSums<S> {
         let zero = simd.splat(0.0);
-        let mut sums = Sums { q: zero, qq: zero, xq: zero };
-        for column in columns {
+        let mut sums = CodeSums { q: zero, qq: zero, xq: zero };
+        for (i, column) in columns.iter().enumerate() {
             let x = simd.load_f32(column);
             let q = self.code(simd, simd.sub(x, offset), inverse);
-            sums.q = simd.add(sums.q, q);
-            sums.qq = simd.mul_add(q, q, sums.qq);
-            sums.xq = simd.mul_add(x, q, sums.xq);
+            let weighted = importance.times(simd, i, q);
+            sums.q = simd.add(sums.q, weighted);
+            sums.qq = simd.mul_add(q, weighted, sums.qq);
+            sums.xq = simd.mul_add(x, weighted, sums.xq);
         }
         sums
     }
@@ -84,11 +116,11 @@ impl Lines {
         (simd.add(low, simd.splat(0.0)), simd.add(high, simd.splat(0.0)))
     }
 
-    /// The line of least squared error for the codes of `sums`, and by how much it lessens that
-    /// error.
+    /// Finds the line of least squared error for the codes of `sums`, and by how much it lessens
+    /// that error.
     #[inline(always)]
-    pub(super) fn regression<S: Simd>(self, simd: S, sums: &Sums<S>, x: S::F32) -> (Line<S>, S::F32) {
-        let n = simd.splat(32.0);
+    pub(super) fn regression<S: Simd>(self, simd: S, sums: &CodeSums<S>, columns: ColumnSums<S>) -> (Line<S>, S::F32) {
+        let ColumnSums { n, x } = columns;
         let spread = simd.sub(simd.mul(n, sums.qq), simd.mul(sums.q, sums.q));
         let common = simd.sub(simd.mul(n, sums.xq), simd.mul(x, sums.q));
         let scale = ratio(simd, common, spread);
@@ -99,15 +131,17 @@ impl Lines {
         (Line { scale, offset }, simd.mul_add(scale, sums.xq, simd.mul(offset, x)))
     }
 
-    /// The best of the lines that fit the codes of one of the places.
+    /// Finds the best of the lines that fit the codes of one of the places.
     #[inline(always)]
-    pub(super) fn fit<S: Simd>(self, simd: S, columns: &[Lanes; 32]) -> Line<S> {
+    pub(super) fn best<S: Simd, const GIVEN: bool>(
+        self,
+        simd: S,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes; 32],
+    ) -> Line<S> {
         let (low, high) = self.ends(simd, columns);
         let range = simd.sub(high, low);
-        let mut x = simd.splat(0.0);
-        for column in columns {
-            x = simd.add(x, simd.load_f32(column));
-        }
+        let column_sums = ColumnSums::new(simd, importance, columns);
         let unit = inverse(simd, range);
         let mut best = Line { scale: simd.splat(0.0), offset: simd.min(simd.splat(0.0), simd.splat(self.top)) };
         let mut most = simd.splat(0.0);
@@ -115,8 +149,8 @@ impl Lines {
             let codes = self.largest - above - below;
             let inverse = simd.mul(unit, simd.splat(codes));
             let offset = simd.mul_add(range, simd.splat(-above / codes), low);
-            let sums = self.sums(simd, columns, inverse, offset);
-            let (line, gain) = self.regression(simd, &sums, x);
+            let sums = self.code_sums(simd, importance, columns, inverse, offset);
+            let (line, gain) = self.regression(simd, &sums, column_sums);
             best.scale = simd.where_greater(gain, most, line.scale, best.scale);
             best.offset = simd.where_greater(gain, most, line.offset, best.offset);
             most = simd.where_greater(gain, most, gain, most);

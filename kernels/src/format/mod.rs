@@ -9,6 +9,7 @@ use core::str::FromStr;
 use crate::activations::{ACTIVATION_BLOCK, Block};
 use crate::error::UnknownFormat;
 use crate::isa::Simd;
+pub(crate) use importance::Importance;
 pub(crate) use tile::Tile;
 use tile::{Affine, Centred, Codes, Halves, Signed};
 
@@ -18,6 +19,7 @@ pub const PANEL_ROWS: usize = 16;
 /// The same column of 16 rows.
 pub(crate) type Lanes = [f32; PANEL_ROWS];
 
+mod importance;
 mod iq4;
 mod k;
 mod line;
@@ -53,9 +55,45 @@ pub(crate) trait BlockFormat: 'static {
     /// The `LEN` weights of one row's block.
     fn decode(block: &[u8], weights: &mut [f32]);
 
-    /// Encodes a block of a panel from its columns. Returns which rows' scales overflowed, one bit
-    /// each.
-    fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16;
+    /// What a block's codes are relative to, for each row: its scales and offsets.
+    type Fit<S: Simd>: Copy;
+
+    /// Fits scales and offsets to the `LEN` columns of a block of a panel.
+    fn fit<S: Simd, const GIVEN: bool>(
+        simd: S,
+        rounding: Rounding,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes],
+    ) -> Self::Fit<S>;
+
+    /// Rounds the weights `x` of a column to their codes. Returns the codes, whole numbers, and the
+    /// weights that they decode to.
+    fn code<S: Simd>(simd: S, fit: &Self::Fit<S>, column: usize, x: S::F32) -> (S::F32, S::F32);
+
+    /// Writes scales, offsets and the codes of `LEN` columns as a block of a panel. Returns which
+    /// rows' scales overflowed, one bit each.
+    fn store<S: Simd>(simd: S, fit: &Self::Fit<S>, codes: &[Lanes], block: &mut [u8]) -> u16;
+
+    /// Encodes a block of a panel: fits it to its columns, rounds each column by itself, and stores
+    /// the codes. Leaves codes and decoded weights in `coded`.
+    #[inline(always)]
+    fn encode<S: Simd, const GIVEN: bool>(
+        simd: S,
+        rounding: Rounding,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes],
+        coded: &mut Coded,
+        block: &mut [u8],
+    ) -> u16 {
+        let fit = Self::fit(simd, rounding, importance, columns);
+        let (codes, decoded) = (&mut coded.codes[..Self::LEN], &mut coded.decoded[..Self::LEN]);
+        for (i, ((x, code), decoded)) in columns.iter().zip(&mut *codes).zip(decoded).enumerate() {
+            let found = Self::code(simd, &fit, i, simd.load_f32(x));
+            simd.store(found.0, code);
+            simd.store(found.1, decoded);
+        }
+        Self::store(simd, &fit, codes, block)
+    }
 
     /// What the tiles of a block of a panel share, unpacked: their scales, above all.
     type Header<S: Simd>: Copy;
@@ -83,6 +121,20 @@ pub(crate) trait BlockFormat: 'static {
             prefetch(simd, block, 0, 1);
             Self::unpack(simd, block, &header, 0).multiply_add(simd, x, acc);
         }
+    }
+}
+
+/// The columns of a block of a panel as codes, whole numbers, and as the weights that these decode
+/// to.
+pub(crate) struct Coded {
+    pub(crate) codes: [Lanes; LONGEST_BLOCK],
+    pub(crate) decoded: [Lanes; LONGEST_BLOCK],
+}
+
+impl Default for Coded {
+    fn default() -> Self {
+        let zeros = [[0.0; PANEL_ROWS]; LONGEST_BLOCK];
+        Self { codes: zeros, decoded: zeros }
     }
 }
 

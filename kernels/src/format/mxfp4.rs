@@ -5,7 +5,9 @@
 //! bits.
 
 use super::search::{Grid, error, extreme};
-use super::{BlockFormat, Centred, Lanes, PANEL_ROWS, Rounding, bytes_at, inverse, split_nibbles, store_nibbles};
+use super::{
+    BlockFormat, Centred, Importance, Lanes, PANEL_ROWS, Rounding, bytes_at, inverse, split_nibbles, store_nibbles,
+};
 use crate::isa::Simd;
 
 pub(crate) struct Mxfp4;
@@ -68,10 +70,22 @@ impl Floats {
     }
 }
 
+/// The scale of a block, a power of two.
+#[derive(Clone, Copy)]
+pub(crate) struct Fit<S: Simd> {
+    scale: S::F32,
+    /// What weights are multiplied with before [`per_scale`](Self::per_scale), so that neither
+    /// overflows.
+    up: S::F32,
+    /// `1 / (scale·up)`.
+    per_scale: S::F32,
+}
+
 impl BlockFormat for Mxfp4 {
     const LEN: usize = 32;
     const FIELDS: &'static [usize] = &[1, 4, 4, 4, 4];
     const HAS_ZERO: bool = true;
+    type Fit<S: Simd> = Fit<S>;
     type Header<S: Simd> = ();
     type Tile<S: Simd> = Centred<S, Self, 5, 12>;
 
@@ -85,7 +99,12 @@ impl BlockFormat for Mxfp4 {
     }
 
     #[inline(always)]
-    fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
+    fn fit<S: Simd, const GIVEN: bool>(
+        simd: S,
+        rounding: Rounding,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes],
+    ) -> Self::Fit<S> {
         // The largest weight's power of two at 8, so that the weight lies in 8..16; beyond 12 it is
         // cut off.
         let nearest = simd.mul(power_of_two(simd, extreme(simd, columns)), simd.splat(0.125));
@@ -94,34 +113,41 @@ impl BlockFormat for Mxfp4 {
         // underflows. The inverse of a small scale would overflow, so that such a block comes up
         // first.
         let up = simd.where_greater(simd.splat(1.0 / UP), nearest, simd.splat(UP), simd.splat(1.0));
-        let per_scale = inverse(simd, simd.mul(nearest, up));
-        let mut scaled = [[0.0; PANEL_ROWS]; 32];
-        for (scaled, column) in scaled.iter_mut().zip(columns) {
-            simd.store(simd.mul(simd.mul(simd.load_f32(column), up), per_scale), scaled);
-        }
+        let per_nearest = inverse(simd, simd.mul(nearest, up));
         let one = simd.splat(1.0);
         let mut step = one;
         if rounding == Rounding::Search {
-            let mut least = error(simd, Floats, &scaled, one, one);
+            let mut scaled = [[0.0; PANEL_ROWS]; 32];
+            for (scaled, column) in scaled.iter_mut().zip(columns) {
+                simd.store(simd.mul(simd.mul(simd.load_f32(column), up), per_nearest), scaled);
+            }
+            let mut least = error(simd, Floats, importance, &scaled, one, one);
             for factor in [2.0, 0.5] {
                 let trial = simd.mul(nearest, simd.splat(factor));
                 let trial = simd.min(simd.max(trial, simd.splat(LEAST)), simd.splat(GREATEST));
-                let trial = simd.mul(simd.mul(trial, up), per_scale);
-                let error = error(simd, Floats, &scaled, trial, inverse(simd, trial));
+                let trial = simd.mul(simd.mul(trial, up), per_nearest);
+                let error = error(simd, Floats, importance, &scaled, trial, inverse(simd, trial));
                 step = simd.where_greater(least, error, trial, step);
                 least = simd.where_greater(least, error, error, least);
             }
         }
-        let inverse = inverse(simd, step);
-        let mut codes = [[0.0; PANEL_ROWS]; 32];
-        for (code, scaled) in codes.iter_mut().zip(&scaled) {
-            simd.store(Floats::code(simd, simd.mul(simd.load_f32(scaled), inverse)), code);
-        }
+        let scale = simd.mul(nearest, step);
+        Fit { scale, up, per_scale: simd.mul(per_nearest, inverse(simd, step)) }
+    }
+
+    #[inline(always)]
+    fn code<S: Simd>(simd: S, fit: &Self::Fit<S>, _: usize, x: S::F32) -> (S::F32, S::F32) {
+        let code = Floats::code(simd, simd.mul(simd.mul(x, fit.up), fit.per_scale));
+        (code, simd.mul(fit.scale, simd.lookup(&VALUES, simd.to_i32(code))))
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(simd: S, fit: &Self::Fit<S>, codes: &[Lanes], block: &mut [u8]) -> u16 {
         let (exponents, codes_out) =
             block.split_first_chunk_mut::<16>().expect("a block of a panel begins with 16 scales");
         store_nibbles(simd, &codes[..16], &codes[16..], codes_out.as_chunks_mut::<64>().0);
         let mut scales = [0.0; PANEL_ROWS];
-        simd.store(simd.mul(nearest, step), &mut scales);
+        simd.store(fit.scale, &mut scales);
         for (out, scale) in exponents.iter_mut().zip(scales) {
             *out = exponent(scale);
         }

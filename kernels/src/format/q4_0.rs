@@ -5,10 +5,10 @@
 
 use half::f16;
 
-use super::search::whole;
+use super::search::{Grid, clamp, error, extreme, ratio, sums, whole};
 use super::{
-    BlockFormat, Centred, Lanes, Rounding, halves_at, inverse, scales_and_codes_mut, split_nibbles, store_scale,
-    stored_scale,
+    BlockFormat, Centred, Importance, Lanes, Rounding, halves_at, inverse, scales_and_codes_mut, split_nibbles,
+    store_nibbles, store_scale, stored_scale,
 };
 use crate::isa::Simd;
 
@@ -21,6 +21,7 @@ impl BlockFormat for Q4_0 {
     const LEN: usize = 32;
     const FIELDS: &'static [usize] = &[2, 4, 4, 4, 4];
     const HAS_ZERO: bool = true;
+    type Fit<S: Simd> = Fit<S>;
     type Header<S: Simd> = ();
     type Tile<S: Simd> = Centred<S, Self, 4, ZERO>;
 
@@ -34,22 +35,36 @@ impl BlockFormat for Q4_0 {
     }
 
     #[inline(always)]
-    fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
-        let columns: &[Lanes; 32] = columns.as_array().expect("32 columns");
-        let mut found = nearest(simd, columns);
-        if rounding == Rounding::Search {
-            found = search(simd, columns, found);
+    fn fit<S: Simd, const GIVEN: bool>(
+        simd: S,
+        rounding: Rounding,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes],
+    ) -> Self::Fit<S> {
+        let extreme = extreme(simd, columns);
+        // The scale that puts the weight of largest magnitude at -8.
+        let scale = simd.div(extreme, simd.splat(-8.0));
+        let inverse = inverse(simd, scale);
+        let nearest = Fit { scale: stored_scale(simd, scale), inverse, reference: simd.splat(1.0) };
+        match rounding {
+            Rounding::Nearest => nearest,
+            Rounding::Search => search(simd, importance, columns, extreme, nearest),
         }
+    }
+
+    #[inline(always)]
+    fn code<S: Simd>(simd: S, fit: &Self::Fit<S>, _: usize, x: S::F32) -> (S::F32, S::F32) {
+        let reference = reference_code(simd, x, fit.inverse);
+        let code = Codes.nearest(simd, simd.mul(x, fit.inverse));
+        let code = simd.where_greater(fit.reference, simd.splat(0.0), reference, code);
+        (simd.add(code, simd.splat(8.0)), simd.mul(fit.scale, code))
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(simd: S, fit: &Self::Fit<S>, codes: &[Lanes], block: &mut [u8]) -> u16 {
         let (scales_out, codes_out) = scales_and_codes_mut(block);
-        let (low, high) = found.codes.split_at(16);
-        let (low, high) = (low.as_chunks::<4>().0, high.as_chunks::<4>().0);
-        for ((low, high), out) in low.iter().zip(high).zip(codes_out) {
-            // (low + 8) + 16·(high + 8), exact.
-            let pair =
-                |j: usize| simd.to_i32(simd.mul_add(high[j], simd.splat(16.0), simd.add(low[j], simd.splat(136.0))));
-            simd.store_bytes(simd.pack([pair(0), pair(1), pair(2), pair(3)]), out);
-        }
-        store_scale(simd, found.scale, scales_out)
+        store_nibbles(simd, &codes[..16], &codes[16..], codes_out);
+        store_scale(simd, fit.scale, scales_out)
     }
 
     #[inline(always)]
@@ -61,54 +76,71 @@ impl BlockFormat for Q4_0 {
     }
 }
 
-/// A block of 16 rows, encoded.
+/// The scale of a block, and how its codes are rounded.
 #[derive(Clone, Copy)]
-struct Encoded<S: Simd> {
-    /// The weight of largest magnitude, the first of them.
-    extreme: S::F32,
-    /// The scale before it is rounded to half precision.
+pub(crate) struct Fit<S: Simd> {
+    /// As stored.
     scale: S::F32,
-    /// The codes without their offset, -8..=7.
-    codes: [S::F32; 32],
+    /// What weights are multiplied with to find their codes.
+    inverse: S::F32,
+    /// 1 in rows whose codes are [`reference_code`]s, 0 in rows whose codes are those of [`Codes`].
+    reference: S::F32,
 }
 
-/// The scale that puts the weight of largest magnitude at -8.
+/// The whole numbers -8..=7.
+#[derive(Clone, Copy)]
+struct Codes;
+
+impl Grid for Codes {
+    #[inline(always)]
+    fn nearest<S: Simd>(self, simd: S, y: S::F32) -> S::F32 {
+        whole(simd, clamp(simd, y, -8.0, 7.0))
+    }
+}
+
+/// Rounds a weight to its code, -8..=7, as GGUF's reference does where the compiler fuses
+/// multiplication and addition.
 #[inline(always)]
-fn nearest<S: Simd>(simd: S, columns: &[Lanes; 32]) -> Encoded<S> {
-    let (mut largest, mut extreme) = (simd.splat(0.0), simd.splat(0.0));
-    for column in columns {
+fn reference_code<S: Simd>(simd: S, x: S::F32, inverse: S::F32) -> S::F32 {
+    let shifted = simd.mul_add(x, inverse, simd.splat(8.5));
+    simd.sub(simd.min(simd.trunc(shifted), simd.splat(15.0)), simd.splat(8.0))
+}
+
+/// Sums up the squared error of nearest rounding.
+#[inline(always)]
+fn reference_error<S: Simd, const GIVEN: bool>(
+    simd: S,
+    importance: Importance<'_, GIVEN>,
+    columns: &[Lanes],
+    fit: &Fit<S>,
+) -> S::F32 {
+    let mut sum = simd.splat(0.0);
+    for (i, column) in columns.iter().enumerate() {
         let x = simd.load_f32(column);
-        extreme = simd.where_greater(simd.abs(x), largest, x, extreme);
-        largest = simd.max(largest, simd.abs(x));
+        let difference = simd.sub(x, simd.mul(fit.scale, reference_code(simd, x, fit.inverse)));
+        sum = simd.mul_add(difference, importance.times(simd, i, difference), sum);
     }
-    let scale = simd.div(extreme, simd.splat(-8.0));
-    let inverse = inverse(simd, scale);
-    let mut codes = [extreme; 32];
-    for (code, column) in codes.iter_mut().zip(columns) {
-        // As GGUF's reference does where the compiler fuses multiplication and addition.
-        let shifted = simd.mul_add(simd.load_f32(column), inverse, simd.splat(8.5));
-        *code = simd.sub(simd.min(simd.trunc(shifted), simd.splat(15.0)), simd.splat(8.0));
-    }
-    Encoded { extreme, scale, codes }
+    sum
 }
 
-/// `x·inverse` within -8..=7, rounded to the nearest whole number, ties to even.
+/// Replaces scales by better ones where it finds them; see `docs/quantization.md`. `extreme` is the
+/// weight of largest magnitude, the first of them.
 #[inline(always)]
-fn code<S: Simd>(simd: S, x: S::F32, inverse: S::F32) -> S::F32 {
-    whole(simd, simd.min(simd.max(simd.mul(x, inverse), simd.splat(-8.0)), simd.splat(7.0)))
-}
-
-/// Replaces scales and codes by better ones where it finds them; see `docs/quantization.md`.
-#[inline(always)]
-fn search<S: Simd>(simd: S, columns: &[Lanes; 32], mut found: Encoded<S>) -> Encoded<S> {
+fn search<S: Simd, const GIVEN: bool>(
+    simd: S,
+    importance: Importance<'_, GIVEN>,
+    columns: &[Lanes],
+    extreme: S::F32,
+    nearest: Fit<S>,
+) -> Fit<S> {
     // The codes that maximize `xq² / qq`, compared by cross multiplication.
     let mut best = (simd.splat(0.0), simd.splat(1.0));
     let mut best_inverse = simd.splat(0.0);
     // Where this is not finite, and hence 0, the scale underflows half precision anyway.
-    let unit = inverse(simd, found.extreme);
+    let unit = inverse(simd, extreme);
     for anchor in ANCHORS {
         let inverse = simd.mul(unit, simd.splat(anchor));
-        let (xq, qq) = sums(simd, columns, inverse);
+        let (xq, qq) = sums(simd, Codes, importance, columns, inverse);
         let gain = simd.mul(xq, xq);
         let (new, old) = (simd.mul(gain, best.1), simd.mul(best.0, qq));
         best.0 = simd.where_greater(new, old, gain, best.0);
@@ -116,26 +148,23 @@ fn search<S: Simd>(simd: S, columns: &[Lanes; 32], mut found: Encoded<S>) -> Enc
         best_inverse = simd.where_greater(new, old, inverse, best_inverse);
     }
 
+    let mut found = nearest;
     // Where the nearest scale overflows, nothing is less than this, and the overflow stays for the
     // caller to see.
-    let nearest_scale = stored_scale(simd, found.scale);
-    let nearest_error = error(simd, columns, nearest_scale, |i, _| found.codes[i]);
     let finite = simd.splat(f32::INFINITY);
-    let mut least = simd.where_greater(finite, simd.abs(nearest_scale), nearest_error, simd.splat(0.0));
+    let nearest_error = reference_error(simd, importance, columns, &nearest);
+    let mut least = simd.where_greater(finite, simd.abs(nearest.scale), nearest_error, simd.splat(0.0));
     for _ in 0..REFITS {
         // The scale that fits the codes best, as it will be stored, and the codes that fit that
         // scale best.
-        let (xq, qq) = sums(simd, columns, best_inverse);
-        let fitted = simd.where_greater(qq, simd.splat(0.0), simd.div(xq, qq), simd.splat(0.0));
-        let scale = stored_scale(simd, fitted);
+        let (xq, qq) = sums(simd, Codes, importance, columns, best_inverse);
+        let scale = stored_scale(simd, ratio(simd, xq, qq));
         best_inverse = inverse(simd, scale);
-        let errors = error(simd, columns, scale, |_, x| code(simd, x, best_inverse));
-        found.scale = simd.where_greater(least, errors, scale, found.scale);
-        for (found, column) in found.codes.iter_mut().zip(columns) {
-            let code = code(simd, simd.load_f32(column), best_inverse);
-            *found = simd.where_greater(least, errors, code, *found);
-        }
-        least = simd.where_greater(least, errors, errors, least);
+        let error = error(simd, Codes, importance, columns, scale, best_inverse);
+        found.scale = simd.where_greater(least, error, scale, found.scale);
+        found.inverse = simd.where_greater(least, error, best_inverse, found.inverse);
+        found.reference = simd.where_greater(least, error, simd.splat(0.0), found.reference);
+        least = simd.where_greater(least, error, error, least);
     }
     found
 }
@@ -150,28 +179,3 @@ const ANCHORS: [f32; 16] =
 
 /// How often scale and codes are fitted to each other.
 const REFITS: usize = 2;
-
-/// `Σ x·q` and `Σ q²` for the codes that `inverse` gives.
-#[inline(always)]
-fn sums<S: Simd>(simd: S, columns: &[Lanes; 32], inverse: S::F32) -> (S::F32, S::F32) {
-    let (mut xq, mut qq) = (simd.splat(0.0), simd.splat(0.0));
-    for column in columns {
-        let x = simd.load_f32(column);
-        let q = code(simd, x, inverse);
-        xq = simd.mul_add(x, q, xq);
-        qq = simd.mul_add(q, q, qq);
-    }
-    (xq, qq)
-}
-
-/// `Σ (x - scale·q)²` for the codes that `code(column, x)` gives.
-#[inline(always)]
-fn error<S: Simd>(simd: S, columns: &[Lanes; 32], scale: S::F32, code: impl Fn(usize, S::F32) -> S::F32) -> S::F32 {
-    let mut sum = simd.splat(0.0);
-    for (i, column) in columns.iter().enumerate() {
-        let x = simd.load_f32(column);
-        let difference = simd.sub(x, simd.mul(scale, code(i, x)));
-        sum = simd.mul_add(difference, difference, sum);
-    }
-    sum
-}

@@ -5,10 +5,10 @@
 
 use half::f16;
 
-use super::line::{Line, Lines, PLACES_4};
+use super::line::{ColumnSums, Line, Lines, PLACES_4};
 use super::search::finite_or_zero;
 use super::{
-    Affine, BlockFormat, Lanes, PANEL_ROWS, Rounding, halves_at, inverse, split_nibbles, store_nibbles, store_scale,
+    Affine, BlockFormat, Importance, Lanes, Rounding, halves_at, inverse, split_nibbles, store_nibbles, store_scale,
     stored_scale,
 };
 use crate::isa::Simd;
@@ -21,6 +21,7 @@ impl BlockFormat for Q4_1 {
     const LEN: usize = 32;
     const FIELDS: &'static [usize] = &[2, 2, 4, 4, 4, 4];
     const HAS_ZERO: bool = false;
+    type Fit<S: Simd> = Fit<S>;
     type Header<S: Simd> = ();
     type Tile<S: Simd> = Affine<S, Self, 4>;
 
@@ -35,17 +36,33 @@ impl BlockFormat for Q4_1 {
     }
 
     #[inline(always)]
-    fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
+    fn fit<S: Simd, const GIVEN: bool>(
+        simd: S,
+        rounding: Rounding,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes],
+    ) -> Self::Fit<S> {
         let columns: &[Lanes; 32] = columns.as_array().expect("32 columns");
-        let mut codes = [[0.0; PANEL_ROWS]; 32];
-        let mut line = nearest(simd, columns, &mut codes);
-        if rounding == Rounding::Search {
-            line = search(simd, columns, line, &mut codes);
+        let nearest = nearest(simd, columns);
+        match rounding {
+            Rounding::Nearest => nearest,
+            Rounding::Search => search(simd, importance, columns, nearest),
         }
+    }
+
+    #[inline(always)]
+    fn code<S: Simd>(simd: S, fit: &Self::Fit<S>, _: usize, x: S::F32) -> (S::F32, S::F32) {
+        let code = LINES.code(simd, simd.sub(x, fit.from), fit.inverse);
+        let code = simd.where_greater(fit.reference, simd.splat(0.0), reference_code(simd, x, fit), code);
+        (code, simd.mul_add(fit.line.scale, code, fit.line.offset))
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(simd: S, fit: &Self::Fit<S>, codes: &[Lanes], block: &mut [u8]) -> u16 {
         let (scales, rest) = block.split_first_chunk_mut::<32>().expect("a block of a panel begins with 16 scales");
         let (offsets, codes_out) = rest.split_first_chunk_mut::<32>().expect("16 offsets follow");
         store_nibbles(simd, &codes[..16], &codes[16..], codes_out.as_chunks_mut::<64>().0);
-        store_scale(simd, line.scale, scales) | store_scale(simd, line.offset, offsets)
+        store_scale(simd, fit.line.scale, scales) | store_scale(simd, fit.line.offset, offsets)
     }
 
     #[inline(always)]
@@ -57,60 +74,73 @@ impl BlockFormat for Q4_1 {
     }
 }
 
-/// The line from the least to the largest weight, before it is rounded to half precision.
+/// The line of a block, and how its codes are rounded.
+#[derive(Clone, Copy)]
+pub(crate) struct Fit<S: Simd> {
+    /// As stored.
+    line: Line<S>,
+    /// What is taken off a weight, and what the rest is multiplied with, to find its code.
+    from: S::F32,
+    inverse: S::F32,
+    /// 1 in rows whose codes are [`reference_code`]s, 0 in rows whose codes are those of [`Lines`].
+    reference: S::F32,
+}
+
+/// Fits the line from the least to the largest weight.
 #[inline(always)]
-fn nearest<S: Simd>(simd: S, columns: &[Lanes; 32], codes: &mut [Lanes; 32]) -> Line<S> {
+fn nearest<S: Simd>(simd: S, columns: &[Lanes; 32]) -> Fit<S> {
     let (low, high) = LINES.ends(simd, columns);
     let scale = simd.div(simd.sub(high, low), simd.splat(LINES.largest));
-    let inverse = inverse(simd, scale);
-    for (code, column) in codes.iter_mut().zip(columns) {
-        let above = simd.mul(simd.sub(simd.load_f32(column), low), inverse);
-        simd.store(simd.min(simd.trunc(simd.add(above, simd.splat(0.5))), simd.splat(LINES.largest)), code);
-    }
-    Line { scale, offset: low }
+    let line = Line { scale: stored_scale(simd, scale), offset: stored_scale(simd, low) };
+    Fit { line, from: low, inverse: inverse(simd, scale), reference: simd.splat(1.0) }
+}
+
+/// Rounds a weight to its code, 0..=15, as GGUF's reference does.
+#[inline(always)]
+fn reference_code<S: Simd>(simd: S, x: S::F32, fit: &Fit<S>) -> S::F32 {
+    let above = simd.mul(simd.sub(x, fit.from), fit.inverse);
+    simd.min(simd.trunc(simd.add(above, simd.splat(0.5))), simd.splat(LINES.largest))
 }
 
 /// How often line and codes are fitted to each other.
 const REFITS: usize = 2;
 
-/// Replaces line and codes by better ones where it finds them; see `docs/quantization.md`.
+/// Replaces lines by better ones where it finds them; see `docs/quantization.md`.
 #[inline(always)]
-fn search<S: Simd>(simd: S, columns: &[Lanes; 32], nearest: Line<S>, codes: &mut [Lanes; 32]) -> Line<S> {
-    let stored = |line: Line<S>| Line {
-        scale: finite_or_zero(simd, stored_scale(simd, line.scale)),
-        offset: finite_or_zero(simd, stored_scale(simd, line.offset)),
-    };
-    let mut trial = LINES.fit(simd, columns);
-    let mut found = nearest;
-    let kept: Line<S> = Line { scale: stored_scale(simd, nearest.scale), offset: stored_scale(simd, nearest.offset) };
+fn search<S: Simd, const GIVEN: bool>(
+    simd: S,
+    importance: Importance<'_, GIVEN>,
+    columns: &[Lanes; 32],
+    nearest: Fit<S>,
+) -> Fit<S> {
     let mut least = simd.splat(0.0);
-    for (code, column) in codes.iter().zip(columns) {
-        let y = simd.sub(simd.load_f32(column), kept.offset);
-        let difference = simd.sub(y, simd.mul(kept.scale, simd.load_f32(code)));
-        least = simd.mul_add(difference, difference, least);
+    for (i, column) in columns.iter().enumerate() {
+        let x = simd.load_f32(column);
+        let y = simd.sub(x, nearest.line.offset);
+        let difference = simd.sub(y, simd.mul(nearest.line.scale, reference_code(simd, x, &nearest)));
+        least = simd.mul_add(difference, importance.times(simd, i, difference), least);
     }
     // Where nearest rounding overflows nothing is less than this, and the overflow stays for the
     // caller to see.
-    let larger = simd.max(simd.abs(kept.scale), simd.abs(kept.offset));
+    let larger = simd.max(simd.abs(nearest.line.scale), simd.abs(nearest.line.offset));
     least = simd.where_greater(simd.splat(f32::INFINITY), larger, least, simd.splat(0.0));
-    let mut x = simd.splat(0.0);
-    for column in columns {
-        x = simd.add(x, simd.load_f32(column));
-    }
+    let column_sums = ColumnSums::new(simd, importance, columns);
+    let mut found = nearest;
+    let mut line = LINES.best(simd, importance, columns);
     for round in 0..REFITS {
         if round > 0 {
-            let sums = LINES.sums(simd, columns, inverse(simd, trial.scale), trial.offset);
-            trial = LINES.regression(simd, &sums, x).0;
+            let inverse = inverse(simd, line.scale);
+            let sums = LINES.code_sums(simd, importance, columns, inverse, line.offset);
+            line = LINES.regression(simd, &sums, column_sums).0;
         }
-        trial = stored(trial);
-        let error = LINES.error(simd, columns, trial);
-        let inverse = inverse(simd, trial.scale);
-        for (code, column) in codes.iter_mut().zip(columns) {
-            let better = LINES.code(simd, simd.sub(simd.load_f32(column), trial.offset), inverse);
-            simd.store(simd.where_greater(least, error, better, simd.load_f32(code)), code);
-        }
-        found.scale = simd.where_greater(least, error, trial.scale, found.scale);
-        found.offset = simd.where_greater(least, error, trial.offset, found.offset);
+        line.scale = finite_or_zero(simd, stored_scale(simd, line.scale));
+        line.offset = finite_or_zero(simd, stored_scale(simd, line.offset));
+        let error = LINES.error(simd, importance, columns, line);
+        found.line.scale = simd.where_greater(least, error, line.scale, found.line.scale);
+        found.line.offset = simd.where_greater(least, error, line.offset, found.line.offset);
+        found.from = simd.where_greater(least, error, line.offset, found.from);
+        found.inverse = simd.where_greater(least, error, inverse(simd, line.scale), found.inverse);
+        found.reference = simd.where_greater(least, error, simd.splat(0.0), found.reference);
         least = simd.where_greater(least, error, error, least);
     }
     found

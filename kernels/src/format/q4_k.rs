@@ -3,9 +3,9 @@
 //! Byte `32·g + l` of the code bytes holds column `64·g + l` in its low and column `64·g + 32 + l`
 //! in its high four bits.
 
-use super::k::{self, ScalesAndOffsets, SuperBlock};
+use super::k::{self, Fit, ScalesAndOffsets};
 use super::line::{Lines, PLACES_4};
-use super::{Affine, BlockFormat, Lanes, PANEL_ROWS, Rounding, store_nibbles};
+use super::{Affine, BlockFormat, Importance, Lanes, Rounding, store_nibbles};
 use crate::isa::Simd;
 
 pub(crate) struct Q4K;
@@ -21,6 +21,7 @@ impl BlockFormat for Q4K {
     };
     const HAS_ZERO: bool = false;
     const ALONE: usize = 2;
+    type Fit<S: Simd> = Fit<S>;
     type Header<S: Simd> = ScalesAndOffsets<S>;
     type Tile<S: Simd> = Affine<S, Self, 4>;
 
@@ -29,19 +30,27 @@ impl BlockFormat for Q4K {
     }
 
     #[inline(always)]
-    fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
-        let columns: &[[Lanes; 32]; 8] = columns.as_chunks().0.as_array().expect("256 columns");
-        let found = SuperBlock::new(simd, LINES, rounding, columns);
-        let (d, dmin, fields) = k::fields_mut(block);
-        let (packed, codes) = fields.split_at_mut(3);
-        for (g, out) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            let mut pair = [[[0.0; PANEL_ROWS]; 32]; 2];
-            for (j, codes) in (2 * g..).zip(&mut pair) {
-                found.codes(simd, LINES, j, &columns[j], codes);
-            }
-            store_nibbles(simd, &pair[0], &pair[1], out);
+    fn fit<S: Simd, const GIVEN: bool>(
+        simd: S,
+        rounding: Rounding,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes],
+    ) -> Fit<S> {
+        Fit::new(simd, LINES, rounding, importance, columns)
+    }
+
+    #[inline(always)]
+    fn code<S: Simd>(simd: S, fit: &Fit<S>, column: usize, x: S::F32) -> (S::F32, S::F32) {
+        fit.code(simd, LINES, column, x)
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(simd: S, fit: &Fit<S>, codes: &[Lanes], block: &mut [u8]) -> u16 {
+        let (overflow, fields) = fit.store(simd, block);
+        for (codes, out) in codes.as_chunks::<64>().0.iter().zip(fields.as_chunks_mut::<8>().0) {
+            store_nibbles(simd, &codes[..32], &codes[32..], out);
         }
-        found.store(simd, d, dmin, packed)
+        overflow
     }
 
     #[inline(always)]

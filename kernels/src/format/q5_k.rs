@@ -3,10 +3,10 @@
 //! The low four bits of the codes lie as in `q4_k`. The fifth bit of column `32·j + l` is bit `j`
 //! of byte `l` of 32 that come before.
 
-use super::k::{self, ScalesAndOffsets, SuperBlock};
+use super::k::{self, Fit, ScalesAndOffsets};
 use super::line::{Lines, PLACES_5};
 use super::tile::Codes;
-use super::{Affine, BlockFormat, Lanes, PANEL_ROWS, Rounding, field_at, store_bytes, store_nibbles};
+use super::{Affine, BlockFormat, Importance, Lanes, PANEL_ROWS, Rounding, field_at, store_bytes, store_nibbles};
 use crate::isa::Simd;
 
 pub(crate) struct Q5K;
@@ -22,6 +22,7 @@ impl BlockFormat for Q5K {
     };
     const HAS_ZERO: bool = false;
     const ALONE: usize = 3;
+    type Fit<S: Simd> = Fit<S>;
     /// Scales and offsets, and the fifth bits of the first and of the last four sub-blocks.
     type Header<S: Simd> = (ScalesAndOffsets<S>, [Codes<S>; 2]);
     type Tile<S: Simd> = Affine<S, Self, 5>;
@@ -34,29 +35,38 @@ impl BlockFormat for Q5K {
     }
 
     #[inline(always)]
-    fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
-        let columns: &[[Lanes; 32]; 8] = columns.as_chunks().0.as_array().expect("256 columns");
-        let found = SuperBlock::new(simd, LINES, rounding, columns);
-        let (d, dmin, fields) = k::fields_mut(block);
-        let (packed, fields) = fields.split_at_mut(3);
-        let (fifth_bits, codes) = fields.split_at_mut(8);
+    fn fit<S: Simd, const GIVEN: bool>(
+        simd: S,
+        rounding: Rounding,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes],
+    ) -> Fit<S> {
+        Fit::new(simd, LINES, rounding, importance, columns)
+    }
+
+    #[inline(always)]
+    fn code<S: Simd>(simd: S, fit: &Fit<S>, column: usize, x: S::F32) -> (S::F32, S::F32) {
+        fit.code(simd, LINES, column, x)
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(simd: S, fit: &Fit<S>, codes: &[Lanes], block: &mut [u8]) -> u16 {
+        let (overflow, fields) = fit.store(simd, block);
+        let (fifth_bits, nibbles) = fields.split_at_mut(8);
         let mut bits = [[0.0; PANEL_ROWS]; 32];
-        for (g, out) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            let mut pair = [[[0.0; PANEL_ROWS]; 32]; 2];
-            for (j, codes) in (2 * g..).zip(&mut pair) {
-                found.codes(simd, LINES, j, &columns[j], codes);
-                let bit = simd.splat((1 << j) as f32);
-                for (code, bits) in codes.iter_mut().zip(&mut bits) {
-                    let (q, sum) = (simd.load_f32(code), simd.load_f32(bits));
-                    let low = simd.sub(q, simd.splat(16.0));
-                    simd.store(simd.where_greater(simd.splat(0.0), low, q, low), code);
-                    simd.store(simd.where_greater(simd.splat(0.0), low, sum, simd.add(sum, bit)), bits);
-                }
+        for (g, (codes, out)) in codes.as_chunks::<64>().0.iter().zip(nibbles.as_chunks_mut::<8>().0).enumerate() {
+            let mut low = [[0.0; PANEL_ROWS]; 64];
+            for (i, (low, code)) in low.iter_mut().zip(codes).enumerate() {
+                let bit = simd.splat((1 << (2 * g + i / 32)) as f32);
+                let (code, sum) = (simd.load_f32(code), simd.load_f32(&bits[i % 32]));
+                let less = simd.sub(code, simd.splat(16.0));
+                simd.store(simd.where_greater(simd.splat(0.0), less, code, less), low);
+                simd.store(simd.where_greater(simd.splat(0.0), less, sum, simd.add(sum, bit)), &mut bits[i % 32]);
             }
-            store_nibbles(simd, &pair[0], &pair[1], out);
+            store_nibbles(simd, &low[..32], &low[32..], out);
         }
         store_bytes(simd, &bits, fifth_bits);
-        found.store(simd, d, dmin, packed)
+        overflow
     }
 
     #[inline(always)]

@@ -7,12 +7,12 @@
 
 use half::f16;
 
-use super::scaled::{Scaling, SuperBlock};
+use super::scaled::{Fit, Scaling};
 use super::search::Grid;
 use super::tile::accumulate;
 use super::{
-    BlockFormat, Halves, Lanes, PANEL_ROWS, Rounding, field_at, halves_at, prefetch, store_bytes, store_nibbles,
-    store_scale,
+    BlockFormat, Halves, Importance, Lanes, PANEL_ROWS, Rounding, field_at, halves_at, prefetch, store_bytes,
+    store_nibbles, store_scale,
 };
 use crate::activations::Block;
 use crate::isa::Simd;
@@ -54,6 +54,7 @@ impl BlockFormat for Q6K {
     };
     const HAS_ZERO: bool = true;
     const ALONE: usize = 3;
+    type Fit<S: Simd> = Fit<S, 16>;
     type Header<S: Simd> = ();
     type Tile<S: Simd> = Halves<S, Self>;
 
@@ -69,36 +70,48 @@ impl BlockFormat for Q6K {
     }
 
     #[inline(always)]
-    fn encode<S: Simd>(simd: S, rounding: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
-        let columns: &[[Lanes; 16]; 16] = columns.as_chunks().0.as_array().expect("256 columns");
-        let found = SuperBlock::new(simd, SCALING, rounding, columns);
+    fn fit<S: Simd, const GIVEN: bool>(
+        simd: S,
+        rounding: Rounding,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes],
+    ) -> Fit<S, 16> {
+        Fit::new::<16, GIVEN>(simd, SCALING, rounding, importance, columns)
+    }
+
+    #[inline(always)]
+    fn code<S: Simd>(simd: S, fit: &Fit<S, 16>, column: usize, x: S::F32) -> (S::F32, S::F32) {
+        let (inverse, step) = fit.steps(column / 16);
+        let value = Codes.nearest(simd, simd.mul(x, inverse));
+        (simd.add(value, simd.splat(32.0)), simd.mul(step, value))
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(simd: S, fit: &Fit<S, 16>, codes: &[Lanes], block: &mut [u8]) -> u16 {
         let (fields, d) = block.as_chunks_mut::<64>();
         let (low_bits, fields) = fields.split_at_mut(32);
         let (high_bits, scales) = fields.split_at_mut(16);
-        for half in 0..2 {
-            let mut codes = [[0.0; PANEL_ROWS]; 128];
+        for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
+            let mut low = [[0.0; PANEL_ROWS]; 128];
             let mut high = [[0.0; PANEL_ROWS]; 32];
-            for (j, codes) in codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-                let inverse = found.inverse(simd, 8 * half + j);
-                let place = simd.splat((1 << (j / 2 * 2)) as f32);
-                let high = &mut high[j % 2 * 16..][..16];
-                for ((code, high), column) in codes.iter_mut().zip(high).zip(&columns[8 * half + j]) {
-                    let q = Codes.nearest(simd, simd.mul(simd.load_f32(column), inverse));
-                    let q = simd.add(q, simd.splat(32.0));
-                    let top = simd.trunc(simd.mul(q, simd.splat(1.0 / 16.0)));
-                    simd.store(simd.mul_add(top, simd.splat(-16.0), q), code);
+            for (quarter, (codes, low)) in codes.as_chunks::<32>().0.iter().zip(low.as_chunks_mut::<32>().0).enumerate()
+            {
+                let place = simd.splat((1 << (2 * quarter)) as f32);
+                for ((code, low), high) in codes.iter().zip(low).zip(&mut high) {
+                    let code = simd.load_f32(code);
+                    let top = simd.trunc(simd.mul(code, simd.splat(1.0 / 16.0)));
+                    simd.store(simd.mul_add(top, simd.splat(-16.0), code), low);
                     simd.store(simd.mul_add(top, place, simd.load_f32(high)), high);
                 }
             }
-            let (first, second) = codes.split_at(64);
-            store_nibbles(simd, first, second, &mut low_bits[16 * half..][..16]);
+            store_nibbles(simd, &low[..64], &low[64..], &mut low_bits[16 * half..][..16]);
             store_bytes(simd, &high, &mut high_bits[8 * half..][..8]);
         }
-        for (group, out) in found.scales.as_chunks::<4>().0.iter().zip(scales) {
+        for (group, out) in fit.scales.as_chunks::<4>().0.iter().zip(scales) {
             let scale = |j: usize| simd.to_i32(group[j]);
             simd.store_bytes(simd.pack([scale(0), scale(1), scale(2), scale(3)]), out);
         }
-        store_scale(simd, found.d, d.as_mut_array().expect("16 scales at the end"))
+        store_scale(simd, fit.d, d.as_mut_array().expect("16 scales at the end"))
     }
 
     #[inline(always)]

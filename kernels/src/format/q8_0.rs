@@ -2,15 +2,28 @@
 
 use half::f16;
 
-use super::{BlockFormat, Lanes, Rounding, Signed, field_at, halves_at, inverse, scales_and_codes_mut, store_scale};
+use super::{
+    BlockFormat, Importance, Lanes, Rounding, Signed, field_at, halves_at, inverse, scales_and_codes_mut, store_bytes,
+    store_scale, stored_scale,
+};
 use crate::isa::Simd;
 
 pub(crate) struct Q8_0;
+
+/// The scale of a block.
+#[derive(Clone, Copy)]
+pub(crate) struct Fit<S: Simd> {
+    /// As stored.
+    scale: S::F32,
+    /// `1 / scale` of the scale before it is rounded to half precision.
+    inverse: S::F32,
+}
 
 impl BlockFormat for Q8_0 {
     const LEN: usize = 32;
     const FIELDS: &'static [usize] = &[2, 4, 4, 4, 4, 4, 4, 4, 4];
     const HAS_ZERO: bool = true;
+    type Fit<S: Simd> = Fit<S>;
     type Header<S: Simd> = ();
     type Tile<S: Simd> = Signed<S, Self>;
 
@@ -22,20 +35,31 @@ impl BlockFormat for Q8_0 {
     }
 
     #[inline(always)]
-    fn encode<S: Simd>(simd: S, _: Rounding, columns: &[Lanes], block: &mut [u8]) -> u16 {
+    fn fit<S: Simd, const GIVEN: bool>(
+        simd: S,
+        _: Rounding,
+        _: Importance<'_, GIVEN>,
+        columns: &[Lanes],
+    ) -> Self::Fit<S> {
         let mut largest = simd.splat(0.0);
         for column in columns {
             largest = simd.max(largest, simd.abs(simd.load_f32(column)));
         }
         let scale = simd.div(largest, simd.splat(127.0));
-        let inverse = inverse(simd, scale);
+        Fit { scale: stored_scale(simd, scale), inverse: inverse(simd, scale) }
+    }
+
+    #[inline(always)]
+    fn code<S: Simd>(simd: S, fit: &Self::Fit<S>, _: usize, x: S::F32) -> (S::F32, S::F32) {
+        let code = simd.round(simd.mul(x, fit.inverse));
+        (code, simd.mul(fit.scale, code))
+    }
+
+    #[inline(always)]
+    fn store<S: Simd>(simd: S, fit: &Self::Fit<S>, codes: &[Lanes], block: &mut [u8]) -> u16 {
         let (scales_out, codes_out) = scales_and_codes_mut(block);
-        for (group, out) in columns.as_chunks::<4>().0.iter().zip(codes_out) {
-            let code = |column| simd.to_i32(simd.round(simd.mul(simd.load_f32(column), inverse)));
-            let codes = [code(&group[0]), code(&group[1]), code(&group[2]), code(&group[3])];
-            simd.store_bytes(simd.pack(codes), out);
-        }
-        store_scale(simd, scale, scales_out)
+        store_bytes(simd, codes, codes_out);
+        store_scale(simd, fit.scale, scales_out)
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@
 //! of a sub-block of `W` columns, `v` a value of the format's grid.
 
 use super::search::{self, Grid, Roughly, clamp, extreme, finite_or_zero, ratio, stored_super_scale, whole};
-use super::{Lanes, Rounding, inverse, stored_scale};
+use super::{Importance, Lanes, Rounding, inverse, stored_scale};
 use crate::isa::Simd;
 
 /// What tells the formats apart.
@@ -24,18 +24,19 @@ pub(super) struct Scaling<G> {
 
 /// A super-block of 16 rows, up to its codes, which are those nearest to the weights.
 #[derive(Clone, Copy)]
-pub(super) struct SuperBlock<S: Simd, const N: usize> {
-    pub(super) d: S::F32,
+struct SuperBlock<S: Simd, const N: usize> {
+    d: S::F32,
     /// Whole numbers.
-    pub(super) scales: [S::F32; N],
+    scales: [S::F32; N],
 }
 
 impl<S: Simd, const N: usize> SuperBlock<S, N> {
     #[inline(always)]
-    pub(super) fn new<const W: usize>(
+    fn new<const W: usize, const GIVEN: bool>(
         simd: S,
         scaling: Scaling<impl Grid>,
         rounding: Rounding,
+        importance: Importance<'_, GIVEN>,
         columns: &[[Lanes; W]; N],
     ) -> Self {
         let zero = simd.splat(0.0);
@@ -54,16 +55,17 @@ impl<S: Simd, const N: usize> SuperBlock<S, N> {
             *scale = whole(simd, clamp(simd, target, scaling.lowest, scaling.highest));
         }
         if rounding == Rounding::Search {
-            found.search(simd, scaling, columns, &extremes);
+            found.search(simd, scaling, importance, columns, &extremes);
         }
         found
     }
 
     #[inline(always)]
-    fn search<const W: usize>(
+    fn search<const W: usize, const GIVEN: bool>(
         &mut self,
         simd: S,
         scaling: Scaling<impl Grid>,
+        importance: Importance<'_, GIVEN>,
         columns: &[[Lanes; W]; N],
         extremes: &[S::F32; N],
     ) {
@@ -71,21 +73,24 @@ impl<S: Simd, const N: usize> SuperBlock<S, N> {
         // Where nearest rounding overflows nothing is less than this, and the overflow stays for
         // the caller to see.
         let finite = simd.splat(f32::INFINITY);
-        let mut least = simd.where_greater(finite, simd.abs(self.d), self.error(simd, scaling, columns), zero);
+        let error = self.error(simd, scaling, importance, columns);
+        let mut least = simd.where_greater(finite, simd.abs(self.d), error, zero);
         let nearest = *self;
         for &headroom in scaling.headrooms {
             let mut trial = nearest;
             trial.d = stored_scale(simd, simd.mul(nearest.d, simd.splat(headroom)));
             let per_d = inverse(simd, trial.d);
             let mut total = zero;
-            for ((scale, columns), &extreme) in trial.scales.iter_mut().zip(columns).zip(extremes) {
+            for (j, ((scale, columns), &extreme)) in trial.scales.iter_mut().zip(columns).zip(extremes).enumerate() {
+                let importance = importance.of(W * j..W * (j + 1));
                 let unit = simd.mul(extreme, per_d);
                 let mut least = finite;
                 for &place in scaling.places {
                     let candidate = simd.mul(unit, simd.splat(1.0 / place));
                     let candidate = whole(simd, clamp(simd, candidate, scaling.lowest, scaling.highest));
                     let step = simd.mul(trial.d, candidate);
-                    let error = search::error(simd, Roughly(scaling.grid), columns, step, inverse(simd, step));
+                    let inverse = inverse(simd, step);
+                    let error = search::error(simd, Roughly(scaling.grid), importance, columns, step, inverse);
                     *scale = simd.where_greater(least, error, candidate, *scale);
                     least = simd.where_greater(least, error, error, least);
                 }
@@ -94,8 +99,8 @@ impl<S: Simd, const N: usize> SuperBlock<S, N> {
             self.replace(simd, least, total, &trial);
             least = simd.where_greater(least, total, total, least);
             for _ in 0..REFITS {
-                trial.refit(simd, scaling, columns);
-                let error = trial.improve(simd, scaling, columns);
+                trial.refit(simd, scaling, importance, columns);
+                let error = trial.improve(simd, scaling, importance, columns);
                 self.replace(simd, least, error, &trial);
                 least = simd.where_greater(least, error, error, least);
             }
@@ -105,14 +110,21 @@ impl<S: Simd, const N: usize> SuperBlock<S, N> {
     /// Replaces each scale by the best within one of it. Returns the squared error of the
     /// super-block.
     #[inline(always)]
-    fn improve<const W: usize>(&mut self, simd: S, scaling: Scaling<impl Grid>, columns: &[[Lanes; W]; N]) -> S::F32 {
+    fn improve<const W: usize, const GIVEN: bool>(
+        &mut self,
+        simd: S,
+        scaling: Scaling<impl Grid>,
+        importance: Importance<'_, GIVEN>,
+        columns: &[[Lanes; W]; N],
+    ) -> S::F32 {
         let mut total = simd.splat(0.0);
         for (j, columns) in columns.iter().enumerate() {
+            let importance = importance.of(W * j..W * (j + 1));
             let scale = self.scales[j];
             let mut least = simd.splat(f32::INFINITY);
             for up in [0.0, -1.0, 1.0] {
                 let candidate = clamp(simd, simd.add(scale, simd.splat(up)), scaling.lowest, scaling.highest);
-                let error = self.error_of(simd, scaling, columns, candidate);
+                let error = self.error_of(simd, scaling, importance, columns, candidate);
                 self.scales[j] = simd.where_greater(least, error, candidate, self.scales[j]);
                 least = simd.where_greater(least, error, error, least);
             }
@@ -123,11 +135,17 @@ impl<S: Simd, const N: usize> SuperBlock<S, N> {
 
     /// Fits `d` to the scales and their codes by least squares.
     #[inline(always)]
-    fn refit<const W: usize>(&mut self, simd: S, scaling: Scaling<impl Grid>, columns: &[[Lanes; W]; N]) {
+    fn refit<const W: usize, const GIVEN: bool>(
+        &mut self,
+        simd: S,
+        scaling: Scaling<impl Grid>,
+        importance: Importance<'_, GIVEN>,
+        columns: &[[Lanes; W]; N],
+    ) {
         let (mut xv, mut vv) = (simd.splat(0.0), simd.splat(0.0));
-        for (&scale, columns) in self.scales.iter().zip(columns) {
+        for (j, (&scale, columns)) in self.scales.iter().zip(columns).enumerate() {
             let inverse = inverse(simd, simd.mul(self.d, scale));
-            let sums = search::sums(simd, scaling.grid, columns, inverse);
+            let sums = search::sums(simd, scaling.grid, importance.of(W * j..W * (j + 1)), columns, inverse);
             xv = simd.mul_add(scale, sums.0, xv);
             vv = simd.mul_add(simd.mul(scale, scale), sums.1, vv);
         }
@@ -136,25 +154,33 @@ impl<S: Simd, const N: usize> SuperBlock<S, N> {
 
     /// The squared error as it stands.
     #[inline(always)]
-    fn error<const W: usize>(&self, simd: S, scaling: Scaling<impl Grid>, columns: &[[Lanes; W]; N]) -> S::F32 {
+    fn error<const W: usize, const GIVEN: bool>(
+        &self,
+        simd: S,
+        scaling: Scaling<impl Grid>,
+        importance: Importance<'_, GIVEN>,
+        columns: &[[Lanes; W]; N],
+    ) -> S::F32 {
         let mut total = simd.splat(0.0);
-        for (&scale, columns) in self.scales.iter().zip(columns) {
-            total = simd.add(total, self.error_of(simd, scaling, columns, scale));
+        for (j, (&scale, columns)) in self.scales.iter().zip(columns).enumerate() {
+            let importance = importance.of(W * j..W * (j + 1));
+            total = simd.add(total, self.error_of(simd, scaling, importance, columns, scale));
         }
         total
     }
 
     /// The squared error of a sub-block with the given scale.
     #[inline(always)]
-    fn error_of<const W: usize>(
+    fn error_of<const W: usize, const GIVEN: bool>(
         &self,
         simd: S,
         scaling: Scaling<impl Grid>,
+        importance: Importance<'_, GIVEN>,
         columns: &[Lanes; W],
         scale: S::F32,
     ) -> S::F32 {
         let scale = simd.mul(self.d, scale);
-        search::error(simd, scaling.grid, columns, scale, inverse(simd, scale))
+        search::error(simd, scaling.grid, importance, columns, scale, inverse(simd, scale))
     }
 
     /// Takes over the rows of `other` where `least` is greater than `error`.
@@ -165,11 +191,44 @@ impl<S: Simd, const N: usize> SuperBlock<S, N> {
             *scale = simd.where_greater(least, error, other, *scale);
         }
     }
+}
 
-    /// What the weights of sub-block `j` are multiplied with to find their codes.
+/// The scales of a super-block, as stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Fit<S: Simd, const N: usize> {
+    pub(super) d: S::F32,
+    /// Whole numbers.
+    pub(super) scales: [S::F32; N],
+    /// `d·scale` of each sub-block.
+    steps: [S::F32; N],
+    /// `1 / step`.
+    inverses: [S::F32; N],
+}
+
+impl<S: Simd, const N: usize> Fit<S, N> {
+    /// Fits a super-block to its columns.
     #[inline(always)]
-    pub(super) fn inverse(&self, simd: S, j: usize) -> S::F32 {
-        inverse(simd, simd.mul(self.d, self.scales[j]))
+    pub(super) fn new<const W: usize, const GIVEN: bool>(
+        simd: S,
+        scaling: Scaling<impl Grid>,
+        rounding: Rounding,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes],
+    ) -> Self {
+        let columns: &[[Lanes; W]; N] = columns.as_chunks().0.as_array().expect("N sub-blocks of W columns");
+        let SuperBlock { d, scales } = SuperBlock::new(simd, scaling, rounding, importance, columns);
+        let mut fit = Self { d, scales, steps: scales, inverses: scales };
+        for (step, inverse_step) in fit.steps.iter_mut().zip(&mut fit.inverses) {
+            *step = simd.mul(d, *step);
+            *inverse_step = inverse(simd, *step);
+        }
+        fit
+    }
+
+    /// `1 / step` and `step` of a sub-block.
+    #[inline(always)]
+    pub(super) fn steps(&self, sub_block: usize) -> (S::F32, S::F32) {
+        (self.inverses[sub_block], self.steps[sub_block])
     }
 }
 

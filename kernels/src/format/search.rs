@@ -4,7 +4,7 @@
 //! so its results do not depend on the instruction set. The steps are laid down in
 //! `docs/quantization.md`.
 
-use super::{Lanes, stored_scale};
+use super::{Importance, Lanes, stored_scale};
 use crate::isa::Simd;
 use crate::math::ROUND;
 
@@ -83,28 +83,43 @@ impl<G: Grid> Grid for Roughly<G> {
     }
 }
 
-/// `Σ x·v` and `Σ v²` for the values `v` that are nearest to `x·inverse`.
+/// Sums up `Σ x·v` and `Σ v²`, each term times the column's importance, for the values `v` that are
+/// nearest to `x·inverse`.
 #[inline(always)]
-pub(super) fn sums<S: Simd>(simd: S, grid: impl Grid, columns: &[Lanes], inverse: S::F32) -> (S::F32, S::F32) {
+pub(super) fn sums<S: Simd, const GIVEN: bool>(
+    simd: S,
+    grid: impl Grid,
+    importance: Importance<'_, GIVEN>,
+    columns: &[Lanes],
+    inverse: S::F32,
+) -> (S::F32, S::F32) {
     let (mut xv, mut vv) = (simd.splat(0.0), simd.splat(0.0));
-    for column in columns {
+    for (i, column) in columns.iter().enumerate() {
         let x = simd.load_f32(column);
         let v = grid.nearest(simd, simd.mul(x, inverse));
-        xv = simd.mul_add(x, v, xv);
-        vv = simd.mul_add(v, v, vv);
+        let weighted = importance.times(simd, i, v);
+        xv = simd.mul_add(x, weighted, xv);
+        vv = simd.mul_add(v, weighted, vv);
     }
     (xv, vv)
 }
 
-/// `Σ (x - scale·v)²` for the values `v` that are nearest to `x·inverse`.
+/// Sums up `Σ importance·(x - scale·v)²` for the values `v` that are nearest to `x·inverse`.
 #[inline(always)]
-pub(super) fn error<S: Simd>(simd: S, grid: impl Grid, columns: &[Lanes], scale: S::F32, inverse: S::F32) -> S::F32 {
+pub(super) fn error<S: Simd, const GIVEN: bool>(
+    simd: S,
+    grid: impl Grid,
+    importance: Importance<'_, GIVEN>,
+    columns: &[Lanes],
+    scale: S::F32,
+    inverse: S::F32,
+) -> S::F32 {
     let mut sum = simd.splat(0.0);
-    for column in columns {
+    for (i, column) in columns.iter().enumerate() {
         let x = simd.load_f32(column);
         let v = grid.nearest(simd, simd.mul(x, inverse));
         let difference = simd.sub(x, simd.mul(scale, v));
-        sum = simd.mul_add(difference, difference, sum);
+        sum = simd.mul_add(difference, importance.times(simd, i, difference), sum);
     }
     sum
 }
