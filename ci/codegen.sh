@@ -36,7 +36,7 @@ fi
 # The library before linking: there every call still has a name. v0 names say which kernel a gateway is for.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/codegen RUSTFLAGS="-C symbol-mangling-version=v0"
 cargo build --quiet --release -p kernels --lib --target "$target"
-formats=$(grep -c ', ggml [0-9]*, in ' kernels/src/format/mod.rs)
+formats=$(sed -n '/^formats! {$/,/^}$/p' kernels/src/format/mod.rs | grep -c ' = "')
 
 "$objdump" -dr --demangle --no-show-raw-insn "$CARGO_TARGET_DIR/$target/release/libkernels.rlib" | awk -v formats="$formats" -v isas="$isas" -v expected="$networks" '
   BEGIN {

@@ -1,5 +1,5 @@
-//! Conversion of half-precision weights in memory, one thread: widening, encoding, measuring the
-//! error. Throughput is bytes of `f16`.
+//! Conversion of half-precision weights in memory with one thread: widens and encodes them and
+//! measures the error. Throughput is bytes of `f16`.
 
 use std::hint::black_box;
 

@@ -1,8 +1,8 @@
-//! Where weights lie and how fast they are read: `cargo bench -p benches --bench memory`.
+//! The speed of weights in different kinds of memory: `cargo bench -p benches --bench memory`.
 //!
-//! The same file of weights, larger than any cache, as a map ([`Model::map`]), in plain memory of
-//! the heap, and in huge pages ([`Model::read`]). Each is read, and multiplied by one row, with one
-//! thread and with all; they take turns, and medians count.
+//! Compares one file of weights, larger than any cache, as a map ([`Model::map`]), on the heap, and
+//! in huge pages ([`Model::read`]). Reads each, and multiplies it by one row, with one thread and
+//! with all; contestants take turns, and the table shows medians.
 
 #![allow(clippy::print_stdout, reason = "prints a table")]
 
@@ -84,7 +84,7 @@ fn main() {
     }
 }
 
-/// Reads all matrices; each thread a stream of its own.
+/// Reads all matrices, each thread in its own stream.
 fn read_in(pool: &ThreadPool, layers: &[Linear]) {
     pool.install(|| {
         if rayon::current_num_threads() == 1 {

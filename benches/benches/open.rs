@@ -1,4 +1,5 @@
-//! From opening a model file of about 1 GB, which the system's cache holds, to the first product.
+//! The time from opening a model file of about 1 GB, which is in the page cache, to the first
+//! product.
 
 use std::fs::File;
 use std::hint::black_box;

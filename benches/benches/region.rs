@@ -1,13 +1,12 @@
-//! What it costs to have several threads work on one product:
+//! The cost of splitting one product over several threads:
 //! `cargo bench -p benches --bench region`.
 //!
 //! Prints microseconds for products of different sizes with one thread, with all threads asked from
 //! within the pool, with all kept awake ([`qruntime::keep_awake`]), and with all asked from
-//! outside, after pauses of different lengths; then the same for one middling product while other
-//! processes take the cores. A region that costs nothing would take the time of one thread divided
-//! by the number of threads. `-- --alone` leaves the second table out, as one must who runs this at
-//! a real-time priority (`chrt -f 5`) to keep other processes away: those that take the cores would
-//! inherit it.
+//! outside, after pauses of different lengths; then the same for one product of medium size while
+//! other processes occupy the cores. A region without any cost would take the time of one thread
+//! divided by the number of threads. `-- --alone` omits the second table. It is necessary at a
+//! real-time priority (`chrt -f 5`), because the processes that occupy the cores would inherit it.
 
 #![allow(clippy::print_stdout, reason = "prints a table")]
 
@@ -21,7 +20,7 @@ use ndarray::{Array2, Axis};
 use qruntime::{Linear, Workspace};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// What this program is told to do nothing but keep a core busy.
+/// The argument that makes this program keep a core busy and do nothing else.
 const BUSY: &str = "--keep-a-core-busy";
 
 /// Outputs of 1024 inputs in `q8_0`: one panel, too few to be split, then 0.3 to 4.5 MB of weights,
@@ -30,7 +29,7 @@ const OUTPUTS: [usize; 5] = [16, 96, 256, 1024, 4096];
 
 const INPUTS: usize = 1024;
 
-/// What happens between two products, where nothing else happens.
+/// Pauses between two products.
 const PAUSES: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_micros(5),
@@ -96,7 +95,7 @@ fn main() {
     }
 }
 
-/// A region in which there is nothing to do: what rayon itself takes.
+/// Runs a region without work: the cost of rayon itself.
 fn empty(pool: &ThreadPool) {
     for pause in PAUSES {
         let rounds = if is_test() { 3 } else { 2000 };
@@ -142,7 +141,7 @@ impl Product {
     }
 }
 
-/// Keeps this thread busy, as the rest of a network would; long pauses are slept.
+/// Keeps this thread busy, as the rest of a network would; sleeps for long pauses.
 fn wait(pause: Duration) {
     if pause >= Duration::from_millis(1) {
         return std::thread::sleep(pause);

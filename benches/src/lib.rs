@@ -1,32 +1,32 @@
-//! What the benchmarks share: seeded operands, sizes, and sets of weights larger than the
-//! last-level cache.
+//! Operands from a fixed seed, sizes, and sets of weights larger than the last-level cache, for all
+//! benchmarks.
 
 use kernels::{Activations, Format, Isa, Matrix, MatrixRef, Rounding};
 
 /// Rows and columns of the matrices that are multiplied.
 pub const SIDE: usize = 4096;
 
-/// Weights that take turns are at least this many bytes together: several times the last-level
+/// Weights that take turns have at least this many bytes together: several times the last-level
 /// cache of a large server core complex.
 pub const COLD_BYTES: usize = 256 << 20;
 
-/// Numbers of activation rows: generation, small batches, a prompt.
+/// Activation rows: token generation, small batches, prompt processing.
 pub const ROWS: [usize; 4] = [1, 8, 64, 512];
 
-/// Whether this is a test of the benchmarks (`cargo bench -- --test`) rather than a measurement:
-/// everything becomes small.
+/// Returns whether this is a test of the benchmarks (`cargo bench -- --test`) rather than a
+/// measurement: everything is small then.
 #[must_use]
 pub fn is_test() -> bool {
     std::env::args().any(|argument| argument == "--test")
 }
 
-/// Rows and columns for a measurement or for its test.
+/// Returns the rows and columns for a measurement or for its test.
 #[must_use]
 pub fn side() -> usize {
     if is_test() { 256 } else { SIDE }
 }
 
-/// Seeded numbers, nearly normally distributed.
+/// Returns pseudorandom elements from a fixed seed, nearly normally distributed.
 #[must_use]
 pub fn numbers(len: usize) -> Vec<f32> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
@@ -40,8 +40,7 @@ pub fn numbers(len: usize) -> Vec<f32> {
     (0..len).map(|_| unit() + unit() + unit()).collect()
 }
 
-/// Copies of one matrix, each in memory of its own, that take turns so that none is found in a
-/// cache.
+/// Copies of one matrix, each in its own memory, that take turns so that none is found in a cache.
 #[derive(Debug)]
 pub struct ColdMatrices {
     copies: Vec<Matrix>,
@@ -49,10 +48,10 @@ pub struct ColdMatrices {
 }
 
 impl ColdMatrices {
-    /// Enough copies of a square matrix.
+    /// Makes enough copies of a square matrix.
     ///
     /// # Panics
-    /// Never: the numbers can be encoded.
+    /// Never: the weights can be encoded.
     #[must_use]
     pub fn new(format: Format, side: usize) -> Self {
         let matrix = Matrix::encode(Isa::best(), format, Rounding::Nearest, &numbers(side * side), side, side)
@@ -62,14 +61,14 @@ impl ColdMatrices {
         Self { copies: vec![matrix; copies], next: 0 }
     }
 
-    /// The copy that was used longest ago.
+    /// Returns the copy that was used longest ago.
     pub fn turn(&mut self) -> MatrixRef<'_> {
         self.next = (self.next + 1) % self.copies.len();
         self.copies[self.next].view()
     }
 }
 
-/// Quantized activations: `rows` of `cols`.
+/// Returns quantized activations: `rows` of `cols`.
 ///
 /// # Panics
 /// Never: the lengths agree.

@@ -1,61 +1,31 @@
 //! Rows of activations, quantized to 8 bits in blocks of 32 columns.
 //!
 //! A kernel multiplies several rows at a time and broadcasts four codes of each of them in turn.
-//! Rows therefore lie interleaved in **quads**: the four rows' codes of a group of columns are 16
-//! consecutive bytes. Rows that do not fill a quad lie alone.
+//! Rows therefore lie interleaved in **quads**. Rows that do not fill a quad lie alone.
+//!
+//! ```text
+//! quad, one block of 32 columns, 8 groups of 16 bytes:
+//!   group 0   x0[0..4]    x1[0..4]    x2[0..4]    x3[0..4]      4 codes of each of 4 rows
+//!   group 1   x0[4..8]    x1[4..8]    x2[4..8]    x3[4..8]
+//!   ...
+//!   group 7   x0[28..32]  x1[28..32]  x2[28..32]  x3[28..32]
+//! then      scales, sums                                        one of each row
+//! ```
 
 use core::ops::Range;
 
+use crate::block::{ACTIVATION_BLOCK, Group, QUAD, RowBlock};
 use crate::error::ShapeError;
 use crate::isa::{Isa, Kernel, Simd};
 use crate::math::ROUND;
 
-/// Columns in a block of activations.
-pub const ACTIVATION_BLOCK: usize = 32;
-
-/// Rows in a quad.
-pub const QUAD: usize = 4;
-
-/// Columns to which rows are filled up with zeros: the longest block of any format.
+/// Rows are padded with zeros to a multiple of this many columns, the longest block of any format.
 const PADDING: usize = 256;
 
-/// Four consecutive codes: what one lane of a dot product takes at a time.
-pub(crate) type Group = [i8; 4];
-
-/// 32 columns of `R` rows of activations as 8-bit codes with a scale for each row.
-///
-/// Invariant: every code is in `-127..=127`, and sums and offsets are those of the codes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Block<const R: usize> {
-    /// The codes, four columns of each row after the other.
-    pub(crate) codes: [[Group; R]; 8],
-    /// The step of each row.
-    pub(crate) scales: [f32; R],
-    /// -8 times the sum of each row's codes.
-    pub(crate) offsets_8: [i32; R],
-    /// `scale · sum`, rounded: what an offset that all weights share is multiplied with.
-    pub(crate) scaled_sums: [f32; R],
-    /// For columns 0..16 and 16..32, -32 times the sums of the codes in the first two and in the
-    /// last two columns of each group of four.
-    pub(crate) offsets_32: [[[i16; 2]; R]; 2],
-}
-
-impl<const R: usize> Default for Block<R> {
-    fn default() -> Self {
-        Self {
-            codes: [[[0; 4]; R]; 8],
-            scales: [0.0; R],
-            offsets_8: [0; R],
-            scaled_sums: [0.0; R],
-            offsets_32: [[[0; 2]; R]; 2],
-        }
-    }
-}
-
-impl<const R: usize> Block<R> {
-    /// Puts a block of one row in its place.
+impl<const R: usize> RowBlock<R> {
+    /// Writes a block of one row as row `row`.
     #[inline(always)]
-    fn set_row(&mut self, row: usize, block: &Block<1>) {
+    fn set_row(&mut self, row: usize, block: &RowBlock<1>) {
         for (codes, group) in self.codes.iter_mut().zip(&block.codes) {
             codes[row] = group[0];
         }
@@ -67,14 +37,14 @@ impl<const R: usize> Block<R> {
         }
     }
 
-    /// Takes out a row.
+    /// Extracts one row.
     fn row(&self, row: usize) -> ActivationBlock {
         ActivationBlock { codes: self.codes.map(|group| group[row]), scale: self.scales[row] }
     }
 }
 
-impl Block<1> {
-    /// Quantizes 32 numbers as `docs/quantization.md` lays down.
+impl RowBlock<1> {
+    /// Quantizes 32 activations as `docs/quantization.md` defines.
     #[inline(always)]
     fn quantize(x: &[f32; ACTIVATION_BLOCK]) -> Self {
         let (scale, inverse) = scale_and_inverse(x);
@@ -99,8 +69,8 @@ impl Block<1> {
     }
 }
 
-/// The scale of 8-bit codes for some numbers, and its inverse. Of numbers that are not all finite
-/// the scale is NaN and the inverse 0; of ones too small to have an inverse both are 0.
+/// Returns the scale of 8-bit codes for the given values, and its inverse. If a value is not finite
+/// the scale is NaN and the inverse 0; if all are too small to have an inverse, both are 0.
 #[inline(always)]
 pub(crate) fn scale_and_inverse(numbers: &[f32]) -> (f32, f32) {
     // Without their sign bits floats order as integers do, with infinity and then NaN on top: one
@@ -126,13 +96,13 @@ pub struct ActivationBlock {
 }
 
 impl ActivationBlock {
-    /// The codes, in column order; each in `-127..=127`.
+    /// Returns the codes in column order, each in `-127..=127`.
     #[must_use]
     pub fn codes(&self) -> &[i8; ACTIVATION_BLOCK] {
         self.codes.as_flattened().as_array().expect("8 groups of 4 codes")
     }
 
-    /// The step: an activation is about `scale · code`.
+    /// Returns the step: an activation is about `scale · code`.
     #[must_use]
     pub fn scale(&self) -> f32 {
         self.scale
@@ -160,8 +130,8 @@ pub struct Activations {
     cols: usize,
     /// The groups' first rows among the quads and among the rest, and behind them the ends.
     starts: Vec<Start>,
-    quads: Vec<Block<QUAD>>,
-    rest: Vec<Block<1>>,
+    quads: Vec<RowBlock<QUAD>>,
+    rest: Vec<RowBlock<1>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -171,7 +141,7 @@ struct Start {
 }
 
 impl Activations {
-    /// Quantizes rows of `cols` numbers. `groups` says how many rows belong to each group.
+    /// Quantizes rows of `cols` activations. `groups` holds the number of rows in each group.
     ///
     /// # Errors
     /// If `x` does not have that many rows.
@@ -182,8 +152,8 @@ impl Activations {
         Ok(())
     }
 
-    /// The same in parts of at most about `rows` rows, to be quantized by several threads. What a
-    /// part does not write keeps old contents.
+    /// Splits the work of [`quantize`](Self::quantize) into parts of at most about `rows` rows, for
+    /// several threads. Rows of a part that is not quantized keep old contents.
     ///
     /// # Errors
     /// As [`quantize`](Self::quantize).
@@ -207,10 +177,10 @@ impl Activations {
             end.rest += rows % QUAD;
             self.starts.push(end);
         }
-        self.quads.resize(end.quad * per_row, Block::default());
+        self.quads.resize(end.quad * per_row, RowBlock::default());
         // Room for any rest, so that fewer rows later need no more memory.
         self.rest.reserve((groups.len() * (QUAD - 1) * per_row).saturating_sub(self.rest.len()));
-        self.rest.resize(end.rest * per_row, Block::default());
+        self.rest.resize(end.rest * per_row, RowBlock::default());
 
         let quads_per_part = (rows / QUAD).max(1);
         let (mut quads, mut rest) = (&mut self.quads[..], &mut self.rest[..]);
@@ -235,7 +205,7 @@ impl Activations {
         }))
     }
 
-    /// The rows of a group.
+    /// Returns the rows of a group.
     ///
     /// # Panics
     /// If there is no such group.
@@ -252,7 +222,7 @@ impl Activations {
     }
 }
 
-/// Blocks in a row, padding included.
+/// Returns the number of blocks in a row, padding included.
 fn blocks(cols: usize) -> usize {
     cols.div_ceil(PADDING) * (PADDING / ACTIVATION_BLOCK)
 }
@@ -263,13 +233,13 @@ fn blocks(cols: usize) -> usize {
 pub struct ActivationsPart<'a> {
     cols: usize,
     x: &'a [f32],
-    /// Either these or the others are empty.
-    quads: &'a mut [Block<QUAD>],
-    rest: &'a mut [Block<1>],
+    /// Iterates over the quads, each a slice of its blocks.
+    quads: &'a mut [RowBlock<QUAD>],
+    rest: &'a mut [RowBlock<1>],
 }
 
 impl ActivationsPart<'_> {
-    /// Quantizes them.
+    /// Quantizes these rows.
     pub fn quantize(self, isa: Isa) {
         isa.run_without_dots(self);
     }
@@ -296,19 +266,19 @@ impl Kernel for ActivationsPart<'_> {
     }
 }
 
-/// Quantizes a row and hands its blocks on to where they belong, and blocks of zeros where it has
-/// no more.
+/// Quantizes a row and calls `put` with each place and its block; places beyond the row get blocks
+/// of zeros.
 #[inline(always)]
-fn each_block<T>(x: &[f32], to: &mut [T], mut put: impl FnMut(&mut T, &Block<1>)) {
+fn each_block<T>(x: &[f32], to: &mut [T], mut put: impl FnMut(&mut T, &RowBlock<1>)) {
     let (whole, last) = x.as_chunks::<ACTIVATION_BLOCK>();
     let mut to = to.iter_mut();
     for (x, to) in whole.iter().zip(to.by_ref()) {
-        put(to, &Block::quantize(x));
+        put(to, &RowBlock::quantize(x));
     }
     let mut padded = [0.0; ACTIVATION_BLOCK];
     padded[..last.len()].copy_from_slice(last);
     for to in to {
-        put(to, &Block::quantize(&padded));
+        put(to, &RowBlock::quantize(&padded));
         padded = [0.0; ACTIVATION_BLOCK];
     }
 }
@@ -321,24 +291,24 @@ fn each_block<T>(x: &[f32], to: &mut [T], mut put: impl FnMut(&mut T, &Block<1>)
 pub struct ActivationsRef<'a> {
     cols: usize,
     rows: usize,
-    quads: &'a [Block<QUAD>],
-    rest: &'a [Block<1>],
+    quads: &'a [RowBlock<QUAD>],
+    rest: &'a [RowBlock<1>],
 }
 
 impl<'a> ActivationsRef<'a> {
-    /// Columns.
+    /// Returns the number of columns.
     #[must_use]
     pub fn cols(self) -> usize {
         self.cols
     }
 
-    /// Rows.
+    /// Returns the number of rows.
     #[must_use]
     pub fn rows(self) -> usize {
         self.rows
     }
 
-    /// Some of the rows.
+    /// Returns a view of some of the rows.
     ///
     /// # Panics
     /// If there are not as many, or the range begins or ends within a quad. The rows behind the
@@ -363,7 +333,7 @@ impl<'a> ActivationsRef<'a> {
         }
     }
 
-    /// A block of a row.
+    /// Returns one block of a row.
     ///
     /// # Panics
     /// If there is no such row or block.
@@ -377,13 +347,13 @@ impl<'a> ActivationsRef<'a> {
         }
     }
 
-    /// The quads, each a slice of its blocks.
-    pub(crate) fn quads(self) -> core::slice::ChunksExact<'a, Block<QUAD>> {
+    /// Iterates over the quads, each a slice of its blocks.
+    pub(crate) fn quads(self) -> core::slice::ChunksExact<'a, RowBlock<QUAD>> {
         self.quads.chunks_exact(blocks(self.cols).max(1))
     }
 
-    /// The other rows, each a slice of its blocks.
-    pub(crate) fn rest(self) -> core::slice::ChunksExact<'a, Block<1>> {
+    /// Iterates over the rows beyond the last quad, each a slice of its blocks.
+    pub(crate) fn rest(self) -> core::slice::ChunksExact<'a, RowBlock<1>> {
         self.rest.chunks_exact(blocks(self.cols).max(1))
     }
 }

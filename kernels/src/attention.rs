@@ -1,9 +1,26 @@
 //! Attention of rows of queries to the keys and values of one head.
 //!
-//! Rows are taken in quads: what is loaded of a key or a value meets four of them. For more than
-//! one quad, keys and values are first widened into the first cache. A result depends on its query
-//! and on the keys and values that it sees, and on nothing else: the order of operations is laid
-//! down in `docs/quantization.md`.
+//! ```text
+//! for block of 16 to 64 rows of queries:
+//!     for panel of 64 positions, quad of 4 rows:
+//!         for d in 0..dim:                                      keys: a lane is a position
+//!             for row in 0..4, i in 0..4:
+//!                 sum[row][i] = fma(query[row][d], key[d][i], sum[row][i])
+//!         scores[row][panel] = finish(sum[row])                 scales, softcap
+//!     for row: weights[row] = exp(scores[row] - max)            softmax, but for the division
+//!     for panel, group of 64 dimensions, quad of 4 rows:
+//!         for position that all four rows see:                  values: a lane is a dimension
+//!             sum[row][i] = fma(weights[row][position], value[position][i], sum[row][i])
+//!     out[row] = sum[row] / Σ weights[row]
+//!
+//! lane          0          1               15
+//! key[d][i]     k(p)[d]    k(p + 1)[d] ... k(p + 15)[d]     one dimension of 16 positions
+//! value[p][i]   v(p)[d]    v(p)[d + 1] ... v(p)[d + 15]     16 dimensions of one position
+//! ```
+//!
+//! Each key or value that is loaded is used for the four rows of a quad. For more than one quad,
+//! keys and values are first widened into the first-level cache. A result depends only on its query
+//! and on the keys and values that it sees: `docs/quantization.md` defines the order of operations.
 
 use core::ops::Range;
 
@@ -18,13 +35,13 @@ const QUAD: usize = 4;
 /// Vectors of a panel's keys that are widened at a time.
 const HALF: usize = VECTORS / 2;
 
-/// Scores of a block of rows that stay in the second cache.
+/// Most scores in a block of rows: they stay in the second-level cache.
 const SCORES: usize = 1 << 16;
 
-/// Rows in a block: at least and at most.
+/// Fewest and most rows in a block.
 const ROWS: [usize; 2] = [16, 64];
 
-/// What is done with a score before the softmax.
+/// How scores are computed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionOptions {
     /// Factor of the products of queries and keys, most often `1 / √dim`.
@@ -33,14 +50,15 @@ pub struct AttentionOptions {
     pub softcap: Option<f32>,
 }
 
-/// Memory that [`attend`] needs between calls; it grows to what the largest one needs and stays.
+/// Buffers that [`attend`] reuses between calls; they grow to what the largest call needs.
 #[derive(Clone, Debug, Default)]
 pub struct AttentionScratch {
     /// Queries of quads, their rows interleaved.
     queries: Vec<[f32; QUAD]>,
     /// Some keys or values of a panel, widened.
     widened: Vec<[f32; LANES]>,
-    /// Scores of a block of rows, then what their values are multiplied with.
+    /// Computes the scores of all rows and panels. Scores of positions that a row does not see are
+    /// undefined.
     scores: Vec<f32>,
     /// Sums of the values of a block of rows.
     sums: Vec<[f32; LANES]>,
@@ -48,10 +66,10 @@ pub struct AttentionScratch {
     inverses: Vec<f32>,
 }
 
-/// Attention of rows of queries to the positions that each of them sees:
+/// Computes attention of rows of queries to the positions that each of them sees:
 /// `out = softmax(scores)·values`.
 ///
-/// `queries` and `out` are rows of [`KvHead::dim`] numbers, in any order: the tokens of a prompt
+/// `queries` and `out` are rows of [`KvHead::dim`] elements, in any order: the tokens of a prompt
 /// times the heads that share these keys and values. Row `r` sees the positions `visible[r]`. A row
 /// that sees none becomes zeros. Rows in which neighbours see nearly the same are faster.
 ///
@@ -100,7 +118,7 @@ impl Layout {
     }
 }
 
-/// The panels of which some row sees a position.
+/// Returns the range of panels in which some row sees a position.
 #[inline(always)]
 fn panels(visible: &[Range<usize>]) -> Range<usize> {
     let (mut start, mut end) = (usize::MAX, 0);
@@ -114,7 +132,7 @@ fn panels(visible: &[Range<usize>]) -> Range<usize> {
 }
 
 impl AttentionScratch {
-    /// Makes room for blocks of this layout.
+    /// Grows the buffers to what this layout needs.
     fn grow(&mut self, dim: usize, layout: Layout) {
         fn grow<T: Clone>(memory: &mut Vec<T>, len: usize, zero: T) {
             if memory.len() < len {
@@ -152,7 +170,7 @@ impl<V: Vector> Kernel for Attend<'_, V> {
         }
         let blocks = queries.chunks(rows * dim).zip(out.chunks_mut(rows * dim)).zip(visible.chunks(rows));
         for ((queries, out), visible) in blocks {
-            let mut block = Block { dim, store, visible, panels: panels(visible), stride, scratch };
+            let mut block = QueryBlock { dim, store, visible, panels: panels(visible), stride, scratch };
             block.scores(simd, queries, options);
             block.softmax(simd);
             block.values(simd);
@@ -162,7 +180,7 @@ impl<V: Vector> Kernel for Attend<'_, V> {
 }
 
 /// Rows whose scores are in memory together.
-struct Block<'a, V> {
+struct QueryBlock<'a, V> {
     dim: usize,
     store: &'a Store<V>,
     visible: &'a [Range<usize>],
@@ -171,8 +189,9 @@ struct Block<'a, V> {
     scratch: &'a mut AttentionScratch,
 }
 
-impl<V: Vector> Block<'_, V> {
-    /// The scores of all rows and panels. Those of positions that a row does not see mean nothing.
+impl<V: Vector> QueryBlock<'_, V> {
+    /// Computes the scores of all rows and panels. Scores of positions that a row does not see are
+    /// undefined.
     #[inline(always)]
     fn scores<S: Simd>(&mut self, simd: S, queries: &[f32], options: AttentionOptions) {
         let (dim, stride) = (self.dim, self.stride);
@@ -191,7 +210,7 @@ impl<V: Vector> Block<'_, V> {
             let finish = Finish { options, scales: self.store.key_scales(panel), from: 0, ahead };
             let at = i * POSITIONS;
             if quads.len() > dim {
-                // Half a panel at a time: it shares the first cache with queries and scores.
+                // Half a panel at a time: it shares the first-level cache with queries and scores.
                 for from in [0, HALF] {
                     let widened = widened[..dim * HALF].as_chunks_mut::<HALF>().0;
                     for (widened, keys) in widened.iter_mut().zip(keys) {
@@ -211,7 +230,7 @@ impl<V: Vector> Block<'_, V> {
         }
     }
 
-    /// Turns scores into what the values of their positions are multiplied with.
+    /// Turns scores into the factors of the values at their positions.
     #[inline(always)]
     fn softmax<S: Simd>(&mut self, simd: S) {
         let AttentionScratch { scores, inverses, .. } = &mut *self.scratch;
@@ -234,7 +253,7 @@ impl<V: Vector> Block<'_, V> {
         }
     }
 
-    /// The sums of the values of every row.
+    /// Sums the values of every row, each times its factor.
     #[inline(always)]
     fn values<S: Simd>(&mut self, simd: S) {
         let (dim, stride, chunks) = (self.dim, self.stride, self.dim.div_ceil(LANES));
@@ -260,14 +279,14 @@ impl<V: Vector> Block<'_, V> {
                                 false => visible.start..visible.end.min(common.start),
                                 true => visible.start.max(common.end)..visible.end,
                             };
-                            let sums = Sums { sums: &mut sums[row * chunks + group * VECTORS..], stride: chunks };
+                            let sums = ValueSums { sums: &mut sums[row * chunks + group * VECTORS..], stride: chunks };
                             let values = Values { values, ahead };
                             let weights = Weights { weights: &scores[row * stride + at..], stride };
                             rows_of_values::<S, V, V, 1>(simd, values, within(panel, seen), weights, sums);
                         }
                         let seen = within(panel, common.clone());
                         let weights = Weights { weights: &scores[row * stride + at..], stride };
-                        let sums = Sums { sums: &mut sums[row * chunks + group * VECTORS..], stride: chunks };
+                        let sums = ValueSums { sums: &mut sums[row * chunks + group * VECTORS..], stride: chunks };
                         if !after && wide {
                             let values = Values { values: &widened[..values.len()], ahead };
                             rows_of_values::<S, V, _, QUAD>(simd, values, seen, weights, sums);
@@ -281,7 +300,7 @@ impl<V: Vector> Block<'_, V> {
         }
     }
 
-    /// Divides the sums.
+    /// Divides each row's sums by the sum of its exponentials.
     #[inline(always)]
     fn finish(self, out: &mut [f32]) {
         let AttentionScratch { sums, inverses, .. } = self.scratch;
@@ -299,7 +318,8 @@ impl<V: Vector> Block<'_, V> {
     }
 }
 
-/// What all rows of a quad see. Of fewer rows, nothing, behind all that they see.
+/// Returns the positions that all rows of a quad see. For fewer rows than a quad the range is empty
+/// and lies beyond all positions.
 #[inline(always)]
 fn common(visible: &[Range<usize>]) -> Range<usize> {
     if visible.len() < QUAD {
@@ -310,13 +330,13 @@ fn common(visible: &[Range<usize>]) -> Range<usize> {
     start..end.max(start)
 }
 
-/// The panel behind one of them, or the last one again.
+/// Returns the panel after `panel`, or the last one again.
 #[inline(always)]
 fn next(panel: usize, panels: &Range<usize>) -> usize {
     (panel + 1).min(panels.end - 1)
 }
 
-/// The part of a range that is in a panel, counted from its beginning.
+/// Clips a range to a panel, counted from the panel's first position.
 #[inline(always)]
 fn within(panel: usize, range: Range<usize>) -> Range<usize> {
     let first = panel * POSITIONS;
@@ -331,7 +351,7 @@ fn widen<S: Simd, V: Lanes>(simd: S, from: &[V], to: &mut [[f32; LANES]]) {
     }
 }
 
-/// What becomes of the products of queries and a panel's keys.
+/// How products of queries and keys become scores.
 #[derive(Clone, Copy)]
 struct Finish<'a, V> {
     options: AttentionOptions,
@@ -359,8 +379,8 @@ impl<V> Finish<'_, V> {
     }
 }
 
-/// The scores of a quad, whose queries are interleaved, for keys of `N` vectors. Scores of a row
-/// begin with those of the panel, `stride` behind those of the row before.
+/// Computes the scores of a quad, whose queries are interleaved, for keys of `N` vectors. The
+/// scores of a row start with those of the panel, `stride` elements after those of the row before.
 #[inline(always)]
 fn quad_of_scores<S: Simd, V: Vector, K: Lanes, const N: usize>(
     simd: S,
@@ -381,8 +401,8 @@ fn quad_of_scores<S: Simd, V: Vector, K: Lanes, const N: usize>(
     }
 }
 
-/// The scores of `R` rows for `P` of the `N` vectors of keys, from `first` on: as many sums as fit
-/// registers.
+/// Computes the scores of `R` rows for `P` of the `N` vectors of keys, from `first` on: as many
+/// sums as fit in registers.
 #[inline(always)]
 fn tile_of_scores<S: Simd, V: Vector, K: Lanes, const R: usize, const N: usize, const P: usize>(
     simd: S,
@@ -412,37 +432,36 @@ fn tile_of_scores<S: Simd, V: Vector, K: Lanes, const R: usize, const N: usize, 
     }
 }
 
-/// What values are multiplied with, from some position of a row on; those of the next row are
-/// `stride` behind.
+/// Factors of the values, from some position of a row on; those of the next row are `stride`
+/// elements further.
 #[derive(Clone, Copy)]
 struct Weights<'a> {
     weights: &'a [f32],
     stride: usize,
 }
 
-/// Values of a panel, some vectors for each position, and those to come, which are fetched
-/// meanwhile.
+/// Values of a panel, some vectors for each position, and the values to prefetch meanwhile.
 #[derive(Clone, Copy)]
 struct Values<'a, K, V> {
     values: &'a [K],
     ahead: &'a [V],
 }
 
-/// Sums from those of some vector of dimensions of a row on; those of the next row are `stride`
-/// behind.
-struct Sums<'a> {
+/// Sums of a row, from some vector of dimensions on; those of the next row are `stride` vectors
+/// further.
+struct ValueSums<'a> {
     sums: &'a mut [[f32; LANES]],
     stride: usize,
 }
 
-/// Adds what `R` rows see of a panel's values to their sums.
+/// Adds the values of a panel that `R` rows see to their sums.
 #[inline(always)]
 fn rows_of_values<S: Simd, V: Vector, K: Lanes, const R: usize>(
     simd: S,
     Values { values, ahead }: Values<'_, K, V>,
     seen: Range<usize>,
     weights: Weights<'_>,
-    mut sums: Sums<'_>,
+    mut sums: ValueSums<'_>,
 ) {
     if seen.start >= seen.end {
         return;
@@ -463,7 +482,7 @@ fn rows_of_values<S: Simd, V: Vector, K: Lanes, const R: usize>(
     }
 }
 
-/// The same for `C` of the `width` vectors of a position, from `first` on: as many sums as fit
+/// Does so for `C` of the `width` vectors of a position, from `first` on: as many sums as fit in
 /// registers.
 #[inline(always)]
 fn tile_of_values<S: Simd, V: Vector, K: Lanes, const R: usize, const C: usize>(
@@ -472,7 +491,7 @@ fn tile_of_values<S: Simd, V: Vector, K: Lanes, const R: usize, const C: usize>(
     width: usize,
     first: usize,
     weights: [&[f32]; R],
-    sums: &mut Sums<'_>,
+    sums: &mut ValueSums<'_>,
 ) {
     let mut acc = [[simd.splat(0.0); C]; R];
     for (row, acc) in acc.iter_mut().enumerate() {
@@ -499,7 +518,7 @@ fn tile_of_values<S: Simd, V: Vector, K: Lanes, const R: usize, const C: usize>(
     }
 }
 
-/// Asks for the cache lines of vectors, two or more of which share one.
+/// Prefetches the cache lines of vectors, two or more of which share a line.
 #[inline(always)]
 fn prefetch<S: Simd, V: Lanes>(simd: S, vectors: &[V]) {
     for vector in vectors.iter().step_by(2) {

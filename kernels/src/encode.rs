@@ -1,8 +1,27 @@
-//! Encoding: rows of `f32` into a panel, one row per lane.
+//! Encoding: rows of `f32` into panels, one row per lane.
+//!
+//! ```text
+//! for panel of 16 rows, block of LEN columns:
+//!     columns = transpose(weights)                     columns[i] is column i of the 16 rows
+//!     for each try:                                    one, but for padding and importance
+//!         fit = F::fit(importance, columns)            scales and offsets, as they are stored
+//!         for i in 0..LEN:
+//!             codes[i], decoded[i] = F::code(fit, i, columns[i])
+//!         bytes = F::store(fit, codes)
+//!         keep the rows with less Σ importance·(columns - decoded)² than before
+//!
+//! lane          0          1                15
+//! columns[i]   w0[i]      w1[i]     ...    w15[i]      column i of 16 rows of weights
+//! fit.scale    d0         d1        ...    d15         one scale per row and block
+//! codes[i]     q0[i]      q1[i]     ...    q15[i]
+//! ```
+//!
+//! The code of a column depends on the fit and on that column alone. A loop that rounds a column
+//! and then changes the columns after it, to make up for the error, needs no more than these steps.
 
 use core::marker::PhantomData;
 
-use crate::activations::ACTIVATION_BLOCK;
+use crate::block::ACTIVATION_BLOCK;
 use crate::error::{EncodeError, ShapeError};
 use crate::format::{
     BlockFormat, Coded, Format, FormatVisitor, Importance, LONGEST_BLOCK, LONGEST_BLOCK_BYTES, Lanes, PANEL_ROWS,
@@ -11,7 +30,7 @@ use crate::format::{
 use crate::isa::{Isa, Kernel, Simd};
 use crate::panel;
 
-/// How far encoded weights are from the original ones: sums over all of them.
+/// The distance of encoded weights from the original ones, as sums over all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Distortion {
     /// `Σ (w - q)²` over the weights `w` and what they decode to, `q`.
@@ -21,13 +40,13 @@ pub struct Distortion {
 }
 
 impl Distortion {
-    /// Relative RMS error, `√(error / signal)`; 0 where nothing differs.
+    /// Returns the relative RMS error, `√(error / signal)`; 0 if there is no error.
     #[must_use]
     pub fn relative_rms(self) -> f64 {
         if self.error == 0.0 { 0.0 } else { (self.error / self.signal).sqrt() }
     }
 
-    /// Signal to quantization noise in decibels; infinite where nothing differs.
+    /// Returns the signal-to-quantization-noise ratio in decibels; infinite if there is no error.
     #[must_use]
     pub fn sqnr_db(self) -> f64 {
         if self.error == 0.0 { f64::INFINITY } else { 10.0 * (self.signal / self.error).log10() }
@@ -120,8 +139,7 @@ impl Encoding<'_> {
 }
 
 impl EncodeError {
-    /// The error with its row counted from the start of the matrix instead of that of panel
-    /// `panel`.
+    /// Counts the row from the start of the matrix instead of that of panel `panel`.
     #[must_use]
     pub fn in_panel(self, panel: usize) -> Self {
         let first = panel * PANEL_ROWS;
@@ -229,8 +247,8 @@ impl<F: BlockFormat, const GIVEN: bool> Kernel for EncodeAs<'_, F, GIVEN> {
     }
 }
 
-/// Brings importance into 0..=1: the largest factor becomes 1, and factors that are all equal
-/// become exactly 1.
+/// Scales importance to 0..=1: the largest factor becomes 1, and factors that are all equal become
+/// exactly 1.
 #[inline(always)]
 fn relative(importance: &[f32], relative: &mut [f32]) {
     let largest = importance.iter().fold(0.0f32, |largest, &factor| largest.max(factor));
@@ -239,7 +257,7 @@ fn relative(importance: &[f32], relative: &mut [f32]) {
     }
 }
 
-/// Fills the tile in which column `len` lies with the columns it has, over and over.
+/// Fills the rest of the tile in which column `len` lies by repeating the tile's columns.
 ///
 /// Where zero is not among the values of a format, zeros would draw scales and offsets away from
 /// the weights.
@@ -261,8 +279,8 @@ struct RowDistortions {
 }
 
 impl RowDistortions {
-    /// Takes over the errors of rows that are less in `other`, those of `block`; the other rows of
-    /// `block` become those of `before` again.
+    /// Keeps the better of two encodings, row by row: where `other` has less error, its error and
+    /// the bytes of `block`; elsewhere the bytes of `before`, which are copied into `block`.
     #[inline(always)]
     fn replace_or_restore<F: BlockFormat>(&mut self, other: &Self, block: &mut [u8], before: &[u8]) {
         for row in 0..PANEL_ROWS {
@@ -285,13 +303,14 @@ impl RowDistortions {
     }
 }
 
-/// Whether no weight is NaN or infinite: without their sign bits floats order as integers do.
+/// Returns whether no weight is NaN or infinite. Without their sign bits, floats order as integers
+/// do.
 #[inline(always)]
 fn all_finite(weights: &[f32]) -> bool {
     weights.iter().fold(0, |max: u32, w| max.max(w.to_bits() & 0x7fff_ffff)) < f32::INFINITY.to_bits()
 }
 
-/// Compares `columns`, of which padding is no part, with what they are decoded to.
+/// Sums the squared differences of `columns`, without padding, and the weights that they decode to.
 ///
 /// In double precision, in which no square of a weight overflows or underflows.
 #[inline(always)]

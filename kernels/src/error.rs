@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// Lengths that do not agree: a mistake of the caller.
+/// Lengths that do not agree: an error of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShapeError {
@@ -31,57 +31,6 @@ impl fmt::Display for ShapeError {
 }
 
 impl std::error::Error for ShapeError {}
-
-/// A name that is no [`Format`](crate::Format).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnknownFormat {
-    /// The name.
-    pub name: String,
-}
-
-impl fmt::Display for UnknownFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unknown format {:?}, expected one of ", self.name)?;
-        for (i, format) in crate::Format::ALL.iter().enumerate() {
-            write!(f, "{}{format}", if i == 0 { "" } else { ", " })?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for UnknownFormat {}
-
-/// An instruction set that cannot be had.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum IsaError {
-    /// No instruction set has this name.
-    Unknown {
-        /// The name.
-        name: String,
-    },
-    /// This processor lacks it.
-    Unavailable {
-        /// The name.
-        name: &'static str,
-        /// What the processor would need.
-        needs: &'static str,
-    },
-}
-
-impl fmt::Display for IsaError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown { name } => {
-                write!(f, "unknown instruction set {name:?}, expected one of")?;
-                crate::isa::KNOWN_ISAS.iter().try_for_each(|(name, _)| write!(f, " {name}"))
-            }
-            Self::Unavailable { name, needs } => write!(f, "this processor lacks the instruction set {name} ({needs})"),
-        }
-    }
-}
-
-impl std::error::Error for IsaError {}
 
 /// Why a row of weights cannot be encoded.
 #[derive(Clone, Copy, Debug, PartialEq)]

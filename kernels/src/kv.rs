@@ -19,7 +19,7 @@ use crate::isa::{Isa, Kernel, Simd};
 use crate::math::ROUND;
 use crate::vector::padded;
 
-/// Numbers in a vector.
+/// Elements in a vector.
 pub(crate) const LANES: usize = PANEL_ROWS;
 
 /// Vectors that meet a query together: those of a dimension of a panel's keys, and of a group of a
@@ -29,7 +29,7 @@ pub(crate) const VECTORS: usize = 4;
 /// Positions in a panel.
 pub(crate) const POSITIONS: usize = VECTORS * LANES;
 
-/// How keys and values are kept.
+/// How keys and values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KvFormat {
     /// binary16, rounded to nearest, ties to even. Magnitudes from 65520 on become infinite.
@@ -66,17 +66,17 @@ pub(crate) enum Stored {
     Q8(Store<Codes>),
 }
 
-/// Keys and values as vectors of 16 numbers.
+/// Keys and values as vectors of 16 elements.
 ///
 /// Invariant: there are keys, values and scales for all positions of all panels that are begun.
 #[derive(Clone, Debug)]
 pub(crate) struct Store<V> {
-    /// A panel after the other, one element for each dimension.
+    /// Returns the keys of a panel, one element for each dimension.
     keys: Vec<[V; VECTORS]>,
-    /// A panel after the other; the last vector of a value is filled up with zeros.
+    /// Iterates over the values of a panel in groups of up to 64 dimensions; a group holds the
+    /// vectors of 64 positions, one position after the other.
     values: Vec<V>,
-    /// What codes are to be multiplied with, one number for each position; empty where numbers are
-    /// what they are.
+    /// Returns the scales of the keys of a panel, if there are any.
     key_scales: Vec<f32>,
     value_scales: Vec<f32>,
 }
@@ -94,7 +94,7 @@ impl<V> Store<V> {
             + size_of_val(&value_scales[..])
     }
 
-    /// Makes room for so many panels, or forgets those behind.
+    /// Grows or shrinks to this many panels.
     fn resize(&mut self, panels: usize, dim: usize)
     where
         V: Vector,
@@ -107,34 +107,34 @@ impl<V> Store<V> {
         }
     }
 
-    /// The keys of a panel, one element for each dimension.
+    /// Returns the keys of a panel, one element for each dimension.
     #[inline(always)]
     pub(crate) fn keys(&self, panel: usize, dim: usize) -> &[[V; VECTORS]] {
         &self.keys[panel * dim..][..dim]
     }
 
-    /// The scales of the keys of a panel, if there are any.
+    /// Returns the scales of the keys of a panel, if there are any.
     #[inline(always)]
     pub(crate) fn key_scales(&self, panel: usize) -> Option<&[[f32; LANES]]> {
         self.key_scales.as_chunks().0.get(panel * VECTORS..(panel + 1) * VECTORS)
     }
 
-    /// The values of a panel, in groups of dimensions: 64 times so many vectors, position after
-    /// position.
+    /// Iterates over the values of a panel in groups of dimensions: the vectors of 64 positions,
+    /// one after the other.
     #[inline(always)]
     pub(crate) fn values(&self, panel: usize, dim: usize) -> impl Iterator<Item = &[V]> {
         let len = POSITIONS * dim.div_ceil(LANES);
         self.values[panel * len..][..len].chunks(POSITIONS * VECTORS)
     }
 
-    /// The scales of the values of positions.
+    /// Returns the scales of the values at some positions.
     #[inline(always)]
     pub(crate) fn value_scales(&self, positions: Range<usize>) -> &[f32] {
         &self.value_scales[positions]
     }
 }
 
-/// 16 numbers of binary16.
+/// 16 binary16 elements.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(align(32))]
 pub(crate) struct Halves([u8; 2 * LANES]);
@@ -144,12 +144,12 @@ pub(crate) struct Halves([u8; 2 * LANES]);
 #[repr(align(16))]
 pub(crate) struct Codes([u8; LANES]);
 
-/// 16 numbers in memory.
+/// 16 elements in memory.
 pub(crate) trait Lanes: Copy {
-    /// Is `#[inline(always)]`.
+    /// Widens the elements. Is `#[inline(always)]`.
     fn load<S: Simd>(&self, simd: S) -> S::F32;
 
-    /// Asks for its cache line.
+    /// Prefetches the cache line of the elements.
     #[inline(always)]
     fn prefetch<S: Simd>(&self, simd: S) {
         simd.prefetch(core::ptr::from_ref(self).cast());
@@ -177,16 +177,16 @@ impl Lanes for Codes {
     }
 }
 
-/// 16 numbers of a key or a value, as they are kept.
+/// 16 elements of a key or a value as they are stored.
 pub(crate) trait Vector: Lanes + Default {
-    /// Whether the numbers are codes, with scales.
+    /// Whether the elements are codes, with scales.
     const SCALED: bool;
 
-    /// Rounds numbers; a code is what is nearest to the number times `inverse`, ties to even. Is
-    /// `#[inline(always)]`.
+    /// Rounds elements. A code is the integer nearest to the element times `inverse`, ties to even.
+    /// Is `#[inline(always)]`.
     fn round<S: Simd>(simd: S, numbers: &[f32; LANES], inverse: f32) -> Self;
 
-    /// Puts one number in the place of another.
+    /// Copies one element of `other`.
     fn set(&mut self, lane: usize, other: &Self, other_lane: usize);
 }
 
@@ -225,7 +225,7 @@ impl Vector for Codes {
 }
 
 impl KvHead {
-    /// No positions yet, of keys and values of `dim` numbers.
+    /// Makes an empty head of keys and values with `dim` elements each.
     ///
     /// # Panics
     /// If `dim` is 0.
@@ -239,7 +239,7 @@ impl KvHead {
         Self { dim, len: 0, stored }
     }
 
-    /// How keys and values are kept.
+    /// Returns how keys and values are stored.
     #[must_use]
     pub fn format(&self) -> KvFormat {
         match self.stored {
@@ -248,25 +248,25 @@ impl KvHead {
         }
     }
 
-    /// Numbers in a key and in a value.
+    /// Returns the head dimension: the elements of a key, and of a value.
     #[must_use]
     pub fn dim(&self) -> usize {
         self.dim
     }
 
-    /// Positions.
+    /// Returns the number of positions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are no positions.
+    /// Returns whether there are no positions.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Bytes of all keys and values.
+    /// Returns the bytes of all keys and values.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match &self.stored {
@@ -275,14 +275,14 @@ impl KvHead {
         }
     }
 
-    /// Forgets the positions from `len` on, if there are any. Memory is kept.
+    /// Removes the positions from `len` on, if there are any. Keeps the memory.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         self.resize();
     }
 
-    /// Adds positions: the keys and the values of any number of them, one after the other. Memory
-    /// grows by doubling.
+    /// Appends positions: the keys and the values of any number of them, one after the other.
+    /// Memory grows by doubling.
     ///
     /// # Panics
     /// If the lengths differ or are no multiple of [`dim`](Self::dim).
@@ -297,7 +297,7 @@ impl KvHead {
         }
     }
 
-    /// Makes room for the positions, or forgets those behind.
+    /// Grows or shrinks to the panels of the positions.
     fn resize(&mut self) {
         let panels = self.len.div_ceil(POSITIONS);
         match &mut self.stored {
@@ -351,8 +351,8 @@ impl<V: Vector> Kernel for Push<'_, V> {
     }
 }
 
-/// The scale of a key or value and its inverse. One that is not finite has scale NaN; one too small
-/// to have an inverse is nothing.
+/// Returns the scale of a key or a value and its inverse: scale NaN if an element is not finite,
+/// and 0 if all are too small to have an inverse.
 #[inline(always)]
 fn scale_of<V: Vector>(numbers: &[f32]) -> (f32, f32) {
     if !V::SCALED {

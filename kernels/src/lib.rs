@@ -2,8 +2,8 @@
 //!
 //! Weights are rows of blocks in one of the [`Format`]s, which are GGUF's, byte for byte. In memory
 //! and on disk 16 rows lie interleaved in a **panel** ([`panel`]), the order in which every
-//! instruction set reads them: one vector lane is one row. An [`Isa`] is found at run time; every
-//! one of them computes the same `f32` bits as the scalar reference.
+//! instruction set reads them: one vector lane is one row. An [`Isa`] is detected at run time;
+//! every one computes the same `f32` bits as the scalar reference.
 //!
 //! ```
 //! use kernels::{Activations, Format, Isa, Matrix, Rounding};
@@ -27,14 +27,29 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! This crate knows nothing of files, names or threads: it computes the part of the output it is
-//! given. The arithmetic is laid down in `docs/quantization.md`, the layout in
-//! `docs/file-format.md`.
+//! This crate knows nothing of files, names or threads: it computes the part of the output that it
+//! is given. `docs/quantization.md` defines the arithmetic, `docs/file-format.md` the layout.
+//!
+//! Modules import each other in one direction, which `ci/imports.py` checks; each imports only
+//! modules from lines above its own:
+//!
+//! ```text
+//! error                              lengths that do not agree, weights that cannot be encoded
+//! block                              a block of quantized activations
+//! isa                                instruction sets: detection, operations, dispatch
+//! math                               exponential functions on 16 lanes
+//! activations, format                quantized activations; formats of weights
+//! panel, peak, vector                16 rows interleaved; limits of a core; norms, softmax
+//! encode, kv, plain                  weights to panels; keys and values; matrices of floats
+//! matrix, attention
+//! multiply
+//! ```
 
 #![deny(unsafe_code)]
 
 mod activations;
 mod attention;
+mod block;
 mod encode;
 mod error;
 mod format;
@@ -52,12 +67,13 @@ pub mod peak;
 mod plain;
 mod vector;
 
-pub use activations::{ACTIVATION_BLOCK, ActivationBlock, Activations, ActivationsPart, ActivationsRef, QUAD};
+pub use activations::{ActivationBlock, Activations, ActivationsPart, ActivationsRef};
 pub use attention::{AttentionOptions, AttentionScratch, attend};
+pub use block::{ACTIVATION_BLOCK, QUAD};
 pub use encode::{Distortion, Encoding};
-pub use error::{EncodeError, IsaError, ShapeError, UnknownFormat};
-pub use format::{Format, Rounding};
-pub use isa::{ISA_VARIABLE, Isa, KNOWN_ISAS};
+pub use error::{EncodeError, ShapeError};
+pub use format::{Format, Rounding, UnknownFormat};
+pub use isa::{ISA_VARIABLE, Isa, IsaError, KNOWN_ISAS};
 pub use kv::{KvFormat, KvHead};
 pub use matrix::{Matrix, MatrixRef};
 pub use multiply::{multiply, multiply_exact};

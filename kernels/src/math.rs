@@ -1,15 +1,15 @@
 //! The exponential function and what is made of it, on 16 lanes.
 //!
-//! Each is one sequence of correctly rounded operations, laid down in `docs/quantization.md`, and
+//! Each is one sequence of correctly rounded operations, defined in `docs/quantization.md`, and
 //! so gives the same bits everywhere. No library's `exp`, `tanh` or `erf` is called.
 
 use crate::isa::Simd;
 
-/// `ln 2`, rounded, and what is missing.
+/// `ln 2` in two parts: rounded, and the remainder.
 const LN_2: [f32; 2] = [core::f32::consts::LN_2, -1.904_654_2e-9];
 
-/// 1.5·2²³. Adding it and taking it off rounds numbers of magnitude up to 2²² to whole ones, ties
-/// to even; added, it leaves them in the low bits.
+/// 1.5·2²³. Adding and subtracting it rounds values of magnitude up to 2²² to whole ones, ties to
+/// even; after the addition alone, the low bits hold the whole value.
 pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// `(eʳ - 1 - r) / r²` as a polynomial, lowest power first: minimax for the relative error of `eʳ`,
@@ -22,7 +22,7 @@ const EXP_MIN: f32 = -86.989_97;
 /// Above it [`exp`] gives infinity; it does from `128·ln 2` = 88.72284 on.
 const EXP_MAX: f32 = 89.0;
 
-/// A whole number `n` and `eʳ - 1` with `x = n·ln 2 + r`, `|r| ≤ ln 2 / 2`.
+/// Returns a whole `n` and `eʳ - 1` with `x = n·ln 2 + r`, `|r| ≤ ln 2 / 2`.
 #[inline(always)]
 fn reduce<S: Simd>(simd: S, x: S::F32) -> (S::F32, S::F32) {
     let rounder = simd.splat(ROUND);
@@ -33,7 +33,7 @@ fn reduce<S: Simd>(simd: S, x: S::F32) -> (S::F32, S::F32) {
     (n, simd.mul_add(simd.mul(r, r), series, r))
 }
 
-/// A polynomial by Horner's rule, the lowest power's coefficient first.
+/// Evaluates a polynomial by Horner's rule, the lowest power's coefficient first.
 #[inline(always)]
 fn polynomial<S: Simd, const N: usize>(simd: S, x: S::F32, coefficients: &[f32; N]) -> S::F32 {
     let mut sum = simd.splat(coefficients[N - 1]);
@@ -43,12 +43,12 @@ fn polynomial<S: Simd, const N: usize>(simd: S, x: S::F32, coefficients: &[f32; 
     sum
 }
 
-/// `eˣ`; 0 below -86.98997, so never a subnormal number, and infinite from 88.72284 on. NaN gives
+/// Computes `eˣ`: 0 below -86.98997, so never subnormal, and infinite from 88.72284 on. NaN gives
 /// NaN.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     let (n, less_one) = reduce(simd, x);
-    // 2ⁿ⁻¹ and twice the rest: 2¹²⁸ is no number.
+    // 2ⁿ⁻¹ and twice the rest: 2¹²⁸ is not finite.
     let power = simd.power_of_two(simd.add_i32(simd.to_i32(n), -1));
     let one_more = simd.add(less_one, simd.splat(1.0));
     let exp = simd.mul(simd.mul(one_more, simd.splat(2.0)), power);
@@ -56,7 +56,7 @@ pub(crate) fn exp<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     simd.where_greater(simd.splat(EXP_MIN), x, simd.splat(0.0), exp)
 }
 
-/// `tanh x`, odd but for `tanh(-0) = 0`. NaN gives NaN.
+/// Computes `tanh x`, odd but for `tanh(-0) = 0`. NaN gives NaN.
 #[inline(always)]
 pub(crate) fn tanh<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     let magnitude = simd.abs(x);
@@ -69,7 +69,7 @@ pub(crate) fn tanh<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     simd.where_greater(simd.splat(0.0), x, simd.sub(simd.splat(0.0), tanh), tanh)
 }
 
-/// `x / (1 + e⁻ᵛ)`.
+/// Computes `x / (1 + e⁻ᵛ)`.
 #[inline(always)]
 pub(crate) fn times_sigmoid<S: Simd>(simd: S, x: S::F32, v: S::F32) -> S::F32 {
     simd.div(x, simd.add(simd.splat(1.0), exp(simd, simd.sub(simd.splat(0.0), v))))
@@ -88,7 +88,7 @@ const NORMAL_TAIL: [f32; 7] =
 /// `k`: `1 / (2·√2)`.
 const NORMAL_SCALE: f32 = 0.353_553_38;
 
-/// The normal distribution `Φ(x) = (1 + erf(x / √2)) / 2`. NaN gives NaN.
+/// Computes the normal distribution `Φ(x) = (1 + erf(x / √2)) / 2`. NaN gives NaN.
 #[inline(always)]
 pub(crate) fn normal<S: Simd>(simd: S, x: S::F32) -> S::F32 {
     let (one, magnitude) = (simd.splat(1.0), simd.abs(x));
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::isa::{Isa, Kernel};
 
-    /// Applies a function of 16 lanes to numbers.
+    /// Applies a function of 16 lanes to a slice.
     struct Apply<'a, F>(F, &'a mut [f32]);
 
     trait Function: Copy {
@@ -140,7 +140,8 @@ mod tests {
         }
     }
 
-    /// All sorts of floats, and more of them between -100 and 100; fewer on an emulated processor.
+    /// Returns floats of all kinds, and more of them between -100 and 100; fewer on an emulated
+    /// processor.
     fn floats() -> Vec<f32> {
         let count = if std::env::var_os("KERNELS_TEST_SMALL").is_some() { 1 << 12 } else { 1 << 19 };
         let bits = (0..count).map(|i| f32::from_bits(i * (u32::MAX / count)));
@@ -153,7 +154,7 @@ mod tests {
         all
     }
 
-    /// Pairs of `x` and `f(x)`, of which every instruction set must have the same bits.
+    /// Returns pairs of `x` and `f(x)`, which must have the same bits on every instruction set.
     fn pairs<F: Function>(f: F) -> Vec<(f32, f32)> {
         let x = floats();
         let mut expected = x.clone();
@@ -212,7 +213,7 @@ mod tests {
         }
     }
 
-    /// `Φ` by its series or, far out, its continued fraction.
+    /// Computes `Φ` by its series or, far out, its continued fraction.
     fn phi(x: f64) -> f64 {
         let bell = (-x * x / 2.0).exp() / core::f64::consts::TAU.sqrt();
         if x.abs() < 4.0 {

@@ -21,7 +21,7 @@ pub struct MatrixRef<'a> {
 }
 
 impl<'a> MatrixRef<'a> {
-    /// A view of `panels`.
+    /// Makes a view of `panels`.
     ///
     /// # Errors
     /// If the length is not [`Format::matrix_bytes`]`(rows, cols)`.
@@ -31,37 +31,37 @@ impl<'a> MatrixRef<'a> {
         Ok(Self { format, rows, cols, panels })
     }
 
-    /// What the blocks mean.
+    /// Returns the format.
     #[must_use]
     pub fn format(self) -> Format {
         self.format
     }
 
-    /// Rows: outputs of a linear layer.
+    /// Returns the number of rows: outputs of a linear layer.
     #[must_use]
     pub fn rows(self) -> usize {
         self.rows
     }
 
-    /// Columns: inputs of a linear layer.
+    /// Returns the number of columns: inputs of a linear layer.
     #[must_use]
     pub fn cols(self) -> usize {
         self.cols
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     #[must_use]
     pub fn as_bytes(self) -> &'a [u8] {
         self.panels
     }
 
-    /// Panels of 16 rows; the last may be partly padding.
+    /// Returns the number of panels of 16 rows; the last one may be partly padding.
     #[must_use]
     pub fn panel_count(self) -> usize {
         self.rows.div_ceil(PANEL_ROWS)
     }
 
-    /// The matrix of the rows of some panels.
+    /// Returns the matrix of the rows of some panels.
     ///
     /// # Panics
     /// If the range is not within `0..panel_count()`.
@@ -80,7 +80,7 @@ impl<'a> MatrixRef<'a> {
         }
     }
 
-    /// Bytes of a panel.
+    /// Returns the bytes of a panel.
     pub(crate) fn panel_bytes(self) -> usize {
         self.panels.len() / self.panel_count().max(1)
     }
@@ -169,7 +169,7 @@ impl Matrix {
         Ok(Self { format, rows, cols, panels })
     }
 
-    /// A view of it.
+    /// Returns a view of the matrix.
     #[must_use]
     pub fn view(&self) -> MatrixRef<'_> {
         MatrixRef { format: self.format, rows: self.rows, cols: self.cols, panels: &self.panels }

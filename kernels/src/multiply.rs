@@ -1,15 +1,32 @@
 //! Products of packed weights with rows of activations.
 //!
-//! The outer loop goes over panels. One row of activations goes along its panel once, every tile
-//! multiplied as it is unpacked: the speed of memory. For more rows a chunk of the panel is
-//! unpacked into the first cache and multiplied with all of them. An output is one lane of one
-//! accumulator throughout, its blocks in ascending order, so its bits do not depend on the
-//! grouping.
+//! ```text
+//! for panel in weights:                           16 rows of weights
+//!     for chunk of 8 tiles in panel:              8 x 32 columns; with one row of x, tile by tile
+//!         tiles = unpack(chunk)                   into the first-level cache, once for all rows
+//!         for quad of 4 rows in x:
+//!             for (tile, block) in (tiles, quad):
+//!                 for row in 0..4:
+//!                     dot      = Σ tile.codes · block.codes[row]       integers, 32 columns
+//!                     acc[row] = fma(f32(dot), tile.scale · block.scale[row], acc[row])
+//!
+//! one step of a dot product: 4 columns of 16 rows of weights, 4 codes of one row of activations
+//!
+//! lane        0           1                 15
+//! weights   w0[0..4]    w1[0..4]    ...   w15[0..4]       64 bytes of a panel, in memory order
+//! x         x[0..4]     x[0..4]     ...   x[0..4]         one group, copied into every lane
+//! dot       Σ w0·x      Σ w1·x      ...   Σ w15·x         16 outputs: no sum across lanes
+//! ```
+//!
+//! An output is one lane of one accumulator throughout, and its blocks are added in ascending
+//! order, so its bits do not depend on the number of rows. One row of activations runs at the speed
+//! of memory, so each tile is multiplied as soon as it is unpacked.
 
 use core::hint::black_box;
 use core::marker::PhantomData;
 
-use crate::activations::{ACTIVATION_BLOCK, ActivationsRef, Block, QUAD};
+use crate::activations::ActivationsRef;
+use crate::block::{ACTIVATION_BLOCK, QUAD, RowBlock};
 use crate::error::ShapeError;
 use crate::format::{BlockFormat, FormatVisitor, Lanes, PANEL_ROWS, Tile, prefetch};
 use crate::isa::{Isa, Kernel, Simd};
@@ -18,10 +35,10 @@ use crate::matrix::MatrixRef;
 /// Multiplies rows of quantized activations by a matrix.
 ///
 /// `out[panel · rows + row]` receives the 16 outputs of a panel for a row of activations; in the
-/// last panel, outputs beyond the matrix's rows mean nothing.
+/// last panel, outputs beyond the matrix's rows are undefined.
 ///
 /// # Errors
-/// If the numbers of columns differ or `out` is not as long as that.
+/// If the columns of `weights` and `x` differ, or `out` is not `panels · rows` long.
 pub fn multiply(
     isa: Isa,
     weights: MatrixRef<'_>,
@@ -72,11 +89,12 @@ impl FormatVisitor for Multiply<'_> {
 
 struct MultiplyAs<'a, F>(Multiply<'a>, PhantomData<F>);
 
-/// Tiles that are unpacked at a time, 256 columns: with the activations of a few rows they fit the
-/// first cache.
+/// Tiles that are unpacked at a time, 256 columns: with the activations of a few rows they fit in
+/// the first-level cache.
 const CHUNK: usize = 8;
 
-/// Does something for every tile of a block, its number constant, so that shifts and addresses are.
+/// Runs a statement for every tile of a block, with the tile's number constant, so that shifts and
+/// addresses are.
 macro_rules! each_tile {
     ($format:ident, $i:ident => $work:expr) => {
         each_tile!(@ $format, $i => $work; 0 1 2 3 4 5 6 7)
@@ -101,8 +119,8 @@ impl<F: BlockFormat> Kernel for MultiplyAs<'_, F> {
             return;
         }
         let panels = weights.as_bytes().chunks_exact(weights.panel_bytes()).zip(out.chunks_exact_mut(x.rows()));
-        if x.rows() <= F::ALONE {
-            // The second time a panel comes from the second cache.
+        if x.rows() <= F::MAX_ROWS_UNBUFFERED {
+            // The second time a panel comes from the second-level cache.
             for (panel, out) in panels {
                 for (x, out) in x.rest().zip(out) {
                     one_row::<F, S>(simd, panel, x, out);
@@ -136,7 +154,7 @@ impl<F: BlockFormat> Kernel for MultiplyAs<'_, F> {
 
 /// Multiplies a panel with one row of activations.
 #[inline(always)]
-fn one_row<F: BlockFormat, S: Simd>(simd: S, panel: &[u8], x: &[Block<1>], out: &mut Lanes) {
+fn one_row<F: BlockFormat, S: Simd>(simd: S, panel: &[u8], x: &[RowBlock<1>], out: &mut Lanes) {
     let mut acc = [[0.0; PANEL_ROWS]];
     for (block, x) in panel.chunks_exact(F::PANEL_BYTES).zip(x.chunks_exact(F::TILES)) {
         F::multiply_add(simd, block, x, &mut acc);
@@ -146,7 +164,7 @@ fn one_row<F: BlockFormat, S: Simd>(simd: S, panel: &[u8], x: &[Block<1>], out: 
 
 /// Multiplies tiles with `R` rows of activations.
 #[inline(always)]
-fn rows<S: Simd, T: Tile<S>, const R: usize>(simd: S, tiles: &[T], x: &[Block<R>], acc: &mut [Lanes; R]) {
+fn rows<S: Simd, T: Tile<S>, const R: usize>(simd: S, tiles: &[T], x: &[RowBlock<R>], acc: &mut [Lanes; R]) {
     if S::FEW_REGISTERS && R > 1 {
         for (tile, x) in tiles.iter().zip(x) {
             // Accumulators that the compiler sees in memory stay there, instead of being moved in
@@ -183,11 +201,11 @@ struct MultiplyExactAs<'a, F>(MultiplyExact<'a>, PhantomData<F>);
 /// Columns that are decoded at a time: as many as [`CHUNK`] tiles.
 const COLUMNS: usize = CHUNK * ACTIVATION_BLOCK;
 
-/// Quads of rows that meet a panel's decoded columns, as their sums have room on the stack.
+/// Quads of rows that are multiplied by decoded columns at a time: their sums fit on the stack.
 const QUADS: usize = 16;
 
-/// The sums of `R` rows, one for each column in four.
-type Sums<const R: usize> = [[Lanes; R]; 4];
+/// The sums of `R` rows, four each: one for every fourth column.
+type ExactSums<const R: usize> = [[Lanes; R]; 4];
 
 impl<F: BlockFormat> Kernel for MultiplyExactAs<'_, F> {
     type Output = ();
@@ -245,7 +263,7 @@ fn rows_exact<S: Simd, const R: usize>(
     x: &[f32],
     cols: usize,
     first: usize,
-    sums: &mut Sums<R>,
+    sums: &mut ExactSums<R>,
 ) {
     let (whole, last) = columns.as_chunks::<4>();
     let mut fours: [&[[f32; 4]]; R] = [&[]; R];
@@ -294,9 +312,9 @@ fn rows_exact<S: Simd, const R: usize>(
     }
 }
 
-/// The sum of each row's four sums.
+/// Adds each row's four sums.
 #[inline(always)]
-fn add_up<S: Simd, const R: usize>(simd: S, sums: &Sums<R>, out: &mut [Lanes; R]) {
+fn add_up<S: Simd, const R: usize>(simd: S, sums: &ExactSums<R>, out: &mut [Lanes; R]) {
     for (row, out) in out.iter_mut().enumerate() {
         let sum = |j: usize| simd.load_f32(&sums[j][row]);
         simd.store(simd.add(simd.add(sum(0), sum(1)), simd.add(sum(2), sum(3))), out);

@@ -37,7 +37,7 @@ pub fn pack(format: Format, cols: usize, rows: &[u8], panel: &mut [u8]) -> Resul
     Ok(())
 }
 
-/// Takes the first rows of a panel apart: as many as `rows` has room for.
+/// Extracts the first rows of a panel: as many as `rows` has room for.
 ///
 /// # Errors
 /// If `panel` is not [`Format::panel_bytes`]`(cols)` long or `rows` not between 0 and 16 rows.
@@ -49,14 +49,15 @@ pub fn unpack(format: Format, cols: usize, panel: &[u8], rows: &mut [u8]) -> Res
     Ok(())
 }
 
-/// Copies one row's blocks out of a panel. `row` is below 16 and `blocks` a sixteenth of the panel.
+/// Copies one row's blocks out of a panel. `row` is below 16 and `blocks` is a sixteenth of the
+/// panel's length.
 pub(crate) fn unpack_row(format: Format, panel: &[u8], row: usize, blocks: &mut [u8]) {
     for_each_field(format, row, panel.len(), |at_row, at_panel, width| {
         blocks[at_row..at_row + width].copy_from_slice(&panel[at_panel..at_panel + width]);
     });
 }
 
-/// Makes a row zero bytes. `row` is below 16.
+/// Fills a row with zero bytes. `row` is below 16.
 pub(crate) fn clear_row(format: Format, panel: &mut [u8], row: usize) {
     for_each_field(format, row, panel.len(), |_, at, width| panel[at..at + width].fill(0));
 }

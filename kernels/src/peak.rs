@@ -21,8 +21,8 @@ use core::hint::black_box;
 use crate::format::PANEL_ROWS;
 use crate::isa::{Isa, Kernel, Simd};
 
-/// How many vectors of 16 lanes grow independently, so that none waits for its last addition. Which
-/// number is the faster one depends on an instruction set's registers: try both.
+/// The number of vectors of 16 lanes that accumulate independently, so that none waits for its last
+/// addition. The faster number depends on the registers of an instruction set: try both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chains {
     /// Five: they fit 16 registers of half a vector.
@@ -36,8 +36,8 @@ impl Chains {
     pub const ALL: [Self; 2] = [Self::Five, Self::Twelve];
 }
 
-/// Multiplies bytes and adds the products, as often as `steps` says, and returns the number of
-/// operations: two for a multiply-add.
+/// Multiplies bytes and adds the products, `steps` times, and returns the number of operations: two
+/// for a multiply-add.
 ///
 /// With AVX2 that is `vpmaddubsw` and `vpaddw`, with VNNI `vpdpbusd`, with NEON `smlal` or `sdot`.
 /// Products of formats that need wider sums or signed codes take more than these.
@@ -49,7 +49,7 @@ pub fn integer(isa: Isa, chains: Chains, steps: usize) -> u64 {
     }
 }
 
-/// The same with fused multiply-adds of `f32`.
+/// Does fused multiply-adds of `f32`, `steps` times, and returns the number of operations.
 #[must_use]
 pub fn float(isa: Isa, chains: Chains, steps: usize) -> u64 {
     match chains {
@@ -59,7 +59,7 @@ pub fn float(isa: Isa, chains: Chains, steps: usize) -> u64 {
 }
 
 /// Reads bytes once, in order, a vector at a time: the wider the loads, the more of them a core can
-/// have under way. What is left behind the last four vectors is not read.
+/// have in flight. Bytes after the last four whole vectors are not read.
 pub fn read(isa: Isa, bytes: &[u8]) {
     isa.run(Read(bytes));
 }

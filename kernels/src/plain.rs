@@ -1,4 +1,18 @@
-//! Products of plain weights: matrices of ordinary numbers, row after row as checkpoints have them.
+//! Products of plain weights: matrices of floats, row after row as checkpoints store them.
+//!
+//! ```text
+//! for panel of 16 rows of weights, chunk of 16 vectors of columns:
+//!     widened = f32(chunk)                            16 KB, once for up to 32 rows of activations
+//!     for some rows of x and of weights:              as many sums as fit in registers
+//!         for vector in chunk:
+//!             sum[x][w] = fma(widened[w][vector], x[vector], sum[x][w])
+//! y[x][w] = sum of the lanes of sum[x][w]
+//!
+//! lane        0          1                 15
+//! weights   w[k]       w[k + 1]    ...   w[k + 15]       16 columns of one row
+//! x         x[k]       x[k + 1]    ...   x[k + 15]
+//! sum       k mod 16   = 1         ...   = 15            16 sums of one output
+//! ```
 //!
 //! An output is one dot product: 16 sums, of the columns `k mod 16`, by fused multiply-adds in
 //! ascending order, then added in halves. The other rows do not change its bits.
@@ -14,7 +28,7 @@ use crate::format::PANEL_ROWS;
 use crate::isa::{Isa, Kernel, Simd};
 use crate::vector::padded;
 
-/// What the numbers of a plain matrix are.
+/// The type of the elements of a plain matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PlainType {
     /// IEEE 754 binary32.
@@ -26,7 +40,7 @@ pub enum PlainType {
 }
 
 impl PlainType {
-    /// Bytes of a number.
+    /// Returns the bytes of an element.
     #[must_use]
     pub fn bytes(self) -> usize {
         match self {
@@ -36,9 +50,9 @@ impl PlainType {
     }
 }
 
-/// A view of a matrix of plain numbers, little-endian and row-major, at any alignment.
+/// A view of a matrix of plain elements, little-endian and row-major, at any alignment.
 ///
-/// Invariant: `bytes` is exactly `rows · cols` numbers long.
+/// Invariant: `bytes` is exactly `rows · cols` elements long.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PlainRef<'a> {
     ty: PlainType,
@@ -48,10 +62,10 @@ pub struct PlainRef<'a> {
 }
 
 impl<'a> PlainRef<'a> {
-    /// A view of `bytes`.
+    /// Makes a view of `bytes`.
     ///
     /// # Errors
-    /// If the length is not `rows · cols` numbers.
+    /// If the length is not `rows · cols` elements.
     pub fn new(ty: PlainType, rows: usize, cols: usize, bytes: &'a [u8]) -> Result<Self, ShapeError> {
         // In whole panels, and where there are no rows or columns: no size that is computed from
         // them overflows.
@@ -62,37 +76,38 @@ impl<'a> PlainRef<'a> {
         Ok(Self { ty, rows, cols, bytes })
     }
 
-    /// What the numbers are.
+    /// Returns the type of the elements.
     #[must_use]
     pub fn ty(self) -> PlainType {
         self.ty
     }
 
-    /// Rows: outputs of a linear layer.
+    /// Returns the number of rows: outputs of a linear layer.
     #[must_use]
     pub fn rows(self) -> usize {
         self.rows
     }
 
-    /// Columns: inputs of a linear layer.
+    /// Returns the number of columns: inputs of a linear layer.
     #[must_use]
     pub fn cols(self) -> usize {
         self.cols
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     #[must_use]
     pub fn as_bytes(self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Panels of 16 rows, as packed matrices have them; the last may have fewer.
+    /// Returns the number of panels of 16 rows, as packed matrices have them; the last may have
+    /// fewer rows.
     #[must_use]
     pub fn panel_count(self) -> usize {
         self.rows.div_ceil(PANEL_ROWS)
     }
 
-    /// The matrix of the rows of some panels.
+    /// Returns the matrix of the rows of some panels.
     ///
     /// # Panics
     /// If the range is not within `0..panel_count()`.
@@ -144,7 +159,7 @@ impl fmt::Debug for PlainRef<'_> {
 /// Multiplies `x_rows` rows of activations by a plain matrix.
 ///
 /// `out[panel · x_rows + row]` receives the 16 outputs of a panel for a row of activations, as in
-/// [`multiply`](crate::multiply); in the last panel, outputs beyond the matrix's rows mean nothing.
+/// [`multiply`](crate::multiply); in the last panel, outputs beyond the matrix's rows are undefined.
 ///
 /// # Errors
 /// If the lengths do not agree.
@@ -166,9 +181,9 @@ pub fn multiply_plain(
     Ok(())
 }
 
-/// Numbers as they lie in memory, 16 of them in `N` bytes.
+/// Elements as they lie in memory, 16 of them in `N` bytes.
 trait Numbers<const N: usize> {
-    /// Is `#[inline(always)]`.
+    /// Widens the elements. Is `#[inline(always)]`.
     fn load<S: Simd>(simd: S, numbers: &[u8; N]) -> S::F32;
 }
 
@@ -208,7 +223,7 @@ struct MultiplyPlain<'a> {
 
 struct MultiplyPlainAs<'a, T, const N: usize>(MultiplyPlain<'a>, PhantomData<T>);
 
-/// 16 numbers.
+/// 16 elements.
 type Vector = [f32; PANEL_ROWS];
 
 /// Vectors of a row that are widened at a time: with those of 15 other rows, 16 KB.
@@ -218,7 +233,7 @@ const CHUNK: usize = 16;
 const ROWS: usize = 32;
 
 /// The sums of a row of activations for the rows of a panel.
-type Sums = [Vector; PANEL_ROWS];
+type PanelSums = [Vector; PANEL_ROWS];
 
 impl<T: Numbers<N>, const N: usize> Kernel for MultiplyPlainAs<'_, T, N> {
     type Output = ();
@@ -277,10 +292,10 @@ impl<T: Numbers<N>, const N: usize> Kernel for MultiplyPlainAs<'_, T, N> {
     }
 }
 
-/// Bytes ahead that are fetched while a row is multiplied, those of the next rows included.
+/// Distance in bytes at which a row is prefetched while it is multiplied, into the next rows.
 const AHEAD: usize = 4096;
 
-/// The dot product of a row of weights and a row of activations.
+/// Computes the dot product of a row of weights and a row of activations.
 ///
 /// One row after the other: two at a time, whose sums would not wait for themselves, are two
 /// streams, and memory delivers one faster.
@@ -298,7 +313,8 @@ fn dot<S: Simd, T: Numbers<N>, const N: usize>(simd: S, weights: &[u8], x: &[f32
     simd.sum(sums)
 }
 
-/// Some columns of rows of activations: `len` of them, whole vectors, of each `stride`.
+/// Some columns of rows of activations: `len` of them, in whole vectors, from rows `stride`
+/// elements apart.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     x: &'a [f32],
@@ -308,7 +324,7 @@ struct Rows<'a> {
 
 /// Adds the products of a panel's widened columns and rows of activations to their sums.
 #[inline(always)]
-fn rows<S: Simd>(simd: S, weights: &[[Vector; CHUNK]; PANEL_ROWS], x: Rows<'_>, sums: &mut [Sums]) {
+fn rows<S: Simd>(simd: S, weights: &[[Vector; CHUNK]; PANEL_ROWS], x: Rows<'_>, sums: &mut [PanelSums]) {
     let mut row = 0;
     while S::MANY_SUMS && row + 4 <= sums.len() {
         panel::<S, 4, 4>(simd, weights, x, row, sums);
@@ -324,14 +340,14 @@ fn rows<S: Simd>(simd: S, weights: &[[Vector; CHUNK]; PANEL_ROWS], x: Rows<'_>, 
     }
 }
 
-/// The same for `X` rows, with `W` rows of weights at a time: as many sums as fit registers.
+/// Does so for `X` rows, with `W` rows of weights at a time: as many sums as fit in registers.
 #[inline(always)]
 fn panel<S: Simd, const W: usize, const X: usize>(
     simd: S,
     weights: &[[Vector; CHUNK]; PANEL_ROWS],
     x: Rows<'_>,
     row: usize,
-    sums: &mut [Sums],
+    sums: &mut [PanelSums],
 ) {
     let mut vectors: [&[Vector]; X] = [&[]; X];
     for (i, vectors) in vectors.iter_mut().enumerate() {

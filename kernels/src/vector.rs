@@ -1,6 +1,6 @@
 //! The vector functions of networks: norms, activation functions, softmax, rotary positions.
 //!
-//! All have one order of operations, laid down in `docs/quantization.md`, and so the same bits on
+//! All have one order of operations, defined in `docs/quantization.md`, and so the same bits on
 //! every instruction set. A sum over a vector is taken in 16 lanes: lane `l` adds the elements `l`,
 //! `l + 16`, ..., in ascending order, and the lanes are added in halves.
 
@@ -8,10 +8,10 @@ use crate::format::PANEL_ROWS;
 use crate::isa::{Isa, Kernel, Simd};
 use crate::math;
 
-/// Numbers that are worked on at a time.
+/// Elements that are processed at a time.
 const LANES: usize = PANEL_ROWS;
 
-/// A function that is applied to every number between two linear layers.
+/// A function that is applied to every element between two linear layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `x / (1 + e⁻ˣ)`, also called swish ([Elfwing et al.
@@ -26,10 +26,11 @@ pub enum Activation {
     Relu,
 }
 
-/// Root mean square normalization ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)):
+/// Computes root mean square normalization
+/// ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)):
 /// `out = x / √(mean(x²) + eps) · weight`.
 ///
-/// Where the sum of squares overflows (numbers from about 10¹⁹ on) the result is 0, as it is with
+/// Where the sum of squares overflows (elements from about 10¹⁹ on) the result is 0, as it is with
 /// any implementation in `f32`.
 ///
 /// # Panics
@@ -39,10 +40,10 @@ pub fn rms_norm(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) 
     isa.run_without_dots(RmsNorm { x, weight, eps, out });
 }
 
-/// Layer normalization ([Ba et al. 2016](https://arxiv.org/abs/1607.06450)):
+/// Computes layer normalization ([Ba et al. 2016](https://arxiv.org/abs/1607.06450)):
 /// `out = (x - mean) / √(variance + eps) · weight + bias`.
 ///
-/// Where the sum of squares overflows (numbers from about 10¹⁹ on) the result is `bias`.
+/// Where the sum of squares overflows (elements from about 10¹⁹ on) the result is `bias`.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -52,13 +53,13 @@ pub fn layer_norm(isa: Isa, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, o
     isa.run_without_dots(LayerNorm { x, weight, bias, eps, out });
 }
 
-/// Divides by the root of the sum of squares, or by 10⁻¹² where that is less. Where the sum
-/// overflows (numbers from about 10¹⁹ on) the result is 0.
+/// Divides by the root of the sum of squares, or by 10⁻¹² where that is less. If the sum overflows
+/// (elements from about 10¹⁹ on) the result is 0.
 pub fn normalize_l2(isa: Isa, x: &mut [f32]) {
     isa.run_without_dots(NormalizeL2(x));
 }
 
-/// `x = f(x)`. NaN becomes NaN.
+/// Applies an activation function: `x = f(x)`. NaN becomes NaN.
 pub fn activate(isa: Isa, f: Activation, x: &mut [f32]) {
     match f {
         Activation::Silu => isa.run_without_dots(Map { f: Silu, x }),
@@ -68,7 +69,8 @@ pub fn activate(isa: Isa, f: Activation, x: &mut [f32]) {
     }
 }
 
-/// `gate = f(gate)·up`: gated linear units ([Shazeer 2020](https://arxiv.org/abs/2002.05202)).
+/// Computes a gated linear unit ([Shazeer 2020](https://arxiv.org/abs/2002.05202)):
+/// `gate = f(gate)·up`.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -82,19 +84,19 @@ pub fn activate_gated(isa: Isa, f: Activation, gate: &mut [f32], up: &[f32]) {
     }
 }
 
-/// `x = cap·tanh(x / cap)`: keeps numbers within `±cap`.
+/// Computes `x = cap·tanh(x / cap)`, which keeps elements within `±cap`.
 pub fn softcap(isa: Isa, x: &mut [f32], cap: f32) {
     isa.run_without_dots(Map { f: Softcap(cap), x });
 }
 
-/// `x = eˣ / Σ eˣ`. If a number is NaN or +∞, or all are -∞, every result is NaN.
+/// Computes `x = eˣ / Σ eˣ`. If an element is NaN or +∞, or all are -∞, every result is NaN.
 pub fn softmax(isa: Isa, x: &mut [f32]) {
     isa.run_without_dots(Softmax(x));
 }
 
 /// Rotates one head by its position ([Su et al. 2021](https://arxiv.org/abs/2104.09864)): the pairs
 /// `(x[i], x[i + n])`, `i < n = cos.len()`, by the angles whose cosines and sines are given.
-/// Numbers behind the first `2·n` stay.
+/// Elements after the first `2·n` stay.
 ///
 /// # Panics
 /// If `sin` is not as long as `cos`, or `x` shorter than twice that.
@@ -103,7 +105,7 @@ pub fn rotate(isa: Isa, x: &mut [f32], cos: &[f32], sin: &[f32]) {
     isa.run_without_dots(Rotate { x, cos, sin });
 }
 
-/// The first up to `N` numbers, and behind them `fill`.
+/// Copies up to `N` elements and fills the rest with `fill`.
 #[inline(always)]
 pub(crate) fn padded<T: Copy, const N: usize>(numbers: &[T], fill: T) -> [T; N] {
     let mut all = [fill; N];
@@ -111,9 +113,9 @@ pub(crate) fn padded<T: Copy, const N: usize>(numbers: &[T], fill: T) -> [T; N] 
     all
 }
 
-/// A function of every number.
+/// A function of every element.
 trait Elementwise: Copy {
-    /// Is `#[inline(always)]`.
+    /// Applies the function. Is `#[inline(always)]`.
     fn apply<S: Simd>(self, simd: S, x: S::F32) -> S::F32;
 }
 
@@ -330,7 +332,8 @@ impl Elementwise for Scale {
     }
 }
 
-/// The largest of all lanes of `x`; -∞ for no numbers. What it is if one of them is NaN is open.
+/// Returns the largest element; -∞ if there are none. If an element is NaN the result is
+/// unspecified.
 #[inline(always)]
 pub(crate) fn largest<S: Simd>(simd: S, x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<LANES>();
@@ -347,7 +350,7 @@ pub(crate) fn largest<S: Simd>(simd: S, x: &[f32]) -> f32 {
     most
 }
 
-/// Replaces numbers by `e^(x - most)` and returns the sum.
+/// Replaces elements by `e^(x - most)` and returns their sum.
 #[inline(always)]
 pub(crate) fn exp_and_sum<S: Simd>(simd: S, x: &mut [f32], most: f32) -> f32 {
     let most = simd.splat(most);

@@ -150,6 +150,32 @@ fn any_bytes_decode_to_what_the_format_says() {
     }
 }
 
+/// GGUF's numbers (`enum ggml_type`) with the columns and bytes of a block, and the names of
+/// llama.cpp.
+const GGML_TYPES: [(u32, &str, usize, usize); 9] = [
+    (2, "q4_0", 32, 18),
+    (3, "q4_1", 32, 20),
+    (8, "q8_0", 32, 34),
+    (12, "q4_k", 256, 144),
+    (13, "q5_k", 256, 176),
+    (14, "q6_k", 256, 210),
+    (20, "iq4_nl", 32, 18),
+    (23, "iq4_xs", 256, 136),
+    (39, "mxfp4", 32, 17),
+];
+
+#[test]
+fn a_format_with_a_number_is_the_one_that_gguf_has_under_it() {
+    for &format in Format::ALL {
+        if let Some(number) = format.ggml_type() {
+            let expected = GGML_TYPES.iter().find(|known| known.0 == number).unwrap();
+            assert_eq!((format.name(), format.block_len(), format.block_bytes()), (expected.1, expected.2, expected.3));
+        }
+    }
+    let numbers = Format::ALL.iter().filter(|format| format.ggml_type().is_some()).count();
+    assert_eq!(numbers, GGML_TYPES.len(), "two formats with one number, or a number that no format has");
+}
+
 fn squared_errors(format: Format, bytes: &[u8], weights: &[f32], cols: usize) -> Vec<f64> {
     let matrix = MatrixRef::new(format, 16, cols, bytes).unwrap();
     let mut errors = Vec::new();
@@ -372,7 +398,8 @@ fn panels_are_encoded_alike_together_and_alone() {
         assert_eq!(sum, all, "{format}");
         assert!(encoding.encode(&weights, cols, &mut together[1..]).is_err());
         assert!(encoding.encode(&weights[1..], cols, &mut together).is_err());
-        assert_eq!(encoding.encode(&[], usize::MAX, &mut []), Ok(Distortion::default()));
+        assert_eq!(encoding.encode(&[], cols, &mut []), Ok(Distortion::default()));
+        assert!(encoding.encode(&[], usize::MAX, &mut []).is_err(), "the bytes of a panel overflow");
     }
 }
 

@@ -1,10 +1,9 @@
-//! Speed against accuracy, on the same weights: one row of the table for each format and way of
-//! rounding.
+//! Speed and accuracy on the same weights: one row of the table for each format and way of rounding.
 //!
 //! `cargo run --release -p benches --bin accuracy -- [CHECKPOINT]`, by default the model in this
-//! repository. Every packed matrix of the checkpoint is encoded; errors are over all of them. With
-//! one row of activations, copies of the matrices beyond any cache's size take turns. One thread;
-//! contestants take turns, medians count.
+//! repository. Encodes every matrix of the checkpoint that a conversion would pack; errors are over
+//! all of them. With one row of activations, copies of the matrices, larger than any cache, take
+//! turns. Uses one thread; contestants take turns, and the table shows medians.
 
 #![allow(clippy::print_stdout, reason = "prints a table")]
 
@@ -21,7 +20,7 @@ use quantize_cli::plan::{Action, Plan};
 use quantize_cli::report::{percent, table, three_digits};
 use quantize_cli::source::Source;
 
-/// Rows of activations of the larger product.
+/// Activation rows of the larger product.
 const PROMPT: usize = 512;
 
 /// One matrix of the checkpoint.
@@ -64,7 +63,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The matrices that a conversion would pack.
+/// Reads the matrices that a conversion would pack.
 fn layers(source: &Source) -> Result<Vec<Layer>> {
     let plan = Plan::new(source, Format::Q8_0, &[], Rounding::Nearest)?;
     let packed = plan.tensors.iter().filter(|t| matches!(t.action, Action::Pack(_)) && t.shape.len() == 2);
@@ -131,8 +130,8 @@ fn quantized(isa: Isa, x: &Array2<f32>, rows: usize) -> Result<Activations> {
     Ok(activations)
 }
 
-/// Seconds to read all matrices, to multiply them (activations are quantized in that time), and to
-/// do the same in `f32`.
+/// Measures the seconds to read all matrices, to multiply by them (including quantization of the
+/// activations), and to do the same in `f32`.
 fn times(layers: &[Layer], matrices: &[Matrix], isa: Isa, rows: usize) -> Result<[f64; 3]> {
     let bytes: usize = matrices.iter().map(|m| m.view().as_bytes().len()).sum();
     // One row touches every weight once, so memory decides; with many rows it does not.

@@ -5,11 +5,11 @@ use super::tile::Codes;
 use crate::isa::Simd;
 use crate::math::ROUND;
 
-/// What a code means, before it is scaled.
+/// The value of each code, before it is scaled.
 pub(super) const VALUES: [f32; 16] =
     [-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0];
 
-/// The value above each, of the last itself.
+/// The value after each one; after the last, the last itself.
 const ABOVE: [f32; 16] = {
     let mut above = VALUES;
     let mut i = 0;
@@ -32,11 +32,12 @@ pub(super) const PLACES: [f32; 14] =
 pub(super) struct Iq4;
 
 impl Iq4 {
-    /// About the code of `y` less `by`, rounded, and `y` brought into the table's range.
+    /// Estimates the code of `y`, less `by`, as a whole number. Returns it and `y` clamped to the
+    /// range of the table.
     ///
     /// The code is nearly `C + (B - A·|y|)·y`, by least squares within 0.12 of it at the values. So
     /// with `by` of a half the result is the code of the nearest value or one less; with 0 it is
-    /// that code but for numbers within an eighth of a step of where it changes.
+    /// that code except for values within an eighth of a step of where it changes.
     #[inline(always)]
     fn about<S: Simd>(simd: S, y: S::F32, by: f32) -> (S::F32, S::F32) {
         const A: f32 = 2.259_273e-4;
@@ -48,7 +49,7 @@ impl Iq4 {
         (simd.sub(code, simd.splat(ROUND)), y)
     }
 
-    /// Finds the value nearest to `y`, the smaller one of two, and its code: code first.
+    /// Finds the code of the value nearest to `y`, the lower one of two, and that value.
     #[inline(always)]
     pub(super) fn code<S: Simd>(simd: S, y: S::F32) -> (S::F32, S::F32) {
         let (code, y) = Self::about(simd, y, 0.5);
@@ -74,7 +75,7 @@ impl Grid for Iq4 {
     }
 }
 
-/// Weights of 16 bytes of two codes each: low four bits first, then high ones.
+/// Decodes 16 bytes of two codes each: low four bits first, then high ones.
 pub(super) fn decode(scale: f32, codes: &[u8], weights: &mut [f32]) {
     let (low, high) = weights.split_at_mut(16);
     for ((&pair, low), high) in codes.iter().zip(low).zip(high) {
@@ -83,7 +84,7 @@ pub(super) fn decode(scale: f32, codes: &[u8], weights: &mut [f32]) {
     }
 }
 
-/// The values of codes.
+/// Looks up the values of codes.
 #[inline(always)]
 pub(super) fn values<S: Simd>(simd: S, mut codes: Codes<S>) -> Codes<S> {
     const BYTES: [i8; 16] = {

@@ -8,7 +8,7 @@ use half::f16;
 use super::iq4::{self, Iq4};
 use super::search::{Roughly, error, extreme, finite_or_zero, ratio, sums};
 use super::{
-    BlockFormat, Importance, Lanes, Rounding, Signed, halves_at, inverse, scales_and_codes_mut, split_nibbles,
+    BlockFormat, Importance, Lanes, Rounding, Signed, f16_at, inverse, scales_and_codes_mut, split_nibbles,
     store_nibbles, store_scale, stored_scale,
 };
 use crate::isa::Simd;
@@ -61,7 +61,7 @@ impl BlockFormat for Iq4Nl {
     #[inline(always)]
     fn unpack<S: Simd>(simd: S, block: &[u8], (): &(), _: usize) -> Self::Tile<S> {
         let codes = iq4::values(simd, split_nibbles(simd, block, 32));
-        Signed::new(simd, &codes, halves_at(simd, block, 0))
+        Signed::new(simd, &codes, f16_at(simd, block, 0))
     }
 }
 
@@ -73,10 +73,10 @@ pub(crate) struct Fit<S: Simd> {
     inverse: S::F32,
 }
 
-/// How often scale and codes are fitted to each other.
+/// Number of times that scale and codes are fitted to each other.
 const REFITS: usize = 2;
 
-/// A scale of less error than `nearest`, where it finds one; see `docs/quantization.md`.
+/// Searches for a scale of less error than `nearest`; see `docs/quantization.md`.
 #[inline(always)]
 fn search<S: Simd, const GIVEN: bool>(
     simd: S,

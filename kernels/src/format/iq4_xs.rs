@@ -2,14 +2,14 @@
 //! table of values. 136 bytes.
 //!
 //! Byte `16·j + l` of the code bytes holds columns `32·j + l` and `32·j + 16 + l`. The scales' low
-//! four bits lie two in a byte, their high two bits in a 16-bit number.
+//! four bits lie two in a byte, their high two bits in a 16-bit integer.
 
 use half::f16;
 
 use super::iq4::{self, Iq4};
 use super::scaled::{Fit, Scaling};
 use super::{
-    BlockFormat, Importance, Lanes, PANEL_ROWS, Rounding, Signed, bytes_at, field_at, halves_at, split_nibbles,
+    BlockFormat, Importance, Lanes, PANEL_ROWS, Rounding, Signed, bytes_at, f16_at, field_at, split_nibbles,
     store_nibbles, store_scale,
 };
 use crate::isa::Simd;
@@ -34,7 +34,7 @@ impl BlockFormat for Iq4Xs {
         fields
     };
     const HAS_ZERO: bool = false;
-    const ALONE: usize = 2;
+    const MAX_ROWS_UNBUFFERED: usize = 2;
     type Fit<S: Simd> = Fit<S, 8>;
     type Header<S: Simd> = [S::F32; 8];
     type Tile<S: Simd> = Signed<S, Self>;
@@ -118,11 +118,11 @@ impl BlockFormat for Iq4Xs {
     }
 }
 
-/// The scale of a sub-block.
+/// Unpacks the scale of a sub-block.
 #[inline(always)]
 fn scale<S: Simd>(simd: S, block: &[u8], sub_block: u32) -> S::F32 {
     let low = simd.bits_i32(field_at(simd, block, 64, 0), 4 * sub_block, 15);
     let high = simd.bits_of_u16(bytes_at(block, 32), 2 * sub_block, 3);
     let factor = simd.mul_add(simd.to_f32(high), simd.splat(16.0), simd.to_f32(simd.add_i32(low, -32)));
-    simd.mul(halves_at(simd, block, 0), factor)
+    simd.mul(f16_at(simd, block, 0), factor)
 }

@@ -1,6 +1,6 @@
-//! Super-blocks of 8 lines with 6-bit scales and offsets: what `q4_k` and `q5_k` share.
+//! Super-blocks of 8 lines with 6-bit scales and offsets, for `q4_k` and `q5_k`.
 //!
-//! A weight is `d·scale·code - dmin·min`; `d` and `dmin` are half-precision numbers of the
+//! A weight is `d·scale·code - dmin·min`; `d` and `dmin` are half-precision scales of the
 //! super-block, `scale` and `min` 6-bit integers of its 8 sub-blocks of 32 columns.
 
 use half::f16;
@@ -8,7 +8,7 @@ use half::f16;
 use super::line::{ColumnSums, Line, Lines};
 use super::search::{clamp, finite_or_zero, ratio, stored_super_scale, whole};
 use super::tile::Codes;
-use super::{Importance, Lanes, Rounding, field_at, halves_at, inverse, store_scale, stored_scale};
+use super::{Importance, Lanes, Rounding, f16_at, field_at, inverse, store_scale, stored_scale};
 use crate::isa::Simd;
 
 /// Columns of a super-block.
@@ -17,12 +17,12 @@ pub(super) const LEN: usize = 256;
 /// The largest scale and min.
 const LARGEST: f32 = 63.0;
 
-/// A super-block of 16 rows, up to its codes, which are those nearest to the weights.
+/// A super-block of 16 rows without its codes, which are those nearest to the weights.
 #[derive(Clone, Copy)]
 struct SuperBlock<S: Simd> {
     d: S::F32,
     dmin: S::F32,
-    /// Whole numbers in `0..=63`, as are the mins.
+    /// Integers in `0..=63`, as are the mins.
     scales: [S::F32; 8],
     mins: [S::F32; 8],
 }
@@ -43,7 +43,7 @@ impl<S: Simd> SuperBlock<S> {
         }
     }
 
-    /// Lines from the least to the largest weight of each sub-block.
+    /// Fits each sub-block's line to its least and largest weight.
     #[inline(always)]
     fn nearest(simd: S, lines: Lines, columns: &[[Lanes; 32]; 8]) -> Self {
         let zero = simd.splat(0.0);
@@ -55,7 +55,7 @@ impl<S: Simd> SuperBlock<S> {
         Self::of_lines(simd, &targets)
     }
 
-    /// The integers nearest to the given lines, the largest of which become 63.
+    /// Rounds lines to the nearest integers; the largest scale and the largest min become 63.
     #[inline(always)]
     fn of_lines(simd: S, targets: &[Line<S>; 8]) -> Self {
         let zero = simd.splat(0.0);
@@ -75,7 +75,7 @@ impl<S: Simd> SuperBlock<S> {
         block
     }
 
-    /// The line of a sub-block with the given integers.
+    /// Returns the line of a sub-block with the given integers.
     #[inline(always)]
     fn line(&self, simd: S, scale: S::F32, min: S::F32) -> Line<S> {
         Line { scale: simd.mul(self.d, scale), offset: simd.sub(simd.splat(0.0), simd.mul(self.dmin, min)) }
@@ -145,15 +145,15 @@ impl<S: Simd> SuperBlock<S> {
         self.limit(simd);
     }
 
-    /// Brings scales that were rounded to infinity back to the largest number, so that lines stay
-    /// numbers.
+    /// Lowers scales that were rounded to infinity to the largest finite value, so that lines stay
+    /// finite.
     #[inline(always)]
     fn limit(&mut self, simd: S) {
         self.d = simd.min(self.d, simd.splat(f16::MAX.to_f32_const()));
         self.dmin = simd.min(self.dmin, simd.splat(f16::MAX.to_f32_const()));
     }
 
-    /// The squared error as it stands.
+    /// Returns the squared error.
     #[inline(always)]
     fn error<const GIVEN: bool>(
         &self,
@@ -170,7 +170,7 @@ impl<S: Simd> SuperBlock<S> {
         total
     }
 
-    /// Takes over the rows of `other` where `least` is greater than `error`.
+    /// Takes over the rows of `other` in which `error` is less than `least`.
     #[inline(always)]
     fn replace(&mut self, simd: S, least: S::F32, error: S::F32, other: &Self) {
         self.d = simd.where_greater(least, error, other.d, self.d);
@@ -185,8 +185,8 @@ impl<S: Simd> SuperBlock<S> {
     /// which rows overflowed.
     #[inline(always)]
     fn store(&self, simd: S, d: &mut [u8; 32], dmin: &mut [u8; 32], packed: &mut [[u8; 64]]) -> u16 {
-        // Numbers 4..8 are cut in two: four bits of scale and min share a byte, two bits lie above
-        // numbers 0..4.
+        // Integers 4..8 are split: four bits of scale and min share a byte, two bits lie above
+        // integers 0..4.
         let split = |a: S::F32| {
             let high = simd.trunc(simd.mul(a, simd.splat(1.0 / 16.0)));
             (simd.mul_add(high, simd.splat(-16.0), a), high)
@@ -255,14 +255,14 @@ impl<S: Simd> Fit<S> {
     }
 }
 
-/// What is tried around the integers of a sub-block.
+/// Offsets to the scale and min of a sub-block that the search tries.
 const NEIGHBOURS: [(f32, f32); 9] =
     [(0.0, 0.0), (-1.0, -1.0), (1.0, 1.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0), (-1.0, 1.0), (1.0, -1.0)];
 
-/// How often the integers are improved.
+/// Number of times that the integers are improved.
 const ROUNDS: usize = 2;
 
-/// Better integers and super-block scales; see `docs/quantization.md`.
+/// Searches for better integers and super-block scales; see `docs/quantization.md`.
 #[inline(always)]
 fn search<S: Simd, const GIVEN: bool>(
     simd: S,
@@ -295,7 +295,7 @@ fn search<S: Simd, const GIVEN: bool>(
     found
 }
 
-/// The scale and the min of sub-block `j` from their 12 bytes.
+/// Unpacks the scale and the min of sub-block `j` from their 12 bytes.
 fn scale_and_min(packed: &[u8], j: usize) -> (u8, u8) {
     if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
@@ -304,7 +304,7 @@ fn scale_and_min(packed: &[u8], j: usize) -> (u8, u8) {
     }
 }
 
-/// The weights of a block, of whose column `i` `code(i)` is the code.
+/// Decodes a block; `code(i)` returns the code of column `i`.
 pub(super) fn decode(block: &[u8], weights: &mut [f32], code: impl Fn(usize) -> u8) {
     let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
     let dmin = f16::from_le_bytes([block[2], block[3]]).to_f32();
@@ -317,7 +317,7 @@ pub(super) fn decode(block: &[u8], weights: &mut [f32], code: impl Fn(usize) -> 
     }
 }
 
-/// The scales, the mins and the fields of four bytes of a block of a panel.
+/// Splits a block of a panel into `d`, `dmin` and the fields of four bytes per row.
 #[inline(always)]
 fn fields_mut(block: &mut [u8]) -> (&mut [u8; 32], &mut [u8; 32], &mut [[u8; 64]]) {
     let (d, rest) = block.split_first_chunk_mut::<32>().expect("a block of a panel begins with 16 scales");
@@ -328,17 +328,17 @@ fn fields_mut(block: &mut [u8]) -> (&mut [u8; 32], &mut [u8; 32], &mut [[u8; 64]
 /// `d·scale` and `-dmin·min` of the sub-blocks, exact.
 pub(super) type ScalesAndOffsets<S> = [(<S as Simd>::F32, <S as Simd>::F32); 8];
 
-/// Unpacks them.
+/// Unpacks the scales and offsets of a block of a panel.
 #[inline(always)]
 pub(super) fn scales_and_offsets<S: Simd>(simd: S, block: &[u8]) -> ScalesAndOffsets<S> {
     let [first, second, third] =
         [field_at(simd, block, 64, 0), field_at(simd, block, 64, 1), field_at(simd, block, 64, 2)];
-    // Numbers 4..8 are cut in two: four bits of scale and min share a byte, two bits lie above
-    // numbers 0..4.
+    // Integers 4..8 are split: four bits of scale and min share a byte, two bits lie above
+    // integers 0..4.
     let high_scales = simd.or(simd.bits(third, 0, 15, 0), simd.bits(first, 6, 3, 4));
     let high_mins = simd.or(simd.bits(third, 4, 15, 0), simd.bits(second, 6, 3, 4));
     let low = [simd.bits(first, 0, 63, 0), simd.bits(second, 0, 63, 0)];
-    let d = [halves_at(simd, block, 0), simd.sub(simd.splat(0.0), halves_at(simd, block, 32))];
+    let d = [f16_at(simd, block, 0), simd.sub(simd.splat(0.0), f16_at(simd, block, 32))];
     let high = [high_scales, high_mins];
     // One after the other: a loop over them would be left a loop, through memory.
     [
@@ -353,13 +353,13 @@ pub(super) fn scales_and_offsets<S: Simd>(simd: S, block: &[u8]) -> ScalesAndOff
     ]
 }
 
-/// Byte `j` of two fields as numbers, multiplied with `d`.
+/// Widens byte `j` of two fields and multiplies each by its `d`.
 #[inline(always)]
 fn numbers<S: Simd>(simd: S, d: [S::F32; 2], fields: [S::Bytes; 2], j: u32) -> (S::F32, S::F32) {
     (simd.mul(d[0], simd.to_f32(simd.byte(fields[0], j))), simd.mul(d[1], simd.to_f32(simd.byte(fields[1], j))))
 }
 
-/// The low four bits of the codes of a sub-block; they begin at `at`.
+/// Unpacks the low four bits of the codes of a sub-block. The codes of the block begin at `at`.
 #[inline(always)]
 pub(super) fn nibbles<S: Simd>(simd: S, block: &[u8], at: usize, sub_block: usize) -> Codes<S> {
     let mut codes = [field_at(simd, block, at, 0); 8];

@@ -1,19 +1,18 @@
-//! Blocks on a line: weight = `scale·code + offset`, codes from 0. What `q4_1`, `q4_k` and `q5_k`
-//! share.
+//! Blocks on a line, for `q4_1`, `q4_k` and `q5_k`: weight = `scale·code + offset`, codes from 0.
 
 use super::search::ratio;
 use super::{Importance, Lanes, inverse};
 use crate::isa::Simd;
 use crate::math::ROUND;
 
-/// A line of each row.
+/// A line for each row.
 #[derive(Clone, Copy)]
 pub(super) struct Line<S: Simd> {
     pub(super) scale: S::F32,
     pub(super) offset: S::F32,
 }
 
-/// Which lines a format has.
+/// The lines that a format can store.
 #[derive(Clone, Copy)]
 pub(super) struct Lines {
     /// The largest code.
@@ -52,7 +51,7 @@ pub(super) struct CodeSums<S: Simd> {
 }
 
 impl Lines {
-    /// The code of a weight that is `y` above the offset.
+    /// Rounds a weight that is `y` above the offset to its code.
     #[inline(always)]
     pub(super) fn code<S: Simd>(self, simd: S, y: S::F32, inverse: S::F32) -> S::F32 {
         let code = simd.mul_add(y, inverse, simd.splat(ROUND));
@@ -103,7 +102,7 @@ impl Lines {
         sums
     }
 
-    /// The least and the largest weight, the least no more than the largest offset.
+    /// Returns the least and the largest weight, the least no more than the largest offset.
     #[inline(always)]
     pub(super) fn ends<S: Simd>(self, simd: S, columns: &[Lanes; 32]) -> (S::F32, S::F32) {
         let first = simd.load_f32(&columns[0]);

@@ -1,4 +1,4 @@
-//! Formats: what the bytes of a block mean.
+//! Formats: the meaning of the bytes of a block.
 //!
 //! A format is one file that implements [`BlockFormat`] and one line in the [`formats!`] table;
 //! names, tags, tests and benches follow from the table.
@@ -6,12 +6,11 @@
 use core::fmt;
 use core::str::FromStr;
 
-use crate::activations::{ACTIVATION_BLOCK, Block};
-use crate::error::UnknownFormat;
+use crate::block::{ACTIVATION_BLOCK, RowBlock};
 use crate::isa::Simd;
 pub(crate) use importance::Importance;
 pub(crate) use tile::Tile;
-use tile::{Affine, Centred, Codes, Halves, Signed};
+use tile::{Affine, Centred, Codes, Signed, TwoFactors};
 
 /// Rows interleaved in a panel: the lanes of a vector.
 pub const PANEL_ROWS: usize = 16;
@@ -27,7 +26,7 @@ mod scaled;
 mod search;
 mod tile;
 
-/// What a format is at compile time: the meaning of one block, and the product with it.
+/// A format at compile time: the meaning of a block, and the product with it.
 pub(crate) trait BlockFormat: 'static {
     /// Columns in a block; a multiple of 32.
     const LEN: usize;
@@ -41,21 +40,20 @@ pub(crate) trait BlockFormat: 'static {
     /// Tiles in a block of a panel.
     const TILES: usize = Self::LEN / ACTIVATION_BLOCK;
 
-    /// Whether a weight of zero becomes zero whatever is beside it.
+    /// Whether a weight of zero becomes zero whatever else its block holds.
     const HAS_ZERO: bool;
 
-    /// Up to how many rows of activations are multiplied one after the other, each on its way
-    /// through a panel unpacking it. Where unpacking into memory, once for all, is the longer way
-    /// for a few rows. `docs/kernels.md` has what was measured.
-    const ALONE: usize = 1;
+    /// Up to this many activation rows, the panel is unpacked once per row rather than into a
+    /// buffer. `docs/kernels.md` has the measurements.
+    const MAX_ROWS_UNBUFFERED: usize = 1;
 
-    /// What a block of a panel unpacks to, 32 columns at a time.
+    /// The kind of tile to which a block of a panel unpacks, 32 columns at a time.
     type Tile<S: Simd>: Tile<S>;
 
-    /// The `LEN` weights of one row's block.
+    /// Decodes the `LEN` weights of one row's block.
     fn decode(block: &[u8], weights: &mut [f32]);
 
-    /// What a block's codes are relative to, for each row: its scales and offsets.
+    /// The scales and offsets of a block of a panel, in the form that [`code`](Self::code) needs.
     type Fit<S: Simd>: Copy;
 
     /// Fits scales and offsets to the `LEN` columns of a block of a panel.
@@ -66,8 +64,8 @@ pub(crate) trait BlockFormat: 'static {
         columns: &[Lanes],
     ) -> Self::Fit<S>;
 
-    /// Rounds the weights `x` of a column to their codes. Returns the codes, whole numbers, and the
-    /// weights that they decode to.
+    /// Rounds the weights `x` of a column to their codes. Returns the codes, which are whole,
+    /// and the weights that they decode to.
     fn code<S: Simd>(simd: S, fit: &Self::Fit<S>, column: usize, x: S::F32) -> (S::F32, S::F32);
 
     /// Writes scales, offsets and the codes of `LEN` columns as a block of a panel. Returns which
@@ -95,19 +93,19 @@ pub(crate) trait BlockFormat: 'static {
         Self::store(simd, &fit, codes, block)
     }
 
-    /// What the tiles of a block of a panel share, unpacked: their scales, above all.
+    /// The unpacked fields that all tiles of a block share, such as scales.
     type Header<S: Simd>: Copy;
 
-    /// Unpacks it.
+    /// Unpacks the header of a block of a panel.
     fn header<S: Simd>(simd: S, block: &[u8]) -> Self::Header<S>;
 
-    /// Columns `32·tile..32·tile + 32` of a block of a panel.
+    /// Unpacks columns `32·tile..32·tile + 32` of a block of a panel.
     fn unpack<S: Simd>(simd: S, block: &[u8], header: &Self::Header<S>, tile: usize) -> Self::Tile<S>;
 
-    /// Adds the products of a block of a panel with one row of activations: to the same bits as
+    /// Adds the products of a block of a panel and one row of activations, with the same bits as
     /// tile by tile.
     #[inline(always)]
-    fn multiply_add<S: Simd>(simd: S, block: &[u8], x: &[Block<1>], acc: &mut [Lanes; 1]) {
+    fn multiply_add<S: Simd>(simd: S, block: &[u8], x: &[RowBlock<1>], acc: &mut [Lanes; 1]) {
         let header = Self::header(simd, block);
         // In pairs, as tiles share bytes, their low four bits and their high ones. Not all at once:
         // `prefetch` says why.
@@ -147,18 +145,19 @@ const fn sum(widths: &[usize]) -> usize {
     total
 }
 
-/// The way from a run-time [`Format`] to a compile-time [`BlockFormat`].
+/// An operation that is generic over formats: leads from a run-time [`Format`] to a compile-time
+/// [`BlockFormat`].
 pub(crate) trait FormatVisitor {
     type Output;
     fn visit<F: BlockFormat>(self) -> Self::Output;
 }
 
-/// The table of formats. From it come [`Format`], its names and tags, and dispatch.
+/// Defines [`Format`], its names and its dispatch from the table of formats.
 macro_rules! formats {
-    ($($(#[$doc:meta])* $format:ident = $name:literal, ggml $ggml:literal, in $module:ident;)+) => {
+    ($($(#[$doc:meta])* $format:ident = $name:literal, ggml $ggml:expr, in $module:ident;)+) => {
         $(mod $module;)+
 
-        /// What the bytes of a block of weights mean.
+        /// A format of weights: the meaning of the bytes of a block.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
         pub enum Format {
@@ -169,15 +168,15 @@ macro_rules! formats {
             /// Every format.
             pub const ALL: &[Self] = &[$(Self::$format),+];
 
-            /// The name, in files and on the command line.
+            /// Returns the name, as files and the command line spell it.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$format => $name),+ }
             }
 
-            /// The number by which GGUF knows the format (`ggml_type`).
+            /// Returns GGUF's number of the format (`ggml_type`), if GGUF has the format.
             #[must_use]
-            pub const fn ggml_type(self) -> u32 {
+            pub const fn ggml_type(self) -> Option<u32> {
                 match self { $(Self::$format => $ggml),+ }
             }
 
@@ -194,26 +193,26 @@ macro_rules! formats {
 
 formats! {
     /// 8-bit codes, one half-precision scale per 32 columns; 8.5 bits per weight.
-    Q8_0 = "q8_0", ggml 8, in q8_0;
+    Q8_0 = "q8_0", ggml Some(8), in q8_0;
     /// 4-bit codes, one half-precision scale per 32 columns; 4.5 bits per weight.
-    Q4_0 = "q4_0", ggml 2, in q4_0;
+    Q4_0 = "q4_0", ggml Some(2), in q4_0;
     /// 4-bit codes, scale and offset in half precision per 32 columns; 5 bits per weight.
-    Q4_1 = "q4_1", ggml 3, in q4_1;
+    Q4_1 = "q4_1", ggml Some(3), in q4_1;
     /// 4-bit codes, 6-bit scale and offset per 32 columns in super-blocks of 256; 4.5 bits per
     /// weight.
-    Q4K = "q4_k", ggml 12, in q4_k;
+    Q4K = "q4_k", ggml Some(12), in q4_k;
     /// 5-bit codes, 6-bit scale and offset per 32 columns in super-blocks of 256; 5.5 bits per
     /// weight.
-    Q5K = "q5_k", ggml 13, in q5_k;
+    Q5K = "q5_k", ggml Some(13), in q5_k;
     /// 6-bit codes, 8-bit scale per 16 columns in super-blocks of 256; 6.5625 bits per weight.
-    Q6K = "q6_k", ggml 14, in q6_k;
+    Q6K = "q6_k", ggml Some(14), in q6_k;
     /// 16 values denser around zero, one half-precision scale per 32 columns; 4.5 bits per weight.
-    Iq4Nl = "iq4_nl", ggml 20, in iq4_nl;
+    Iq4Nl = "iq4_nl", ggml Some(20), in iq4_nl;
     /// 16 values denser around zero, 6-bit scale per 32 columns in super-blocks of 256; 4.25 bits
     /// per weight.
-    Iq4Xs = "iq4_xs", ggml 23, in iq4_xs;
+    Iq4Xs = "iq4_xs", ggml Some(23), in iq4_xs;
     /// 4-bit floats, a power of two as scale per 32 columns; 4.25 bits per weight.
-    Mxfp4 = "mxfp4", ggml 39, in mxfp4;
+    Mxfp4 = "mxfp4", ggml Some(39), in mxfp4;
 }
 
 /// Columns and bytes of the longest block of any format: room for any block on the stack.
@@ -236,37 +235,37 @@ const fn longest() -> (usize, usize) {
 }
 
 impl Format {
-    /// Columns in a block.
+    /// Returns the number of columns in a block.
     #[must_use]
     pub const fn block_len(self) -> usize {
         self.shape().0
     }
 
-    /// Bytes of one row's block.
+    /// Returns the bytes of one row's block.
     #[must_use]
     pub const fn block_bytes(self) -> usize {
         sum(self.shape().1)
     }
 
-    /// Widths in bytes of the fields of one row's block, in order.
+    /// Returns the widths in bytes of the fields of one row's block, in order.
     #[must_use]
     pub const fn fields(self) -> &'static [usize] {
         self.shape().1
     }
 
-    /// Bits per weight, scales included, padding not.
+    /// Returns the bits per weight, including scales, without padding.
     #[must_use]
     pub fn bits_per_weight(self) -> f64 {
         8.0 * self.block_bytes() as f64 / self.block_len() as f64
     }
 
-    /// Bytes of a row of `cols` columns: whole blocks.
+    /// Returns the bytes of a row of `cols` columns, in whole blocks, or `None` if they overflow.
     #[must_use]
     pub const fn row_bytes(self, cols: usize) -> Option<usize> {
         cols.div_ceil(self.block_len()).checked_mul(self.block_bytes())
     }
 
-    /// Bytes of a panel of 16 rows of `cols` columns, or `None` if they overflow.
+    /// Returns the bytes of a panel of 16 rows of `cols` columns, or `None` if they overflow.
     #[must_use]
     pub const fn panel_bytes(self, cols: usize) -> Option<usize> {
         match self.row_bytes(cols) {
@@ -275,7 +274,7 @@ impl Format {
         }
     }
 
-    /// Bytes of a matrix: whole panels. `None` if they overflow.
+    /// Returns the bytes of a matrix, in whole panels, or `None` if they overflow.
     #[must_use]
     pub const fn matrix_bytes(self, rows: usize, cols: usize) -> Option<usize> {
         match self.panel_bytes(cols) {
@@ -303,6 +302,25 @@ impl FromStr for Format {
     }
 }
 
+/// A name that is not the name of a [`Format`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownFormat {
+    /// The name.
+    pub name: String,
+}
+
+impl fmt::Display for UnknownFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unknown format {:?}, expected one of ", self.name)?;
+        for (i, format) in Format::ALL.iter().enumerate() {
+            write!(f, "{}{format}", if i == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for UnknownFormat {}
+
 /// How codes and scales are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -320,7 +338,7 @@ impl Rounding {
     /// Every way of rounding.
     pub const ALL: &[Self] = &[Self::Nearest, Self::Search];
 
-    /// The name, in files and on the command line.
+    /// Returns the name, as files and the command line spell it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -336,12 +354,12 @@ impl fmt::Display for Rounding {
     }
 }
 
-/// How many bytes ahead of a product memory is asked for: what comes in while they are multiplied
-/// must be more than a core has under way.
+/// Distance in bytes at which a product prefetches: more than the memory requests that a core has
+/// in flight.
 const AHEAD: usize = 8192;
 
-/// Asks for one of the parts, equal and in order, of as many bytes as `block` has, which lie
-/// [`AHEAD`] bytes behind it.
+/// Prefetches one of `parts` equal parts of the bytes that lie [`AHEAD`] bytes after `block`, as
+/// many as it has.
 ///
 /// A processor's own prefetching takes a load that goes on by the same small step for the beginning
 /// of a stream. Where a loop over blocks has a hundred loads with a step of a block each, it
@@ -354,26 +372,26 @@ pub(crate) fn prefetch<S: Simd>(simd: S, block: &[u8], part: usize, parts: usize
     }
 }
 
-/// The `N` bytes of a block of a panel from `at` on.
+/// Returns the `N` bytes of a block of a panel from `at` on.
 #[inline(always)]
 fn bytes_at<const N: usize>(block: &[u8], at: usize) -> &[u8; N] {
     block[at..].first_chunk().expect("a block of a panel is as long as its fields")
 }
 
-/// 16 half-precision numbers from `at` on.
+/// Widens the 16 half-precision values from `at` on.
 #[inline(always)]
-fn halves_at<S: Simd>(simd: S, block: &[u8], at: usize) -> S::F32 {
+fn f16_at<S: Simd>(simd: S, block: &[u8], at: usize) -> S::F32 {
     simd.load_f16(bytes_at(block, at))
 }
 
-/// Four bytes of each row, field `index` of those from `at` on.
+/// Loads four bytes of each row: field `index` of those from `at` on.
 #[inline(always)]
 fn field_at<S: Simd>(simd: S, block: &[u8], at: usize, index: usize) -> S::Bytes {
     simd.load(bytes_at(block, at + 64 * index))
 }
 
-/// The codes of 32 columns whose first 16 are the low and whose last 16 are the high four bits of
-/// 16 bytes from `at` on.
+/// Unpacks the codes of 32 columns from 16 bytes per row, from `at` on: the low four bits are the
+/// first 16 columns, the high four bits the last 16.
 #[inline(always)]
 fn split_nibbles<S: Simd>(simd: S, block: &[u8], at: usize) -> Codes<S> {
     let mut codes = [field_at(simd, block, at, 0); 8];
@@ -393,7 +411,7 @@ fn scales_and_codes_mut(block: &mut [u8]) -> (&mut [u8; 32], &mut [[u8; 64]]) {
     (scales, codes.as_chunks_mut::<64>().0)
 }
 
-/// Writes whole numbers in `0..=255` as bytes.
+/// Writes whole values in `0..=255` as bytes.
 #[inline(always)]
 fn store_bytes<S: Simd>(simd: S, bytes: &[Lanes], out: &mut [[u8; 64]]) {
     for (group, out) in bytes.as_chunks::<4>().0.iter().zip(out) {
@@ -414,7 +432,7 @@ fn store_nibbles<S: Simd>(simd: S, low: &[Lanes], high: &[Lanes], out: &mut [[u8
     }
 }
 
-/// What the scale becomes by being stored in half precision.
+/// Rounds a scale to half precision, as it is stored, and widens it again.
 #[inline(always)]
 fn stored_scale<S: Simd>(simd: S, scale: S::F32) -> S::F32 {
     let mut bytes = [0; 32];
@@ -422,7 +440,7 @@ fn stored_scale<S: Simd>(simd: S, scale: S::F32) -> S::F32 {
     simd.load_f16(&bytes)
 }
 
-/// Rounds scales to half precision and writes them. Returns which of them overflowed, one bit each.
+/// Rounds scales to half precision and writes them. Returns the rows that overflowed, one bit each.
 #[inline(always)]
 fn store_scale<S: Simd>(simd: S, scale: S::F32, out: &mut [u8; 32]) -> u16 {
     simd.store_f16(scale, out);
@@ -433,7 +451,7 @@ fn store_scale<S: Simd>(simd: S, scale: S::F32, out: &mut [u8; 32]) -> u16 {
     overflow
 }
 
-/// `1 / d`, or 0 where that is not finite.
+/// Returns `1 / d`, or 0 if that is not finite.
 #[inline(always)]
 fn inverse<S: Simd>(simd: S, d: S::F32) -> S::F32 {
     let inverse = simd.div(simd.splat(1.0), d);

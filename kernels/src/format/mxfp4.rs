@@ -12,21 +12,21 @@ use crate::isa::Simd;
 
 pub(crate) struct Mxfp4;
 
-/// Twice the values of the codes, so that they are whole numbers.
+/// The value of each code, doubled so that all are whole.
 const VALUES: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
 
-/// The same around 12, so that they have no sign and fit five bits.
+/// The same values plus 12: unsigned, 5 bits.
 const CODES: [i8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
-/// `2^-128`, what the byte 0 stands for once the values are doubled.
+/// `2^-128`, the scale for exponent byte 0.
 const LEAST: f32 = f32::from_bits(1 << 21);
 
-/// The scale that a byte stands for, halved as the values are doubled: `2^(e - 128)`.
+/// Returns the scale for an exponent byte, halved because the values are doubled: `2^(e - 128)`.
 fn scale(e: u8) -> f32 {
     if e < 2 { f32::from_bits(1 << 21 << e) } else { f32::from_bits((u32::from(e) - 1) << 23) }
 }
 
-/// The byte that stands for a scale.
+/// Returns the exponent byte for a scale.
 #[inline(always)]
 fn exponent(scale: f32) -> u8 {
     let bits = scale.to_bits();
@@ -40,8 +40,7 @@ const GREATEST: f32 = (1u128 << 124) as f32;
 #[derive(Clone, Copy)]
 struct Floats;
 
-/// Where the magnitude changes from one value to the next, and by how much; the code changes by
-/// one.
+/// Magnitudes at which the nearest value changes, and by how much; the code changes by one.
 const STEPS: [(f32, f32); 7] = [(0.5, 1.0), (1.5, 1.0), (2.5, 1.0), (3.5, 1.0), (5.0, 2.0), (7.0, 2.0), (10.0, 4.0)];
 
 impl Grid for Floats {
@@ -58,7 +57,7 @@ impl Grid for Floats {
 }
 
 impl Floats {
-    /// The code of the value nearest to `y`; of two the one nearer to zero. Zero has no sign.
+    /// Finds the code of the value nearest to `y`, of two the one nearer to zero. Zero has no sign.
     #[inline(always)]
     fn code<S: Simd>(simd: S, y: S::F32) -> S::F32 {
         let (zero, one) = (simd.splat(0.0), simd.splat(1.0));
@@ -167,10 +166,11 @@ impl BlockFormat for Mxfp4 {
     }
 }
 
-/// `2^64`: what brings scales below its inverse to where theirs is finite.
+/// `2^64`, by which blocks are multiplied whose scale is too small to have a finite inverse.
 const UP: f32 = (1u128 << 64) as f32;
 
-/// The largest power of two that is no more than the magnitude of `a`; 0 for subnormal numbers.
+/// Returns the largest power of two that is no more than the magnitude of `a`; 0 if `a` is
+/// subnormal.
 #[inline(always)]
 fn power_of_two<S: Simd>(simd: S, a: S::F32) -> S::F32 {
     let mut lanes = [0.0; PANEL_ROWS];

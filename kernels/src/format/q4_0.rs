@@ -7,7 +7,7 @@ use half::f16;
 
 use super::search::{Grid, clamp, error, extreme, ratio, sums, whole};
 use super::{
-    BlockFormat, Centred, Importance, Lanes, Rounding, halves_at, inverse, scales_and_codes_mut, split_nibbles,
+    BlockFormat, Centred, Importance, Lanes, Rounding, f16_at, inverse, scales_and_codes_mut, split_nibbles,
     store_nibbles, store_scale, stored_scale,
 };
 use crate::isa::Simd;
@@ -72,7 +72,7 @@ impl BlockFormat for Q4_0 {
 
     #[inline(always)]
     fn unpack<S: Simd>(simd: S, block: &[u8], (): &(), _: usize) -> Self::Tile<S> {
-        Centred::new(split_nibbles(simd, block, 32), halves_at(simd, block, 0))
+        Centred::new(split_nibbles(simd, block, 32), f16_at(simd, block, 0))
     }
 }
 
@@ -87,7 +87,7 @@ pub(crate) struct Fit<S: Simd> {
     reference: S::F32,
 }
 
-/// The whole numbers -8..=7.
+/// The integers -8..=7.
 #[derive(Clone, Copy)]
 struct Codes;
 
@@ -123,7 +123,7 @@ fn reference_error<S: Simd, const GIVEN: bool>(
     sum
 }
 
-/// Replaces scales by better ones where it finds them; see `docs/quantization.md`. `extreme` is the
+/// Searches for scales of less error than `nearest`; see `docs/quantization.md`. `extreme` is the
 /// weight of largest magnitude, the first of them.
 #[inline(always)]
 fn search<S: Simd, const GIVEN: bool>(
@@ -169,7 +169,7 @@ fn search<S: Simd, const GIVEN: bool>(
     found
 }
 
-/// Codes at which the largest weight is tried.
+/// Codes at which the search places the largest weight.
 ///
 /// Chosen greedily from a grid of tenths on normally and t-distributed blocks: with these 16 the
 /// squared error is within 0.02 % of what all 102 points of the grid reach. -8 has no positive
@@ -177,5 +177,5 @@ fn search<S: Simd, const GIVEN: bool>(
 const ANCHORS: [f32; 16] =
     [-9.2, -8.9, -8.8, -8.6, -8.4, -8.3, -8.2, -8.0, -7.9, -7.7, -7.4, -7.2, -7.0, -6.8, -6.1, 8.0];
 
-/// How often scale and codes are fitted to each other.
+/// Number of times that scale and codes are fitted to each other.
 const REFITS: usize = 2;

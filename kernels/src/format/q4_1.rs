@@ -8,7 +8,7 @@ use half::f16;
 use super::line::{ColumnSums, Line, Lines, PLACES_4};
 use super::search::finite_or_zero;
 use super::{
-    Affine, BlockFormat, Importance, Lanes, Rounding, halves_at, inverse, split_nibbles, store_nibbles, store_scale,
+    Affine, BlockFormat, Importance, Lanes, Rounding, f16_at, inverse, split_nibbles, store_nibbles, store_scale,
     stored_scale,
 };
 use crate::isa::Simd;
@@ -70,7 +70,7 @@ impl BlockFormat for Q4_1 {
 
     #[inline(always)]
     fn unpack<S: Simd>(simd: S, block: &[u8], (): &(), _: usize) -> Self::Tile<S> {
-        Affine::new(split_nibbles(simd, block, 64), halves_at(simd, block, 0), halves_at(simd, block, 32))
+        Affine::new(split_nibbles(simd, block, 64), f16_at(simd, block, 0), f16_at(simd, block, 32))
     }
 }
 
@@ -102,10 +102,10 @@ fn reference_code<S: Simd>(simd: S, x: S::F32, fit: &Fit<S>) -> S::F32 {
     simd.min(simd.trunc(simd.add(above, simd.splat(0.5))), simd.splat(LINES.largest))
 }
 
-/// How often line and codes are fitted to each other.
+/// Number of times that line and codes are fitted to each other.
 const REFITS: usize = 2;
 
-/// Replaces lines by better ones where it finds them; see `docs/quantization.md`.
+/// Searches for lines of less error than `nearest`; see `docs/quantization.md`.
 #[inline(always)]
 fn search<S: Simd, const GIVEN: bool>(
     simd: S,

@@ -20,7 +20,7 @@ impl BlockFormat for Q4K {
         fields
     };
     const HAS_ZERO: bool = false;
-    const ALONE: usize = 2;
+    const MAX_ROWS_UNBUFFERED: usize = 2;
     type Fit<S: Simd> = Fit<S>;
     type Header<S: Simd> = ScalesAndOffsets<S>;
     type Tile<S: Simd> = Affine<S, Self, 4>;

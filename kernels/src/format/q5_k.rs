@@ -21,7 +21,7 @@ impl BlockFormat for Q5K {
         fields
     };
     const HAS_ZERO: bool = false;
-    const ALONE: usize = 3;
+    const MAX_ROWS_UNBUFFERED: usize = 3;
     type Fit<S: Simd> = Fit<S>;
     /// Scales and offsets, and the fifth bits of the first and of the last four sub-blocks.
     type Header<S: Simd> = (ScalesAndOffsets<S>, [Codes<S>; 2]);
@@ -92,7 +92,7 @@ impl BlockFormat for Q5K {
     }
 }
 
-/// For every number of four bits 16 where a bit of it is set: one table for each of the bits.
+/// Tables from four bits to 16 or 0, one table for each of the bits.
 const FIFTHS: [[i8; 16]; 4] = {
     let (mut tables, mut i) = ([[0; 16]; 4], 0);
     while i < 64 {

@@ -11,16 +11,16 @@ use super::scaled::{Fit, Scaling};
 use super::search::Grid;
 use super::tile::accumulate;
 use super::{
-    BlockFormat, Halves, Importance, Lanes, PANEL_ROWS, Rounding, field_at, halves_at, prefetch, store_bytes,
+    BlockFormat, Importance, Lanes, PANEL_ROWS, Rounding, TwoFactors, f16_at, field_at, prefetch, store_bytes,
     store_nibbles, store_scale,
 };
-use crate::activations::Block;
+use crate::block::RowBlock;
 use crate::isa::Simd;
 use crate::math::ROUND;
 
 pub(crate) struct Q6K;
 
-/// The whole numbers -32..=31.
+/// The integers -32..=31.
 #[derive(Clone, Copy)]
 struct Codes;
 
@@ -53,10 +53,10 @@ impl BlockFormat for Q6K {
         fields
     };
     const HAS_ZERO: bool = true;
-    const ALONE: usize = 3;
+    const MAX_ROWS_UNBUFFERED: usize = 3;
     type Fit<S: Simd> = Fit<S, 16>;
     type Header<S: Simd> = ();
-    type Tile<S: Simd> = Halves<S, Self>;
+    type Tile<S: Simd> = TwoFactors<S, Self>;
 
     fn decode(block: &[u8], weights: &mut [f32]) {
         let d = f16::from_le_bytes([block[208], block[209]]).to_f32();
@@ -127,21 +127,21 @@ impl BlockFormat for Q6K {
             *code = codes_of(simd, low, high, quarter);
         }
         let factors = [factor(simd, block, tile, 0), factor(simd, block, tile, 1)];
-        Halves::new(simd, codes, factors, halves_at(simd, block, SCALE))
+        TwoFactors::new(simd, codes, factors, f16_at(simd, block, SCALE))
     }
 
     #[inline(always)]
-    fn multiply_add<S: Simd>(simd: S, block: &[u8], x: &[Block<1>], acc: &mut [Lanes; 1]) {
+    fn multiply_add<S: Simd>(simd: S, block: &[u8], x: &[RowBlock<1>], acc: &mut [Lanes; 1]) {
         // Four tiles share the bytes of a half. They grow together, 16 columns at a time, so that
         // every byte is loaded once.
-        let scale = halves_at(simd, block, SCALE);
+        let scale = f16_at(simd, block, SCALE);
         for (half, x) in x.as_chunks::<4>().0.iter().enumerate() {
             let mut dots = [simd.to_i32(simd.splat(0.0)); 4];
             for j in 0..2 {
                 prefetch(simd, block, 2 * half + j, 4);
-                let mut sums = [simd.half([0; 2]); 4];
+                let mut sums = [simd.partial([0; 2]); 4];
                 for (sum, x) in sums.iter_mut().zip(x) {
-                    *sum = simd.half(x.offsets_32[j][0]);
+                    *sum = simd.partial(x.offsets_32[j][0]);
                 }
                 for i in 4 * j..4 * j + 4 {
                     let high = field_at(simd, block, HIGH, 8 * half + i);
@@ -149,13 +149,13 @@ impl BlockFormat for Q6K {
                         let low = field_at(simd, block, 0, 16 * half + 8 * first + i);
                         for quarter in [first, first + 2] {
                             let codes = codes_of(simd, low, high, quarter);
-                            sums[quarter] = simd.add_to_half(sums[quarter], codes, x[quarter].codes[i][0]);
+                            sums[quarter] = simd.add_to_partial(sums[quarter], codes, x[quarter].codes[i][0]);
                         }
                     }
                 }
                 for (quarter, dot) in dots.iter_mut().enumerate() {
                     let factor = simd.factor(factor(simd, block, 4 * half + quarter, j));
-                    *dot = simd.add_half(*dot, sums[quarter], factor);
+                    *dot = simd.add_partial(*dot, sums[quarter], factor);
                 }
             }
             for (dot, x) in dots.into_iter().zip(x) {
@@ -165,19 +165,19 @@ impl BlockFormat for Q6K {
     }
 }
 
-/// Where in a block of a panel the high bits, the factors and the scale begin.
+/// Offsets of the high bits, the factors and the scale in a block of a panel.
 const HIGH: usize = 2048;
 const FACTORS: usize = 3072;
 const SCALE: usize = 3328;
 
-/// The codes of four columns of a quarter of 128 columns.
+/// Unpacks the codes of four columns of a quarter of 128 columns.
 #[inline(always)]
 fn codes_of<S: Simd>(simd: S, low: S::Bytes, high: S::Bytes, quarter: usize) -> S::Bytes {
     let quarter = quarter as u32;
     simd.or(simd.bits(low, 4 * (quarter / 2), 15, 0), simd.bits(high, 2 * quarter, 3, 4))
 }
 
-/// The factor of the first or the last 16 columns of a tile. They lie four in a field.
+/// Unpacks the factor of the first or the last 16 columns of a tile. Factors lie four in a field.
 #[inline(always)]
 fn factor<S: Simd>(simd: S, block: &[u8], tile: usize, half: usize) -> S::I32 {
     simd.byte(field_at(simd, block, FACTORS, tile / 2), (2 * (tile % 2) + half) as u32)

@@ -3,7 +3,7 @@
 use half::f16;
 
 use super::{
-    BlockFormat, Importance, Lanes, Rounding, Signed, field_at, halves_at, inverse, scales_and_codes_mut, store_bytes,
+    BlockFormat, Importance, Lanes, Rounding, Signed, f16_at, field_at, inverse, scales_and_codes_mut, store_bytes,
     store_scale, stored_scale,
 };
 use crate::isa::Simd;
@@ -71,6 +71,6 @@ impl BlockFormat for Q8_0 {
         for (i, codes) in codes.iter_mut().enumerate() {
             *codes = field_at(simd, block, 32, i);
         }
-        Signed::new(simd, &codes, halves_at(simd, block, 0))
+        Signed::new(simd, &codes, f16_at(simd, block, 0))
     }
 }

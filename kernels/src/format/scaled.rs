@@ -1,13 +1,13 @@
-//! Super-blocks of `N` sub-blocks with signed integer scales: what `q6_k` and `iq4_xs` share.
+//! Super-blocks of `N` sub-blocks with signed integer scales, for `q6_k` and `iq4_xs`.
 //!
-//! A weight is `d·scale·v`: `d` is a half-precision number of the super-block, `scale` an integer
+//! A weight is `d·scale·v`: `d` is a half-precision scale of the super-block, `scale` an integer
 //! of a sub-block of `W` columns, `v` a value of the format's grid.
 
 use super::search::{self, Grid, Roughly, clamp, extreme, finite_or_zero, ratio, stored_super_scale, whole};
 use super::{Importance, Lanes, Rounding, inverse, stored_scale};
 use crate::isa::Simd;
 
-/// What tells the formats apart.
+/// The constants in which the formats differ.
 #[derive(Clone, Copy)]
 pub(super) struct Scaling<G> {
     pub(super) grid: G,
@@ -22,11 +22,11 @@ pub(super) struct Scaling<G> {
     pub(super) highest: f32,
 }
 
-/// A super-block of 16 rows, up to its codes, which are those nearest to the weights.
+/// A super-block of 16 rows without its codes, which are those nearest to the weights.
 #[derive(Clone, Copy)]
 struct SuperBlock<S: Simd, const N: usize> {
     d: S::F32,
-    /// Whole numbers.
+    /// Integers.
     scales: [S::F32; N],
 }
 
@@ -152,7 +152,7 @@ impl<S: Simd, const N: usize> SuperBlock<S, N> {
         self.d = finite_or_zero(simd, stored_scale(simd, ratio(simd, xv, vv)));
     }
 
-    /// The squared error as it stands.
+    /// Returns the squared error.
     #[inline(always)]
     fn error<const W: usize, const GIVEN: bool>(
         &self,
@@ -169,7 +169,7 @@ impl<S: Simd, const N: usize> SuperBlock<S, N> {
         total
     }
 
-    /// The squared error of a sub-block with the given scale.
+    /// Returns the squared error of a sub-block with the given scale.
     #[inline(always)]
     fn error_of<const W: usize, const GIVEN: bool>(
         &self,
@@ -183,7 +183,7 @@ impl<S: Simd, const N: usize> SuperBlock<S, N> {
         search::error(simd, scaling.grid, importance, columns, scale, inverse(simd, scale))
     }
 
-    /// Takes over the rows of `other` where `least` is greater than `error`.
+    /// Takes over the rows of `other` in which `error` is less than `least`.
     #[inline(always)]
     fn replace(&mut self, simd: S, least: S::F32, error: S::F32, other: &Self) {
         self.d = simd.where_greater(least, error, other.d, self.d);
@@ -197,9 +197,9 @@ impl<S: Simd, const N: usize> SuperBlock<S, N> {
 #[derive(Clone, Copy)]
 pub(crate) struct Fit<S: Simd, const N: usize> {
     pub(super) d: S::F32,
-    /// Whole numbers.
+    /// Integers.
     pub(super) scales: [S::F32; N],
-    /// `d·scale` of each sub-block.
+    /// Returns `1 / step` and `step` of a sub-block.
     steps: [S::F32; N],
     /// `1 / step`.
     inverses: [S::F32; N],
@@ -232,5 +232,5 @@ impl<S: Simd, const N: usize> Fit<S, N> {
     }
 }
 
-/// How often `d` is fitted and the scales improved.
+/// Number of times that `d` is fitted and the scales improved.
 const REFITS: usize = 1;

@@ -1,54 +1,54 @@
-//! What the searches of several formats share: sums and errors over columns, one row per lane.
+//! Sums and errors over columns that the searches of several formats use, one row per lane.
 //!
 //! Everything here is a fixed sequence of correctly rounded operations, ascending over the columns,
-//! so its results do not depend on the instruction set. The steps are laid down in
+//! so its results do not depend on the instruction set. The steps are defined in
 //! `docs/quantization.md`.
 
 use super::{Importance, Lanes, stored_scale};
 use crate::isa::Simd;
 use crate::math::ROUND;
 
-/// The nearest whole number, ties to even, of a number below 2²² in magnitude.
+/// Rounds a value below 2²² in magnitude to the nearest whole one, ties to even.
 #[inline(always)]
 pub(super) fn whole<S: Simd>(simd: S, a: S::F32) -> S::F32 {
     simd.sub(simd.add(a, simd.splat(ROUND)), simd.splat(ROUND))
 }
 
-/// `a` within `low..=high`.
+/// Clamps `a` to `low..=high`.
 #[inline(always)]
 pub(super) fn clamp<S: Simd>(simd: S, a: S::F32, low: f32, high: f32) -> S::F32 {
     simd.min(simd.max(a, simd.splat(low)), simd.splat(high))
 }
 
-/// `a / b` where `b` is positive, else 0.
+/// Returns `a / b` where `b` is positive, else 0.
 #[inline(always)]
 pub(super) fn ratio<S: Simd>(simd: S, a: S::F32, b: S::F32) -> S::F32 {
     simd.where_greater(b, simd.splat(0.0), simd.div(a, b), simd.splat(0.0))
 }
 
-/// `a` where it is finite, else 0.
+/// Returns `a` where it is finite, else 0.
 #[inline(always)]
 pub(super) fn finite_or_zero<S: Simd>(simd: S, a: S::F32) -> S::F32 {
     simd.where_greater(simd.splat(f32::INFINITY), simd.abs(a), a, simd.splat(0.0))
 }
 
-/// What the scale of a super-block becomes by being stored in half precision.
+/// Rounds the scale of a super-block to half precision, as it is stored, and widens it again.
 ///
-/// Almost half of the smallest step is added to its magnitude first. A number that is small enough
-/// to be stored with fewer bits is then rounded up, so that the integers it is multiplied with need
-/// not exceed their range; other numbers hardly change. Numbers that can be stored exactly stay, as
-/// do those up to 2⁻¹¹ of a step beyond: an integer of up to 128 exceeds its range by a sixteenth
-/// there at most, which is rounded off again.
+/// Adds almost half of the smallest step to its magnitude first. Scales in the subnormal range are
+/// then rounded up, so that the integers that multiply them need not exceed their range; other
+/// scales hardly change. Scales that can be stored exactly do not change, nor do those up to 2⁻¹¹
+/// of a step beyond: there an integer of up to 128 exceeds its range by at most a sixteenth, which
+/// is rounded off again.
 #[inline(always)]
 pub(super) fn stored_super_scale<S: Simd>(simd: S, scale: S::F32) -> S::F32 {
     let half_step = simd.where_greater(simd.splat(0.0), scale, simd.splat(-ALMOST_HALF), simd.splat(ALMOST_HALF));
     stored_scale(simd, simd.add(scale, half_step))
 }
 
-/// `2^-25 - 2^-35`; `2^-24` is the smallest positive number in half precision.
+/// `2^-25 - 2^-35`; `2^-24` is the smallest positive half-precision value.
 const ALMOST_HALF: f32 = 1023.0 / (1u64 << 35) as f32;
 
-/// The weight of largest magnitude, the first of them, with its sign.
+/// Finds the weight of largest magnitude, the first of them, with its sign.
 #[inline(always)]
 pub(super) fn extreme<S: Simd>(simd: S, columns: &[Lanes]) -> S::F32 {
     let (mut largest, mut extreme) = (simd.splat(0.0), simd.splat(0.0));
@@ -60,19 +60,20 @@ pub(super) fn extreme<S: Simd>(simd: S, columns: &[Lanes]) -> S::F32 {
     extreme
 }
 
-/// A set of values whose multiples a block's weights become.
+/// A set of values; a block's weights become multiples of them.
 pub(super) trait Grid: Copy {
-    /// The grid's value nearest to `y`.
+    /// Returns the grid's value nearest to `y`.
     fn nearest<S: Simd>(self, simd: S, y: S::F32) -> S::F32;
 
-    /// A value as near or nearly so, where that is faster: good enough to compare scales by.
+    /// Returns the nearest value or, where that is faster, nearly the nearest one: good enough to
+    /// compare scales by.
     #[inline(always)]
     fn nearly<S: Simd>(self, simd: S, y: S::F32) -> S::F32 {
         self.nearest(simd, y)
     }
 }
 
-/// A grid with nearly the nearest values.
+/// A grid that returns nearly the nearest values.
 #[derive(Clone, Copy)]
 pub(super) struct Roughly<G>(pub(super) G);
 

@@ -5,15 +5,16 @@
 use core::marker::PhantomData;
 
 use super::Lanes;
-use crate::activations::{ACTIVATION_BLOCK, Block};
+use crate::block::{ACTIVATION_BLOCK, RowBlock};
 use crate::isa::Simd;
 
 /// 32 columns of 16 rows of weights, ready to be multiplied with any number of rows of activations.
 pub(crate) trait Tile<S: Simd>: Copy {
-    /// `acc` plus the tile's share of the product with each row: the arithmetic contract.
-    fn multiply_add<const R: usize>(&self, simd: S, x: &Block<R>, acc: &mut [Lanes; R]);
+    /// Adds the tile's share of the product with each row to `acc`, as `docs/quantization.md`
+    /// defines.
+    fn multiply_add<const R: usize>(&self, simd: S, x: &RowBlock<R>, acc: &mut [Lanes; R]);
 
-    /// The decoded weights, column by column.
+    /// Decodes the weights, column by column.
     fn weights(&self, simd: S, columns: &mut [Lanes; ACTIVATION_BLOCK]);
 }
 
@@ -44,7 +45,7 @@ impl<S: Simd, F, const BITS: u32, const ZERO: i32> Clone for Centred<S, F, BITS,
 
 impl<S: Simd, F, const BITS: u32, const ZERO: i32> Tile<S> for Centred<S, F, BITS, ZERO> {
     #[inline(always)]
-    fn multiply_add<const R: usize>(&self, simd: S, x: &Block<R>, acc: &mut [Lanes; R]) {
+    fn multiply_add<const R: usize>(&self, simd: S, x: &RowBlock<R>, acc: &mut [Lanes; R]) {
         let dots = dot_unsigned::<S, F, BITS, R>(simd, &self.codes, x);
         for r in 0..R {
             // The offset is a multiple of 8.
@@ -84,7 +85,7 @@ impl<S: Simd, F, const BITS: u32> Clone for Affine<S, F, BITS> {
 
 impl<S: Simd, F, const BITS: u32> Tile<S> for Affine<S, F, BITS> {
     #[inline(always)]
-    fn multiply_add<const R: usize>(&self, simd: S, x: &Block<R>, acc: &mut [Lanes; R]) {
+    fn multiply_add<const R: usize>(&self, simd: S, x: &RowBlock<R>, acc: &mut [Lanes; R]) {
         let dots = dot_unsigned::<S, F, BITS, R>(simd, &self.codes, x);
         for r in 0..R {
             accumulate(simd, dots[r], self.scale, x.scales[r], &mut acc[r]);
@@ -123,7 +124,7 @@ impl<S: Simd, F> Clone for Signed<S, F> {
 
 impl<S: Simd, F> Tile<S> for Signed<S, F> {
     #[inline(always)]
-    fn multiply_add<const R: usize>(&self, simd: S, x: &Block<R>, acc: &mut [Lanes; R]) {
+    fn multiply_add<const R: usize>(&self, simd: S, x: &RowBlock<R>, acc: &mut [Lanes; R]) {
         let dots = simd.dot_i8::<R, F>(&self.codes, x);
         for r in 0..R {
             accumulate(simd, dots[r], self.scale, x.scales[r], &mut acc[r]);
@@ -139,7 +140,7 @@ impl<S: Simd, F> Tile<S> for Signed<S, F> {
 
 /// Weights `scale · factor · (code - 32)`, codes of 6 bits without sign, with a whole factor for
 /// columns 0..16 and another for 16..32.
-pub(crate) struct Halves<S: Simd, F> {
+pub(crate) struct TwoFactors<S: Simd, F> {
     format: PhantomData<F>,
     codes: Codes<S>,
     factors: [S::Factor; 2],
@@ -148,8 +149,8 @@ pub(crate) struct Halves<S: Simd, F> {
     scale: S::F32,
 }
 
-impl<S: Simd, F> Halves<S, F> {
-    /// Factors are in `-128..=127`.
+impl<S: Simd, F> TwoFactors<S, F> {
+    /// Makes a tile; the factors are in `-128..=127`.
     #[inline(always)]
     pub(super) fn new(simd: S, codes: Codes<S>, factors: [S::I32; 2], scale: S::F32) -> Self {
         let scales = [simd.mul(scale, simd.to_f32(factors[0])), simd.mul(scale, simd.to_f32(factors[1]))];
@@ -157,18 +158,18 @@ impl<S: Simd, F> Halves<S, F> {
     }
 }
 
-impl<S: Simd, F> Copy for Halves<S, F> {}
+impl<S: Simd, F> Copy for TwoFactors<S, F> {}
 
-impl<S: Simd, F> Clone for Halves<S, F> {
+impl<S: Simd, F> Clone for TwoFactors<S, F> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<S: Simd, F> Tile<S> for Halves<S, F> {
+impl<S: Simd, F> Tile<S> for TwoFactors<S, F> {
     #[inline(always)]
-    fn multiply_add<const R: usize>(&self, simd: S, x: &Block<R>, acc: &mut [Lanes; R]) {
-        let dots = simd.dot_halves::<R, F>(&self.codes, &self.factors, x);
+    fn multiply_add<const R: usize>(&self, simd: S, x: &RowBlock<R>, acc: &mut [Lanes; R]) {
+        let dots = simd.dot_two_factors::<R, F>(&self.codes, &self.factors, x);
         for r in 0..R {
             accumulate(simd, dots[r], self.scale, x.scales[r], &mut acc[r]);
         }
@@ -183,19 +184,24 @@ impl<S: Simd, F> Tile<S> for Halves<S, F> {
 }
 
 #[inline(always)]
-fn dot_unsigned<S: Simd, F, const BITS: u32, const R: usize>(simd: S, codes: &Codes<S>, x: &Block<R>) -> [S::I32; R] {
+fn dot_unsigned<S: Simd, F, const BITS: u32, const R: usize>(
+    simd: S,
+    codes: &Codes<S>,
+    x: &RowBlock<R>,
+) -> [S::I32; R] {
     const { assert!(BITS == 4 || BITS == 5) };
     if BITS == 4 { simd.dot_u4::<R, F>(codes, x) } else { simd.dot_u5::<R, F>(codes, x) }
 }
 
-/// `acc + dot · (scale · x_scale)`, the product of the scales rounded, then one fused multiply-add.
+/// Computes `acc + dot · (scale · x_scale)`: the product of the scales rounded, then one fused
+/// multiply-add.
 #[inline(always)]
 pub(super) fn accumulate<S: Simd>(simd: S, dot: S::I32, scale: S::F32, x_scale: f32, acc: &mut Lanes) {
     let scale = simd.mul(scale, simd.splat(x_scale));
     simd.store(simd.mul_add(simd.to_f32(dot), scale, simd.load_f32(acc)), acc);
 }
 
-/// Calls `weight(column, code)` for every column and writes what it gives.
+/// Calls `weight(column, code)` for every column and writes the result.
 #[inline(always)]
 fn each_code<S: Simd>(
     simd: S,

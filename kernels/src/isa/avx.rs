@@ -4,15 +4,15 @@
 /// An instruction set of 256-bit vectors with the operations that all of them share, and the dot
 /// products, which differ.
 macro_rules! avx {
-    ($(#[$doc:meta])* $isa:ident $features:tt; type Signed = $signed:ty; $($dots:tt)+) => {
+    ($(#[$doc:meta])* $isa:ident $features:tt $(extends $base:ident)?; type Signed = $signed:ty; $($dots:tt)+) => {
         define_isa! {
             $(#[$doc])*
-            $isa, is_x86_feature_detected $features;
+            $isa $(extends $base)?, is_x86_feature_detected $features;
             type Bytes = [__m256i; 2];
             type Signed = $signed;
             type I32 = [__m256i; 2];
             type Factor = [__m256i; 2];
-            type Half = [__m256i; 2];
+            type Partial = [__m256i; 2];
             type F32 = [__m256; 2];
             const FEW_REGISTERS: bool = true;
             const MANY_SUMS: bool = false;

@@ -3,19 +3,19 @@
 use core::arch::x86_64::*;
 
 use super::avx::avx;
-use crate::activations::{Block, Group};
+use crate::block::{Group, RowBlock};
 
-/// Of each register of signed bytes the bytes and their magnitudes.
+/// For each register of signed bytes: the bytes and their magnitudes.
 type SignedBytes = [[[__m256i; 2]; 2]; 8];
 
-/// Four codes in every lane.
+/// Copies four codes into every lane.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn splat_group(x: Group) -> __m256i {
     _mm256_set1_epi32(i32::from_le_bytes(x.map(i8::cast_unsigned)))
 }
 
-/// Two numbers in every lane.
+/// Copies two values into every lane.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn splat_pair([low, high]: [i16; 2]) -> __m256i {
@@ -28,7 +28,7 @@ fn splat_pair([low, high]: [i16; 2]) -> __m256i {
 #[target_feature(enable = "avx2")]
 fn products_u8<const R: usize, const FIRST: usize, const N: usize>(
     w: &[[__m256i; 2]; 8],
-    x: &Block<R>,
+    x: &RowBlock<R>,
     sums: &mut [[__m256i; 2]; R],
 ) {
     // The compiler would not unroll a loop that is this long, and jump and add zeros instead.
@@ -48,8 +48,8 @@ fn products_u8<const R: usize, const FIRST: usize, const N: usize>(
     }
 }
 
-/// Has the compiler finish one group of columns before the next, all sums in registers. Left alone
-/// it takes row after row, and loads the weights again for each.
+/// Makes the compiler finish one group of columns before the next, with all sums in registers.
+/// Otherwise it takes row after row and loads the weights again for each.
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn keep_order<const R: usize>(sums: &mut [[__m256i; 2]; R]) {
@@ -73,7 +73,7 @@ avx! {
     Avx2 ("avx2" "fma" "f16c");
     type Signed = SignedBytes;
 
-    fn dot_u4<const R: usize, F>(w: &[[__m256i; 2]; 8], x: &Block<R>) -> [[__m256i; 2]; R] {
+    fn dot_u4<const R: usize, F>(w: &[[__m256i; 2]; 8], x: &RowBlock<R>) -> [[__m256i; 2]; R] {
         // One 16-bit sum takes two columns of each of the 8 groups: at most 16·15·127 = 30480, so
         // widening waits until the end.
         let mut sums = [[_mm256_setzero_si256(); 2]; R];
@@ -85,7 +85,7 @@ avx! {
         sums
     }
 
-    fn dot_u5<const R: usize, F>(w: &[[__m256i; 2]; 8], x: &Block<R>) -> [[__m256i; 2]; R] {
+    fn dot_u5<const R: usize, F>(w: &[[__m256i; 2]; 8], x: &RowBlock<R>) -> [[__m256i; 2]; R] {
         // As for four bits, but 16 bits hold 16 columns only: at most 8·31·127 = 31496.
         let ones = _mm256_set1_epi16(1);
         let mut sums = [[[_mm256_setzero_si256(); 2]; R]; 2];
@@ -102,7 +102,7 @@ avx! {
         dots
     }
 
-    fn dot_halves<const R: usize, F>(w: &[[__m256i; 2]; 8], factors: &[[__m256i; 2]; 2], x: &Block<R>) -> [[__m256i; 2]; R] {
+    fn dot_two_factors<const R: usize, F>(w: &[[__m256i; 2]; 8], factors: &[[__m256i; 2]; 2], x: &RowBlock<R>) -> [[__m256i; 2]; R] {
         // Sums of (w - 32)·x, at most 8·32·127 = 32512: the offset comes first, and what overflows
         // on the way comes back.
         let mut sums = [[[_mm256_setzero_si256(); 2]; R]; 2];
@@ -124,11 +124,11 @@ avx! {
         dots
     }
 
-    fn half(offsets: [i16; 2]) -> [__m256i; 2] {
+    fn partial(offsets: [i16; 2]) -> [__m256i; 2] {
         [splat_pair(offsets); 2]
     }
 
-    fn add_to_half(sum: [__m256i; 2], w: [__m256i; 2], x: Group) -> [__m256i; 2] {
+    fn add_to_partial(sum: [__m256i; 2], w: [__m256i; 2], x: Group) -> [__m256i; 2] {
         let x = splat_group(x);
         [
             _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(w[0], x)),
@@ -136,7 +136,7 @@ avx! {
         ]
     }
 
-    fn add_half(dot: [__m256i; 2], sum: [__m256i; 2], factor: [__m256i; 2]) -> [__m256i; 2] {
+    fn add_partial(dot: [__m256i; 2], sum: [__m256i; 2], factor: [__m256i; 2]) -> [__m256i; 2] {
         [
             _mm256_add_epi32(dot[0], _mm256_madd_epi16(sum[0], factor[0])),
             _mm256_add_epi32(dot[1], _mm256_madd_epi16(sum[1], factor[1])),
@@ -152,7 +152,7 @@ avx! {
         ]
     }
 
-    fn dot_i8<const R: usize, F>(w: &SignedBytes, x: &Block<R>) -> [[__m256i; 2]; R] {
+    fn dot_i8<const R: usize, F>(w: &SignedBytes, x: &RowBlock<R>) -> [[__m256i; 2]; R] {
         let ones = _mm256_set1_epi16(1);
         let mut dots = [[_mm256_setzero_si256(); 2]; R];
         for (w, x) in w.iter().zip(&x.codes) {

@@ -4,9 +4,9 @@
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-use crate::activations::{Block, Group};
+use crate::block::{Group, RowBlock};
 
-/// Four codes in every lane.
+/// Copies four codes into every lane.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn splat_group(x: Group) -> __m512i {
@@ -16,7 +16,7 @@ fn splat_group(x: Group) -> __m512i {
 /// Adds the products of some groups of columns.
 #[inline]
 #[target_feature(enable = "avx512f", enable = "avx512vnni")]
-fn products_u8<const R: usize>(w: &[__m512i; 8], x: &Block<R>, groups: Range<usize>, dots: &mut [__m512i; R]) {
+fn products_u8<const R: usize>(w: &[__m512i; 8], x: &RowBlock<R>, groups: Range<usize>, dots: &mut [__m512i; R]) {
     for (&w, x) in w[groups.clone()].iter().zip(&x.codes[groups]) {
         for (dot, &x) in dots.iter_mut().zip(x) {
             *dot = _mm512_dpbusd_epi32(*dot, w, splat_group(x));
@@ -31,7 +31,7 @@ define_isa! {
     type Signed = [__m512i; 8];
     type I32 = __m512i;
     type Factor = __m512i;
-    type Half = __m512i;
+    type Partial = __m512i;
     type F32 = __m512;
     const FEW_REGISTERS: bool = false;
     const MANY_SUMS: bool = true;
@@ -63,19 +63,19 @@ define_isa! {
         _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), index)
     }
 
-    fn dot_u4<const R: usize, F>(w: &[__m512i; 8], x: &Block<R>) -> [__m512i; R] {
+    fn dot_u4<const R: usize, F>(w: &[__m512i; 8], x: &RowBlock<R>) -> [__m512i; R] {
         let mut dots = [_mm512_setzero_si512(); R];
         products_u8(w, x, 0..8, &mut dots);
         dots
     }
 
-    fn dot_u5<const R: usize, F>(w: &[__m512i; 8], x: &Block<R>) -> [__m512i; R] {
+    fn dot_u5<const R: usize, F>(w: &[__m512i; 8], x: &RowBlock<R>) -> [__m512i; R] {
         let mut dots = [_mm512_setzero_si512(); R];
         products_u8(w, x, 0..8, &mut dots);
         dots
     }
 
-    fn dot_halves<const R: usize, F>(w: &[__m512i; 8], factors: &[__m512i; 2], x: &Block<R>) -> [__m512i; R] {
+    fn dot_two_factors<const R: usize, F>(w: &[__m512i; 8], factors: &[__m512i; 2], x: &RowBlock<R>) -> [__m512i; R] {
         let mut dots = [_mm512_setzero_si512(); R];
         for (half, factor) in factors.iter().enumerate() {
             let mut sums = [_mm512_setzero_si512(); R];
@@ -90,15 +90,15 @@ define_isa! {
         dots
     }
 
-    fn half(offsets: [i16; 2]) -> __m512i {
+    fn partial(offsets: [i16; 2]) -> __m512i {
         _mm512_set1_epi32(i32::from(offsets[0]) + i32::from(offsets[1]))
     }
 
-    fn add_to_half(sum: __m512i, w: __m512i, x: Group) -> __m512i {
+    fn add_to_partial(sum: __m512i, w: __m512i, x: Group) -> __m512i {
         _mm512_dpbusd_epi32(sum, w, splat_group(x))
     }
 
-    fn add_half(dot: __m512i, sum: __m512i, factor: __m512i) -> __m512i {
+    fn add_partial(dot: __m512i, sum: __m512i, factor: __m512i) -> __m512i {
         _mm512_add_epi32(dot, _mm512_mullo_epi32(sum, factor))
     }
 
@@ -106,7 +106,7 @@ define_isa! {
         a
     }
 
-    fn dot_i8<const R: usize, F>(w: &[__m512i; 8], x: &Block<R>) -> [__m512i; R] {
+    fn dot_i8<const R: usize, F>(w: &[__m512i; 8], x: &RowBlock<R>) -> [__m512i; R] {
         let mut dots = [_mm512_setzero_si512(); R];
         for (dot, offset) in dots.iter_mut().zip(x.offsets_8) {
             *dot = _mm512_set1_epi32(16 * offset);

@@ -4,15 +4,15 @@ use core::arch::x86_64::*;
 use core::ops::Range;
 
 use super::avx::avx;
-use super::avx2::{keep_order, splat_group};
-use crate::activations::{Block, Group};
+use super::avx2::{Avx2, keep_order, splat_group};
+use crate::block::{Group, RowBlock};
 
 /// Adds the products of some groups of columns.
 #[inline]
 #[target_feature(enable = "avx2", enable = "avxvnni")]
 fn products_u8<const R: usize>(
     w: &[[__m256i; 2]; 8],
-    x: &Block<R>,
+    x: &RowBlock<R>,
     groups: Range<usize>,
     dots: &mut [[__m256i; 2]; R],
 ) {
@@ -26,7 +26,7 @@ fn products_u8<const R: usize>(
     }
 }
 
-/// The bytes plus 128: the top bit flipped.
+/// Adds 128 to the bytes: flips the top bit.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn flip(w: &[[__m256i; 2]; 8]) -> [[__m256i; 2]; 8] {
@@ -40,22 +40,22 @@ fn flip(w: &[[__m256i; 2]; 8]) -> [[__m256i; 2]; 8] {
 
 avx! {
     /// 256-bit vectors and `vpdpbusd`.
-    AvxVnni ("avx2" "avxvnni" "fma" "f16c");
+    AvxVnni ("avx2" "avxvnni" "fma" "f16c") extends Avx2;
     type Signed = [[__m256i; 2]; 8];
 
-    fn dot_u4<const R: usize, F>(w: &[[__m256i; 2]; 8], x: &Block<R>) -> [[__m256i; 2]; R] {
+    fn dot_u4<const R: usize, F>(w: &[[__m256i; 2]; 8], x: &RowBlock<R>) -> [[__m256i; 2]; R] {
         let mut dots = [[_mm256_setzero_si256(); 2]; R];
         products_u8(w, x, 0..8, &mut dots);
         dots
     }
 
-    fn dot_u5<const R: usize, F>(w: &[[__m256i; 2]; 8], x: &Block<R>) -> [[__m256i; 2]; R] {
+    fn dot_u5<const R: usize, F>(w: &[[__m256i; 2]; 8], x: &RowBlock<R>) -> [[__m256i; 2]; R] {
         let mut dots = [[_mm256_setzero_si256(); 2]; R];
         products_u8(w, x, 0..8, &mut dots);
         dots
     }
 
-    fn dot_halves<const R: usize, F>(w: &[[__m256i; 2]; 8], factors: &[[__m256i; 2]; 2], x: &Block<R>) -> [[__m256i; 2]; R] {
+    fn dot_two_factors<const R: usize, F>(w: &[[__m256i; 2]; 8], factors: &[[__m256i; 2]; 2], x: &RowBlock<R>) -> [[__m256i; 2]; R] {
         let mut dots = [[_mm256_setzero_si256(); 2]; R];
         for (half, factor) in factors.iter().enumerate() {
             let mut sums = [[_mm256_setzero_si256(); 2]; R];
@@ -71,16 +71,16 @@ avx! {
         dots
     }
 
-    fn half(offsets: [i16; 2]) -> [__m256i; 2] {
+    fn partial(offsets: [i16; 2]) -> [__m256i; 2] {
         [_mm256_set1_epi32(i32::from(offsets[0]) + i32::from(offsets[1])); 2]
     }
 
-    fn add_to_half(sum: [__m256i; 2], w: [__m256i; 2], x: Group) -> [__m256i; 2] {
+    fn add_to_partial(sum: [__m256i; 2], w: [__m256i; 2], x: Group) -> [__m256i; 2] {
         let x = splat_group(x);
         [_mm256_dpbusd_avx_epi32(sum[0], w[0], x), _mm256_dpbusd_avx_epi32(sum[1], w[1], x)]
     }
 
-    fn add_half(dot: [__m256i; 2], sum: [__m256i; 2], factor: [__m256i; 2]) -> [__m256i; 2] {
+    fn add_partial(dot: [__m256i; 2], sum: [__m256i; 2], factor: [__m256i; 2]) -> [__m256i; 2] {
         [
             _mm256_add_epi32(dot[0], _mm256_mullo_epi32(sum[0], factor[0])),
             _mm256_add_epi32(dot[1], _mm256_mullo_epi32(sum[1], factor[1])),
@@ -91,7 +91,7 @@ avx! {
         a
     }
 
-    fn dot_i8<const R: usize, F>(w: &[[__m256i; 2]; 8], x: &Block<R>) -> [[__m256i; 2]; R] {
+    fn dot_i8<const R: usize, F>(w: &[[__m256i; 2]; 8], x: &RowBlock<R>) -> [[__m256i; 2]; R] {
         let mut dots = [[_mm256_setzero_si256(); 2]; R];
         for (dots, offset) in dots.iter_mut().zip(x.offsets_8) {
             *dots = [_mm256_set1_epi32(16 * offset); 2];

@@ -3,20 +3,20 @@
 use core::arch::aarch64::*;
 use core::ops::Range;
 
-use crate::activations::{Block, Group};
+use crate::block::{Group, RowBlock};
 
 /// An instruction set with the operations that all NEON variants share, and the dot products, which
 /// differ.
 macro_rules! neon {
-    ($(#[$doc:meta])* $isa:ident $features:tt; type Signed = $signed:ty; type Half = $half:ty; $($dots:tt)+) => {
+    ($(#[$doc:meta])* $isa:ident $features:tt $(extends $base:ident)?; type Signed = $signed:ty; type Partial = $partial:ty; $($dots:tt)+) => {
         define_isa! {
             $(#[$doc])*
-            $isa, is_aarch64_feature_detected $features;
+            $isa $(extends $base)?, is_aarch64_feature_detected $features;
             type Bytes = [int8x16_t; 4];
             type Signed = $signed;
             type I32 = [int32x4_t; 4];
             type Factor = [int32x4_t; 4];
-            type Half = $half;
+            type Partial = $partial;
             type F32 = [float32x4_t; 4];
             const FEW_REGISTERS: bool = false;
             const MANY_SUMS: bool = false;
@@ -319,14 +319,14 @@ macro_rules! neon {
 }
 pub(super) use neon;
 
-/// Four activations, four times.
+/// Copies four activations into every lane.
 #[inline]
 #[target_feature(enable = "neon")]
 pub(super) fn splat_group(x: Group) -> int8x16_t {
     vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(x.map(i8::cast_unsigned))))
 }
 
-/// Four groups of activations.
+/// Loads four groups of activations.
 #[inline]
 #[target_feature(enable = "neon")]
 pub(super) fn load_groups(x: &[Group; 4]) -> int8x16_t {
@@ -338,24 +338,24 @@ neon! {
     /// Baseline NEON, with widening multiplication only.
     Neon ("neon");
     type Signed = [[int8x16_t; 4]; 8];
-    type Half = [[int16x8_t; 2]; 4];
+    type Partial = [[int16x8_t; 2]; 4];
 
-    fn dot_u4<const R: usize, F>(w: &[[int8x16_t; 4]; 8], x: &Block<R>) -> [[int32x4_t; 4]; R] {
+    fn dot_u4<const R: usize, F>(w: &[[int8x16_t; 4]; 8], x: &RowBlock<R>) -> [[int32x4_t; 4]; R] {
         let mut dots = [[vdupq_n_s32(0); 4]; R];
         products_u6(w, x, 0..8, &mut dots);
         dots
     }
 
-    fn dot_u5<const R: usize, F>(w: &[[int8x16_t; 4]; 8], x: &Block<R>) -> [[int32x4_t; 4]; R] {
+    fn dot_u5<const R: usize, F>(w: &[[int8x16_t; 4]; 8], x: &RowBlock<R>) -> [[int32x4_t; 4]; R] {
         let mut dots = [[vdupq_n_s32(0); 4]; R];
         products_u6(w, x, 0..8, &mut dots);
         dots
     }
 
-    fn dot_halves<const R: usize, F>(
+    fn dot_two_factors<const R: usize, F>(
         w: &[[int8x16_t; 4]; 8],
         factors: &[[int32x4_t; 4]; 2],
-        x: &Block<R>,
+        x: &RowBlock<R>,
     ) -> [[int32x4_t; 4]; R] {
         let mut dots = [[vdupq_n_s32(0); 4]; R];
         for (half, factor) in factors.iter().enumerate() {
@@ -366,14 +366,14 @@ neon! {
         dots
     }
 
-    fn half(offsets: [i16; 2]) -> [[int16x8_t; 2]; 4] {
+    fn partial(offsets: [i16; 2]) -> [[int16x8_t; 2]; 4] {
         // One column in each of four lanes: at most 8·32·127 = 32512 in magnitude, and what
         // overflows on the way comes back.
         let [first, second] = offsets.map(|offset| u64::from(offset.cast_unsigned()));
         [[vreinterpretq_s16_u64(vdupq_n_u64(first | second << 32)); 2]; 4]
     }
 
-    fn add_to_half(sum: [[int16x8_t; 2]; 4], w: [int8x16_t; 4], x: Group) -> [[int16x8_t; 2]; 4] {
+    fn add_to_partial(sum: [[int16x8_t; 2]; 4], w: [int8x16_t; 4], x: Group) -> [[int16x8_t; 2]; 4] {
         let (mut sum, x) = (sum, splat_group(x));
         for (sum, w) in sum.iter_mut().zip(w) {
             *sum = [vmlal_s8(sum[0], vget_low_s8(w), vget_low_s8(x)), vmlal_high_s8(sum[1], w, x)];
@@ -381,7 +381,7 @@ neon! {
         sum
     }
 
-    fn add_half(dot: [int32x4_t; 4], sum: [[int16x8_t; 2]; 4], factor: [int32x4_t; 4]) -> [int32x4_t; 4] {
+    fn add_partial(dot: [int32x4_t; 4], sum: [[int16x8_t; 2]; 4], factor: [int32x4_t; 4]) -> [int32x4_t; 4] {
         let mut dot = dot;
         for i in 0..4 {
             let sum = vpaddq_s32(vpaddlq_s16(sum[i][0]), vpaddlq_s16(sum[i][1]));
@@ -390,7 +390,7 @@ neon! {
         dot
     }
 
-    fn dot_i8<const R: usize, F>(w: &[[int8x16_t; 4]; 8], x: &Block<R>) -> [[int32x4_t; 4]; R] {
+    fn dot_i8<const R: usize, F>(w: &[[int8x16_t; 4]; 8], x: &RowBlock<R>) -> [[int32x4_t; 4]; R] {
         let mut dots = [[vdupq_n_s32(0); 4]; R];
         for (row, dots) in dots.iter_mut().enumerate() {
             let mut sums = [[vdupq_n_s32(0); 2]; 4];
@@ -442,7 +442,7 @@ neon! {
 #[target_feature(enable = "neon")]
 fn products_u6<const R: usize>(
     w: &[[int8x16_t; 4]; 8],
-    x: &Block<R>,
+    x: &RowBlock<R>,
     groups: Range<usize>,
     dots: &mut [[int32x4_t; 4]; R],
 ) {
@@ -461,7 +461,7 @@ fn products_u6<const R: usize>(
     }
 }
 
-/// -32 times the sums of 16 codes, in every lane.
+/// Copies each row's offset, -32 times the sum of 16 codes, into every lane.
 #[inline]
 #[target_feature(enable = "neon")]
 pub(super) fn offset_sums<const R: usize>(offsets: &[[i16; 2]; R]) -> [[int32x4_t; 4]; R] {
@@ -472,7 +472,7 @@ pub(super) fn offset_sums<const R: usize>(offsets: &[[i16; 2]; R]) -> [[int32x4_
     sums
 }
 
-/// `dots + sums·factors`.
+/// Computes `dots + sums·factors`.
 #[inline]
 #[target_feature(enable = "neon")]
 pub(super) fn add_scaled<const R: usize>(

@@ -3,10 +3,10 @@
 use core::arch::aarch64::*;
 use core::ops::Range;
 
-use super::neon::{add_scaled, load_groups, neon, offset_sums, splat_group};
-use crate::activations::{Block, Group};
+use super::neon::{Neon, load_groups};
+use crate::block::{Group, RowBlock};
 
-/// `sums + w·x` in each row, with four activations of the sixteen.
+/// Computes `sums + w·x` in each row, with four activations of the sixteen.
 #[inline]
 #[target_feature(enable = "neon", enable = "dotprod")]
 pub(super) fn sdot<const FOUR: usize>(sums: &mut [int32x4_t; 4], w: &[int8x16_t; 4], x: int8x16_t) {
@@ -27,7 +27,7 @@ pub(super) fn sdot<const FOUR: usize>(sums: &mut [int32x4_t; 4], w: &[int8x16_t;
     }
 }
 
-/// The same with all sixteen, four groups of columns of one row.
+/// Does so with all sixteen activations, four groups of columns of one row.
 ///
 /// Where the compiler decides what to inline, an `asm!` costs as much as its operands are many.
 /// With eight of [`sdot`] it left the product with one row out of line.
@@ -70,7 +70,7 @@ fn sdot_all(sums: &mut [int32x4_t; 4], w: &[[int8x16_t; 4]; 4], x: int8x16_t) {
 #[target_feature(enable = "neon", enable = "dotprod")]
 pub(super) fn products<const R: usize>(
     w: &[[int8x16_t; 4]; 8],
-    x: &Block<R>,
+    x: &RowBlock<R>,
     groups: Range<usize>,
     dots: &mut [[int32x4_t; 4]; R],
 ) {
@@ -90,56 +90,77 @@ pub(super) fn products<const R: usize>(
     }
 }
 
-neon! {
+/// Defines an instruction set with `sdot` from its products of signed bytes; all other operations
+/// are the same.
+macro_rules! neon_with_sdot {
+    ($(#[$doc:meta])* $isa:ident $features:tt; type Signed = $signed:ty; $($signed_products:tt)+) => {
+        $crate::isa::neon::neon! {
+            $(#[$doc])*
+            $isa $features extends Neon;
+            type Signed = $signed;
+            type Partial = [int32x4_t; 4];
+
+            fn dot_u4<const R: usize, F>(w: &[[int8x16_t; 4]; 8], x: &RowBlock<R>) -> [[int32x4_t; 4]; R] {
+                let mut dots = [[vdupq_n_s32(0); 4]; R];
+                $crate::isa::neon_dot::products(w, x, 0..8, &mut dots);
+                dots
+            }
+
+            fn dot_u5<const R: usize, F>(w: &[[int8x16_t; 4]; 8], x: &RowBlock<R>) -> [[int32x4_t; 4]; R] {
+                let mut dots = [[vdupq_n_s32(0); 4]; R];
+                $crate::isa::neon_dot::products(w, x, 0..8, &mut dots);
+                dots
+            }
+
+            fn dot_two_factors<const R: usize, F>(
+                w: &[[int8x16_t; 4]; 8],
+                factors: &[[int32x4_t; 4]; 2],
+                x: &RowBlock<R>,
+            ) -> [[int32x4_t; 4]; R] {
+                let mut dots = [[vdupq_n_s32(0); 4]; R];
+                for (half, factor) in factors.iter().enumerate() {
+                    let mut sums = $crate::isa::neon::offset_sums(&x.offsets_32[half]);
+                    $crate::isa::neon_dot::products(w, x, 4 * half..4 * half + 4, &mut sums);
+                    $crate::isa::neon::add_scaled(&mut dots, &sums, factor);
+                }
+                dots
+            }
+
+            fn partial(offsets: [i16; 2]) -> [int32x4_t; 4] {
+                let [sums] = $crate::isa::neon::offset_sums(&[offsets]);
+                sums
+            }
+
+            fn add_to_partial(sum: [int32x4_t; 4], w: [int8x16_t; 4], x: Group) -> [int32x4_t; 4] {
+                let mut sum = sum;
+                $crate::isa::neon_dot::sdot::<0>(&mut sum, &w, $crate::isa::neon::splat_group(x));
+                sum
+            }
+
+            fn add_partial(dot: [int32x4_t; 4], sum: [int32x4_t; 4], factor: [int32x4_t; 4]) -> [int32x4_t; 4] {
+                let mut dots = [dot];
+                $crate::isa::neon::add_scaled(&mut dots, &[sum], &factor);
+                dots[0]
+            }
+
+            fn multiply_bytes(sums: [int32x4_t; 4], w: [int8x16_t; 4], x: [int8x16_t; 4]) -> [int32x4_t; 4] {
+                let mut sums = sums;
+                $crate::isa::neon_dot::sdot::<0>(&mut sums, &w, x[0]);
+                sums
+            }
+
+            $($signed_products)+
+        }
+    };
+}
+pub(super) use neon_with_sdot;
+
+neon_with_sdot! {
     /// NEON with `sdot`.
     NeonDot ("neon" "dotprod");
     type Signed = [[int8x16_t; 4]; 8];
-    type Half = [int32x4_t; 4];
 
-    fn dot_u4<const R: usize, F>(w: &[[int8x16_t; 4]; 8], x: &Block<R>) -> [[int32x4_t; 4]; R] {
-        let mut dots = [[vdupq_n_s32(0); 4]; R];
-        products(w, x, 0..8, &mut dots);
-        dots
-    }
-
-    fn dot_u5<const R: usize, F>(w: &[[int8x16_t; 4]; 8], x: &Block<R>) -> [[int32x4_t; 4]; R] {
-        let mut dots = [[vdupq_n_s32(0); 4]; R];
-        products(w, x, 0..8, &mut dots);
-        dots
-    }
-
-    fn dot_halves<const R: usize, F>(
-        w: &[[int8x16_t; 4]; 8],
-        factors: &[[int32x4_t; 4]; 2],
-        x: &Block<R>,
-    ) -> [[int32x4_t; 4]; R] {
-        let mut dots = [[vdupq_n_s32(0); 4]; R];
-        for (half, factor) in factors.iter().enumerate() {
-            let mut sums = offset_sums(&x.offsets_32[half]);
-            products(w, x, 4 * half..4 * half + 4, &mut sums);
-            add_scaled(&mut dots, &sums, factor);
-        }
-        dots
-    }
-
-    fn half(offsets: [i16; 2]) -> [int32x4_t; 4] {
-        let [sums] = offset_sums(&[offsets]);
-        sums
-    }
-
-    fn add_to_half(sum: [int32x4_t; 4], w: [int8x16_t; 4], x: Group) -> [int32x4_t; 4] {
-        let mut sum = sum;
-        sdot::<0>(&mut sum, &w, splat_group(x));
-        sum
-    }
-
-    fn add_half(dot: [int32x4_t; 4], sum: [int32x4_t; 4], factor: [int32x4_t; 4]) -> [int32x4_t; 4] {
-        let mut dots = [dot];
-        add_scaled(&mut dots, &[sum], &factor);
-        dots[0]
-    }
-
-    fn dot_i8<const R: usize, F>(w: &[[int8x16_t; 4]; 8], x: &Block<R>) -> [[int32x4_t; 4]; R] {
+    fn dot_i8<const R: usize, F>(w: &[[int8x16_t; 4]; 8], x: &RowBlock<R>) -> [[int32x4_t; 4]; R] {
         let mut dots = [[vdupq_n_s32(0); 4]; R];
         products(w, x, 0..8, &mut dots);
         dots
@@ -151,11 +172,5 @@ neon! {
 
     fn signed_codes(w: &[[int8x16_t; 4]; 8]) -> [[int8x16_t; 4]; 8] {
         *w
-    }
-
-    fn multiply_bytes(sums: [int32x4_t; 4], w: [int8x16_t; 4], x: [int8x16_t; 4]) -> [int32x4_t; 4] {
-        let mut sums = sums;
-        sdot::<0>(&mut sums, &w, x[0]);
-        sums
     }
 }

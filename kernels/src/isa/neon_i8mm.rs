@@ -7,14 +7,14 @@
 
 use core::arch::aarch64::*;
 
-use super::neon::{add_scaled, load_groups, neon, offset_sums, splat_group};
-use super::neon_dot::{products, sdot};
-use crate::activations::{Block, Group, QUAD};
+use super::neon::{Neon, load_groups};
+use super::neon_dot::{neon_with_sdot, products};
+use crate::block::{Group, QUAD, RowBlock};
 
-/// For every two groups of columns, two rows of weights after the other.
+/// For every two groups of columns: pairs of rows of weights, one after the other.
 type Pairs = [[int8x16_t; 8]; 4];
 
-/// `sum + w·x`: each row of weights with each row of activations.
+/// Computes `sum + w·x` for two rows of weights and two rows of activations.
 #[inline]
 #[target_feature(enable = "neon", enable = "i8mm")]
 fn smmla(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
@@ -27,7 +27,7 @@ fn smmla(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
     sum
 }
 
-/// 8 columns of two rows each, from 4 columns of four rows and the next 4.
+/// Puts 8 columns of two rows into each register, from 4 columns of four rows and the next 4.
 #[inline]
 #[target_feature(enable = "neon")]
 fn pair(first: int8x16_t, second: int8x16_t) -> [int8x16_t; 2] {
@@ -35,7 +35,7 @@ fn pair(first: int8x16_t, second: int8x16_t) -> [int8x16_t; 2] {
     [vreinterpretq_s8_s32(vzip1q_s32(first, second)), vreinterpretq_s8_s32(vzip2q_s32(first, second))]
 }
 
-/// What [`pair`] was given.
+/// Undoes [`pair`].
 #[inline]
 #[target_feature(enable = "neon")]
 fn unpair(low: int8x16_t, high: int8x16_t) -> [int8x16_t; 2] {
@@ -43,10 +43,10 @@ fn unpair(low: int8x16_t, high: int8x16_t) -> [int8x16_t; 2] {
     [vreinterpretq_s8_s32(vuzp1q_s32(low, high)), vreinterpretq_s8_s32(vuzp2q_s32(low, high))]
 }
 
-/// The products with a quad.
+/// Computes the products with a quad.
 #[inline]
 #[target_feature(enable = "neon", enable = "i8mm")]
-fn products_of_pairs<const R: usize>(w: &Pairs, x: &Block<R>) -> [[int32x4_t; 4]; R] {
+fn products_of_pairs<const R: usize>(w: &Pairs, x: &RowBlock<R>) -> [[int32x4_t; 4]; R] {
     let mut sums = [[vdupq_n_s32(0); 2]; 8];
     for (w, x) in w.iter().zip(x.codes.as_flattened().as_chunks::<8>().0) {
         let (quads, _) = x.as_chunks::<4>();
@@ -66,56 +66,12 @@ fn products_of_pairs<const R: usize>(w: &Pairs, x: &Block<R>) -> [[int32x4_t; 4]
     dots
 }
 
-neon! {
+neon_with_sdot! {
     /// NEON with `smmla`.
     NeonI8mm ("neon" "dotprod" "i8mm");
     type Signed = Pairs;
-    type Half = [int32x4_t; 4];
 
-    fn dot_u4<const R: usize, F>(w: &[[int8x16_t; 4]; 8], x: &Block<R>) -> [[int32x4_t; 4]; R] {
-        let mut dots = [[vdupq_n_s32(0); 4]; R];
-        products(w, x, 0..8, &mut dots);
-        dots
-    }
-
-    fn dot_u5<const R: usize, F>(w: &[[int8x16_t; 4]; 8], x: &Block<R>) -> [[int32x4_t; 4]; R] {
-        let mut dots = [[vdupq_n_s32(0); 4]; R];
-        products(w, x, 0..8, &mut dots);
-        dots
-    }
-
-    fn dot_halves<const R: usize, F>(
-        w: &[[int8x16_t; 4]; 8],
-        factors: &[[int32x4_t; 4]; 2],
-        x: &Block<R>,
-    ) -> [[int32x4_t; 4]; R] {
-        let mut dots = [[vdupq_n_s32(0); 4]; R];
-        for (half, factor) in factors.iter().enumerate() {
-            let mut sums = offset_sums(&x.offsets_32[half]);
-            products(w, x, 4 * half..4 * half + 4, &mut sums);
-            add_scaled(&mut dots, &sums, factor);
-        }
-        dots
-    }
-
-    fn half(offsets: [i16; 2]) -> [int32x4_t; 4] {
-        let [sums] = offset_sums(&[offsets]);
-        sums
-    }
-
-    fn add_to_half(sum: [int32x4_t; 4], w: [int8x16_t; 4], x: Group) -> [int32x4_t; 4] {
-        let mut sum = sum;
-        sdot::<0>(&mut sum, &w, splat_group(x));
-        sum
-    }
-
-    fn add_half(dot: [int32x4_t; 4], sum: [int32x4_t; 4], factor: [int32x4_t; 4]) -> [int32x4_t; 4] {
-        let mut dots = [dot];
-        add_scaled(&mut dots, &[sum], &factor);
-        dots[0]
-    }
-
-    fn dot_i8<const R: usize, F>(w: &Pairs, x: &Block<R>) -> [[int32x4_t; 4]; R] {
+    fn dot_i8<const R: usize, F>(w: &Pairs, x: &RowBlock<R>) -> [[int32x4_t; 4]; R] {
         if R == QUAD {
             return products_of_pairs(w, x);
         }
@@ -123,12 +79,6 @@ neon! {
         let mut dots = [[vdupq_n_s32(0); 4]; R];
         products(&panel_order(w), x, 0..8, &mut dots);
         dots
-    }
-
-    fn multiply_bytes(sums: [int32x4_t; 4], w: [int8x16_t; 4], x: [int8x16_t; 4]) -> [int32x4_t; 4] {
-        let mut sums = sums;
-        sdot::<0>(&mut sums, &w, x[0]);
-        sums
     }
 
     fn signed(w: &[[int8x16_t; 4]; 8]) -> Pairs {

@@ -6,7 +6,7 @@ use core::hint::black_box;
 use half::f16;
 
 use super::{Kernel, Simd};
-use crate::activations::{Block, Group};
+use crate::block::{Group, RowBlock};
 
 /// Plain Rust, no `unsafe`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,17 +20,21 @@ impl Scalar {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
     }
+
+    pub(crate) fn run_without_dots<K: Kernel>(self, kernel: K) -> K::Output {
+        self.run(kernel)
+    }
 }
 
 /// Four bytes in each of 16 lanes.
 type Lanes = [[u8; 4]; 16];
 
-/// `Σ weight(w)·x` of each lane and row over groups `from..from + N`.
+/// Computes `Σ weight(w)·x` for each lane and row over groups `from..from + N`.
 #[inline(always)]
 fn dot<const N: usize, const R: usize>(
     w: &[Lanes; 8],
     from: usize,
-    x: &Block<R>,
+    x: &RowBlock<R>,
     weight: impl Fn(u8) -> i32,
 ) -> [[i32; 16]; R] {
     from_fn(|row| {
@@ -51,7 +55,7 @@ impl Simd for Scalar {
     type Signed = [Lanes; 8];
     type I32 = [i32; 16];
     type Factor = [i32; 16];
-    type Half = [i32; 16];
+    type Partial = [i32; 16];
     type F32 = [f32; 16];
     const FEW_REGISTERS: bool = false;
     const MANY_SUMS: bool = false;
@@ -78,33 +82,38 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn dot_u4<const R: usize, F>(self, w: &[Lanes; 8], x: &Block<R>) -> [[i32; 16]; R] {
+    fn dot_u4<const R: usize, F>(self, w: &[Lanes; 8], x: &RowBlock<R>) -> [[i32; 16]; R] {
         dot::<8, R>(w, 0, x, i32::from)
     }
 
     #[inline(always)]
-    fn dot_u5<const R: usize, F>(self, w: &[Lanes; 8], x: &Block<R>) -> [[i32; 16]; R] {
+    fn dot_u5<const R: usize, F>(self, w: &[Lanes; 8], x: &RowBlock<R>) -> [[i32; 16]; R] {
         dot::<8, R>(w, 0, x, i32::from)
     }
 
     #[inline(always)]
-    fn dot_halves<const R: usize, F>(self, w: &[Lanes; 8], factors: &[[i32; 16]; 2], x: &Block<R>) -> [[i32; 16]; R] {
+    fn dot_two_factors<const R: usize, F>(
+        self,
+        w: &[Lanes; 8],
+        factors: &[[i32; 16]; 2],
+        x: &RowBlock<R>,
+    ) -> [[i32; 16]; R] {
         let halves = [0, 4].map(|from| dot::<4, R>(w, from, x, |w| i32::from(w) - 32));
         from_fn(|row| from_fn(|lane| factors[0][lane] * halves[0][row][lane] + factors[1][lane] * halves[1][row][lane]))
     }
 
     #[inline(always)]
-    fn half(self, offsets: [i16; 2]) -> [i32; 16] {
+    fn partial(self, offsets: [i16; 2]) -> [i32; 16] {
         [i32::from(offsets[0]) + i32::from(offsets[1]); 16]
     }
 
     #[inline(always)]
-    fn add_to_half(self, sum: [i32; 16], w: Lanes, x: Group) -> [i32; 16] {
+    fn add_to_partial(self, sum: [i32; 16], w: Lanes, x: Group) -> [i32; 16] {
         from_fn(|lane| sum[lane] + (0..4).map(|j| i32::from(w[lane][j]) * i32::from(x[j])).sum::<i32>())
     }
 
     #[inline(always)]
-    fn add_half(self, dot: [i32; 16], sum: [i32; 16], factor: [i32; 16]) -> [i32; 16] {
+    fn add_partial(self, dot: [i32; 16], sum: [i32; 16], factor: [i32; 16]) -> [i32; 16] {
         from_fn(|lane| dot[lane] + sum[lane] * factor[lane])
     }
 
@@ -114,7 +123,7 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn dot_i8<const R: usize, F>(self, w: &[Lanes; 8], x: &Block<R>) -> [[i32; 16]; R] {
+    fn dot_i8<const R: usize, F>(self, w: &[Lanes; 8], x: &RowBlock<R>) -> [[i32; 16]; R] {
         dot::<8, R>(w, 0, x, |byte| i32::from(byte.cast_signed()))
     }
 
