@@ -331,6 +331,9 @@ mod tests {
 
     use super::*;
 
+    /// How often what may go wrong is tried; Miri is some thousand times slower.
+    const TIMES: usize = if cfg!(miri) { 16 } else { 2000 };
+
     fn pool(threads: usize) -> rayon::ThreadPool {
         ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
     }
@@ -355,7 +358,7 @@ mod tests {
     fn every_piece_is_done_once_when_a_region_is_over() {
         for threads in [1, 2, 3, 8] {
             let pool = pool(threads);
-            let regions = || (0..2000).for_each(|end| assert_eq!(sum(threads, end), (0..end).sum::<usize>()));
+            let regions = || (0..TIMES).for_each(|end| assert_eq!(sum(threads, end), (0..end).sum::<usize>()));
             pool.install(regions);
             pool.install(|| keep_awake(regions));
             // Several callers, whose helpers are each other.
@@ -368,7 +371,7 @@ mod tests {
     fn helpers_come_at_the_same_time_and_not_more_than_there_is_room_for() {
         let pool = pool(4);
         for threads in [2, 3, 4] {
-            for _ in 0..50 {
+            for _ in 0..TIMES / 16 {
                 let seen = Mutex::new(HashSet::new());
                 let start = Instant::now();
                 let in_time = || start.elapsed() < Duration::from_secs(60);
@@ -431,7 +434,7 @@ mod tests {
             }
             blocked.wait();
             pool.install(|| {
-                for _ in 0..1000 {
+                for _ in 0..TIMES {
                     assert_eq!(keep_awake(|| sum(3, 10)), 45);
                 }
                 assert_eq!(CREW.with(|crew| crew.invited.load(Ordering::Relaxed)), 2);
