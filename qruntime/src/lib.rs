@@ -112,7 +112,12 @@ pub use tensor::{PackedTensor, PlainTensor, first_not_finite};
 pub use text::{ChatTemplate, Date, DecodeStream, Message, Tokenizer};
 pub use weight::{SharedWeight, Weight};
 
-/// The examples of the README, compiled with the tests.
+/// The examples of `docs/library.md`, compiled with the tests.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../../docs/library.md")]
+struct Library;
+
+/// The example of the crate's page, compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
 struct Readme;

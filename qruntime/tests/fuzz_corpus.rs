@@ -159,6 +159,15 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
+/// A seed that went stale is refused at the door, and the fuzzer never gets further.
+#[test]
+fn the_seeds_are_those_that_would_be_written_today() {
+    for (name, file) in seeds() {
+        let committed = fs::read(format!("{CORPUS}/{name}.safetensors")).unwrap_or_default();
+        assert!(committed == file, "{name} is stale: see `write_the_seeds` in CONTRIBUTING.md");
+    }
+}
+
 #[test]
 #[ignore = "writes into the source tree; run it when a format is new"]
 fn write_the_seeds() {
