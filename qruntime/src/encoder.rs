@@ -5,8 +5,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use kernels::{Isa, normalize_l2};
-use ndarray::Array2;
+use kernels::{Isa, ShapeError, normalize_l2};
+use ndarray::{Array2, ArrayView2};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
@@ -14,8 +14,10 @@ use crate::error::Error;
 use crate::family;
 use crate::folder::{Folder, folder};
 use crate::model::Model;
+use crate::names::Names;
 use crate::nn::encoder::{EncoderNetwork, EncoderState};
 use crate::nn::spec::EncoderSpec;
+use crate::nn::tap::{Tap, lend};
 use crate::nn::weights::Weights;
 use crate::nn::{NUMBERS, Spare};
 use crate::parallel;
@@ -34,6 +36,7 @@ pub struct Encoder(Arc<Inner>);
 struct Inner {
     model: Model,
     network: EncoderNetwork,
+    names: &'static Names,
     spec: EncoderSpec,
     config: EncoderConfig,
     folder: Folder,
@@ -134,13 +137,13 @@ impl Encoder {
         sentence: Sentence,
         model: impl FnOnce() -> Result<Model, Error>,
     ) -> Result<Self, Error> {
-        let (family, spec) = family::encoder(file)?;
+        let (family, names, spec) = family::encoder(file)?;
         let config = EncoderConfig::new(family, &spec, sentence);
         let model = model()?;
         model.refuse_unrunnable(path, |field| file.get(field))?;
-        let network = EncoderNetwork::new(&spec, &Weights::new(&model, path, model.isa()))?;
+        let network = EncoderNetwork::new(&spec, &Weights::new(&model, path, model.isa(), names))?;
         let folder = Folder::new(folder);
-        Ok(Self(Arc::new(Inner { model, network, spec, config, folder, states: Spare::default() })))
+        Ok(Self(Arc::new(Inner { model, network, names, spec, config, folder, states: Spare::default() })))
     }
 
     /// Uses another instruction set: for tests, measurements and bug reports. Results stay the
@@ -150,11 +153,12 @@ impl Encoder {
     /// Never: the layers have been built before.
     #[must_use]
     pub fn with_isa(self, isa: Isa) -> Self {
-        let Inner { model, spec, config, folder, .. } = &*self.0;
-        let network = EncoderNetwork::new(spec, &Weights::new(model, folder.shown(), isa));
+        let Inner { model, names, spec, config, folder, .. } = &*self.0;
+        let names = *names;
+        let network = EncoderNetwork::new(spec, &Weights::new(model, folder.shown(), isa, names));
         let network = network.expect("these tensors have made a network before");
         let (model, config, folder) = (model.clone(), config.clone(), Folder::new(folder.path()));
-        Self(Arc::new(Inner { model, network, spec: *spec, config, folder, states: Spare::default() }))
+        Self(Arc::new(Inner { model, network, names, spec: *spec, config, folder, states: Spare::default() }))
     }
 
     /// What the encoder is.
@@ -200,22 +204,96 @@ impl Encoder {
         sequences: &[impl AsRef<[u32]>],
         skipped: usize,
     ) -> Result<Array2<f32>, Error> {
-        let EncoderConfig { vocab_size: vocabulary, context, dimensions, .. } = *self.config();
+        let EncoderConfig { dimensions, .. } = *self.config();
         let sequences: Vec<&[u32]> = sequences.iter().map(AsRef::as_ref).collect();
-        for tokens in &sequences {
-            match tokens.len() {
-                0 => return Err(Error::NoTokens),
-                length if length > context => return Err(Error::Context { length, context, longest: context }),
-                _ => {}
-            }
-            if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
-                return Err(Error::Token { token, vocabulary });
-            }
-        }
+        sequences.iter().try_for_each(|tokens| self.check(tokens))?;
         let mut vectors = Array2::zeros((sequences.len(), dimensions));
         let to = vectors.as_slice_mut().expect("an array of its own");
         parallel::keep_awake(|| self.0.states.lend(|state| self.compute(&sequences, skipped, to, state)))?;
         Ok(vectors)
+    }
+
+    /// Checks the tokens of a sequence.
+    fn check(&self, tokens: &[u32]) -> Result<(), Error> {
+        let EncoderConfig { vocab_size: vocabulary, context, .. } = *self.config();
+        match tokens.len() {
+            0 => return Err(Error::NoTokens),
+            length if length > context => return Err(Error::Context { length, context, longest: context }),
+            _ => {}
+        }
+        match tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            Some(&token) => Err(Error::Token { token, vocabulary }),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the hidden states that enter layer 0: a row for each token. See
+    /// [`CausalLm::embed_tokens`](crate::CausalLm::embed_tokens) for running a network one layer at a
+    /// time.
+    ///
+    /// # Errors
+    /// If there are no tokens or more than [`context`](EncoderConfig::context), or one is not in the
+    /// vocabulary.
+    pub fn embed_tokens(&self, tokens: &[u32]) -> Result<Array2<f32>, Error> {
+        self.check(tokens)?;
+        let mut states = Array2::zeros((tokens.len(), self.config().hidden));
+        let to = states.as_slice_mut().expect("an array of its own");
+        self.0.states.lend(|state| self.0.network.embed_one(tokens, to, state))?;
+        Ok(states)
+    }
+
+    /// Takes hidden states of whole sequences, a row for each token, through one layer, in place.
+    ///
+    /// # Errors
+    /// If a sequence is longer than the context, or its rows have another length than
+    /// [`hidden`](EncoderConfig::hidden); if a key or value is too large ([`Error::CacheRange`]) or
+    /// not finite ([`Error::NotFinite`]). Some sequences have then gone through the layer.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn forward_layer(
+        &self,
+        layer: usize,
+        states: &mut [Array2<f32>],
+        mut tap: Option<&mut dyn Tap>,
+    ) -> Result<(), Error> {
+        let EncoderConfig { layers, hidden, context, .. } = *self.config();
+        assert!(layer < layers, "layer {layer} of {layers}");
+        for rows in &*states {
+            ShapeError::check("columns of hidden states", rows.ncols(), hidden)?;
+            if rows.nrows() > context {
+                return Err(Error::Context { length: rows.nrows(), context, longest: context });
+            }
+        }
+        let mut sequence = |rows: &mut Array2<f32>, state: &mut EncoderState| {
+            if !rows.is_standard_layout() {
+                *rows = rows.as_standard_layout().into_owned();
+            }
+            let rows = rows.as_slice_mut().expect("in standard layout");
+            self.0.network.forward_layer(layer, rows, state, lend(&mut tap))
+        };
+        parallel::keep_awake(|| {
+            self.0.states.lend(|state| states.iter_mut().try_for_each(|rows| sequence(rows, state)))
+        })
+    }
+
+    /// Makes the vector of a text from the hidden states that have left the last layer, a row for
+    /// each of its tokens.
+    ///
+    /// # Errors
+    /// If there are no rows, they have another length than [`hidden`](EncoderConfig::hidden), or an
+    /// element is not finite.
+    pub fn pool(&self, states: ArrayView2<'_, f32>) -> Result<Vec<f32>, Error> {
+        ShapeError::check("columns of hidden states", states.ncols(), self.config().hidden)?;
+        if states.is_empty() {
+            return Err(Error::NoTokens);
+        }
+        let states = states.as_standard_layout();
+        let rows = states.as_slice().expect("in standard layout");
+        self.0.network.check(rows)?;
+        let mut vector = vec![0.0; self.config().dimensions];
+        self.pool_rows(rows, 0, &mut vector);
+        Ok(vector)
     }
 
     fn compute(
@@ -243,7 +321,7 @@ impl Encoder {
             for (tokens, vector) in some.iter().zip(vectors.chunks_mut(dimensions)) {
                 let (rows, others) = x.split_at(tokens.len() * hidden);
                 x = others;
-                self.pool(rows, skipped, vector);
+                self.pool_rows(rows, skipped, vector);
             }
             (sequences, to) = (others, rest);
         }
@@ -252,7 +330,7 @@ impl Encoder {
 
     /// Makes the vector of a text from those of its tokens, of which the first `skipped` do not
     /// count. More must be there.
-    fn pool(&self, rows: &[f32], skipped: usize, vector: &mut [f32]) {
+    fn pool_rows(&self, rows: &[f32], skipped: usize, vector: &mut [f32]) {
         let EncoderConfig { hidden, pooling, normalize, .. } = self.config();
         let all = rows.chunks(*hidden).enumerate().skip(skipped);
         for (pooling, vector) in pooling.iter().zip(vector.chunks_mut(*hidden)) {

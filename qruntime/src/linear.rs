@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use kernels::{Activations, Isa, ShapeError};
 use ndarray::{Array2, ArrayView2, ArrayViewMut2};
@@ -22,9 +23,19 @@ use crate::weight::{SharedWeight, Weight};
 #[derive(Clone)]
 pub struct Linear {
     weight: SharedWeight,
+    name: Option<(Arc<str>, usize)>,
     bias: Option<Vec<f32>>,
     isa: Isa,
     exact: bool,
+}
+
+/// What a matrix of weights is called: a tensor, and which of its matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WeightName<'a> {
+    /// The full name of the tensor.
+    pub tensor: &'a str,
+    /// The matrix, from 0: an expert's, where a tensor holds those of several.
+    pub matrix: usize,
 }
 
 /// Memory that [`Linear::forward_into`] and its like need between calls; it grows to what the
@@ -39,7 +50,7 @@ impl Linear {
     /// A layer without bias.
     #[must_use]
     pub fn new(weight: impl Into<SharedWeight>, isa: Isa) -> Self {
-        Self { weight: weight.into(), bias: None, isa, exact: false }
+        Self { weight: weight.into(), name: None, bias: None, isa, exact: false }
     }
 
     /// Adds a bias.
@@ -81,6 +92,17 @@ impl Linear {
     #[must_use]
     pub fn weight(&self) -> Weight<'_> {
         self.weight.view()
+    }
+
+    /// The name of the matrix; `None` if the layer was made from memory.
+    #[must_use]
+    pub fn name(&self) -> Option<WeightName<'_>> {
+        self.name.as_ref().map(|(tensor, matrix)| WeightName { tensor, matrix: *matrix })
+    }
+
+    /// Names the matrix.
+    pub(crate) fn named(self, tensor: &Arc<str>, matrix: usize) -> Self {
+        Self { name: Some((Arc::clone(tensor), matrix)), ..self }
     }
 
     /// The bias.

@@ -5,7 +5,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use kernels::{Isa, KvFormat};
+use kernels::{Isa, KvFormat, ShapeError};
+use ndarray::{Array2, ArrayView2};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
@@ -13,13 +14,15 @@ use crate::error::Error;
 use crate::family;
 use crate::folder::{Folder, folder};
 use crate::model::Model;
+use crate::names::Names;
 use crate::nn::batch::{Cache, Piece};
 use crate::nn::decoder::{Decoder, DecoderState};
 use crate::nn::spec::DecoderSpec;
+use crate::nn::tap::{Tap, lend};
 use crate::nn::weights::Weights;
 use crate::nn::{NUMBERS, Spare, sized};
 use crate::parallel;
-use crate::sequence::{Sequence, Undo};
+use crate::sequence::{Limits, Sequence, SessionOptions, Undo};
 #[cfg(feature = "text")]
 use crate::text::{ChatTemplate, Tokenizer};
 
@@ -48,6 +51,7 @@ pub struct CausalLm(Arc<Inner>);
 struct Inner {
     model: Model,
     decoder: Decoder,
+    names: &'static Names,
     spec: DecoderSpec,
     config: LmConfig,
     folder: Folder,
@@ -150,13 +154,13 @@ impl CausalLm {
         file: &Config,
         model: impl FnOnce() -> Result<Model, Error>,
     ) -> Result<Self, Error> {
-        let (family, spec) = family::decoder(file)?;
+        let (family, names, spec) = family::decoder(file)?;
         let config = LmConfig::new(family, &spec, file, folder)?;
         let model = model()?;
         model.refuse_unrunnable(path, |field| file.get(field))?;
-        let decoder = Decoder::new(&spec, &Weights::new(&model, path, model.isa()))?;
+        let decoder = Decoder::new(&spec, &Weights::new(&model, path, model.isa(), names))?;
         let folder = Folder::new(folder);
-        Ok(Self(Arc::new(Inner { model, decoder, spec, config, folder, states: Spare::default() })))
+        Ok(Self(Arc::new(Inner { model, decoder, names, spec, config, folder, states: Spare::default() })))
     }
 
     /// Makes a model of files in memory: the bytes of `config.json` and of the safetensors file,
@@ -176,11 +180,12 @@ impl CausalLm {
     /// Never: the layers have been built before.
     #[must_use]
     pub fn with_isa(self, isa: Isa) -> Self {
-        let Inner { model, spec, config, folder, .. } = &*self.0;
-        let decoder = Decoder::new(spec, &Weights::new(model, folder.shown(), isa));
+        let Inner { model, names, spec, config, folder, .. } = &*self.0;
+        let names = *names;
+        let decoder = Decoder::new(spec, &Weights::new(model, folder.shown(), isa, names));
         let decoder = decoder.expect("these tensors have made a network before");
         let (model, spec, config, folder) = (model.clone(), spec.clone(), config.clone(), Folder::new(folder.path()));
-        Self(Arc::new(Inner { model, decoder, spec, config, folder, states: Spare::default() }))
+        Self(Arc::new(Inner { model, decoder, names, spec, config, folder, states: Spare::default() }))
     }
 
     /// What the model is.
@@ -217,6 +222,137 @@ impl CausalLm {
         self.0.decoder.cache(format)
     }
 
+    /// What a sequence with these options may be.
+    pub(crate) fn limits(&self, options: &SessionOptions) -> Limits {
+        let LmConfig { vocab_size: vocabulary, context: longest, default_context, .. } = *self.config();
+        let context = options.context.unwrap_or(default_context).min(longest);
+        Limits { vocabulary, context, longest, block: options.block }
+    }
+
+    /// Most rows of sequences that go through the network together.
+    fn most_rows(&self, block: usize) -> usize {
+        block.min(NUMBERS / self.0.spec.row_numbers()).max(1)
+    }
+
+    /// Makes the hidden states that enter layer 0: a row for each token.
+    ///
+    /// With [`forward_layer`](Self::forward_layer) and [`forward_head`](Self::forward_head) this runs
+    /// a network one layer at a time over sequences whose hidden states the caller keeps, with the
+    /// bits of the whole run. So each layer is read once for all sequences, and a [`Tap`] sees what
+    /// enters its matrices:
+    ///
+    /// ```no_run
+    /// use ndarray::ArrayView2;
+    /// use qruntime::{CausalLm, SessionOptions, Tap, WeightName};
+    ///
+    /// struct Rows(usize);
+    ///
+    /// impl Tap for Rows {
+    ///     fn input(&mut self, weights: &[WeightName<'_>], x: ArrayView2<'_, f32>) {
+    ///         self.0 += x.nrows() * weights.len();
+    ///     }
+    /// }
+    ///
+    /// let lm = CausalLm::open("model")?;
+    /// let sequences = [[1, 2, 3], [4, 5, 6]];
+    /// let mut states = sequences.iter().map(|tokens| lm.embed_tokens(tokens)).collect::<Result<Vec<_>, _>>()?;
+    /// let mut rows = Rows(0);
+    /// for layer in 0..lm.config().layers {
+    ///     lm.forward_layer(layer, &mut states, &SessionOptions::default(), Some(&mut rows))?;
+    /// }
+    /// let logits = lm.forward_head(states[0].view(), Some(&mut rows))?;
+    /// assert_eq!(logits.dim(), (3, lm.config().vocab_size));
+    /// # Ok::<(), qruntime::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If a token is not in the vocabulary.
+    pub fn embed_tokens(&self, tokens: &[u32]) -> Result<Array2<f32>, Error> {
+        let LmConfig { vocab_size: vocabulary, hidden, .. } = *self.config();
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            return Err(Error::Token { token, vocabulary });
+        }
+        let mut states = Array2::zeros((tokens.len(), hidden));
+        self.0.decoder.embed(tokens.iter(), states.as_slice_mut().expect("an array of its own"))?;
+        Ok(states)
+    }
+
+    /// Takes hidden states of whole sequences, a row for each token, through one layer, in place.
+    /// Keys and values are kept as `options` say, while the call lasts.
+    ///
+    /// # Errors
+    /// If a sequence is longer than the context, or its rows have another length than
+    /// [`hidden`](LmConfig::hidden); if a key or value is too large ([`Error::CacheRange`]) or not
+    /// finite ([`Error::NotFinite`]). Some sequences have then gone through the layer.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn forward_layer(
+        &self,
+        layer: usize,
+        states: &mut [Array2<f32>],
+        options: &SessionOptions,
+        mut tap: Option<&mut dyn Tap>,
+    ) -> Result<(), Error> {
+        let LmConfig { layers, hidden, .. } = *self.config();
+        assert!(layer < layers, "layer {layer} of {layers}");
+        let Limits { context, longest, block, .. } = self.limits(options);
+        for rows in &*states {
+            ShapeError::check("columns of hidden states", rows.ncols(), hidden)?;
+            if rows.nrows() > context {
+                return Err(Error::Context { length: rows.nrows(), context, longest });
+            }
+        }
+        let most = self.most_rows(block) * hidden;
+        let mut sequence = |rows: &mut Array2<f32>, state: &mut State| {
+            if !rows.is_standard_layout() {
+                *rows = rows.as_standard_layout().into_owned();
+            }
+            let mut cache = self.0.decoder.layer_cache(layer, options.kv);
+            let mut start = 0;
+            for rows in rows.as_slice_mut().expect("in standard layout").chunks_mut(most) {
+                let count = rows.len() / hidden;
+                let piece = Piece { tokens: &[], rows: count, start, context, cache: &mut cache };
+                self.0.decoder.forward_layer(layer, &mut [piece], rows, &mut state.decoder, lend(&mut tap))?;
+                start += count;
+            }
+            Ok(())
+        };
+        parallel::keep_awake(|| {
+            self.0.states.lend(|state| states.iter_mut().try_for_each(|rows| sequence(rows, state)))
+        })
+    }
+
+    /// Makes logits of hidden states that have left the last layer: a row for each.
+    ///
+    /// # Errors
+    /// If rows have another length than [`hidden`](LmConfig::hidden), or a result is not finite.
+    pub fn forward_head(
+        &self,
+        states: ArrayView2<'_, f32>,
+        mut tap: Option<&mut dyn Tap>,
+    ) -> Result<Array2<f32>, Error> {
+        let LmConfig { vocab_size: vocabulary, hidden, .. } = *self.config();
+        ShapeError::check("columns of hidden states", states.ncols(), hidden)?;
+        let states = states.as_standard_layout();
+        let mut logits = Array2::zeros((states.nrows(), vocabulary));
+        let rows = states.as_slice().expect("in standard layout").chunks(self.logit_rows() * hidden);
+        let to = logits.as_slice_mut().expect("an array of its own").chunks_mut(self.logit_rows() * vocabulary);
+        parallel::keep_awake(|| {
+            self.0.states.lend(|state| {
+                rows.zip(to).try_for_each(|(rows, logits)| {
+                    self.0.decoder.head(rows, &mut state.decoder, logits, lend(&mut tap))
+                })
+            })
+        })?;
+        Ok(logits)
+    }
+
+    /// Most rows of logits that are computed together.
+    fn logit_rows(&self) -> usize {
+        (LOGITS / self.config().vocab_size).clamp(1, 64)
+    }
+
     /// Computes the tokens that sequences have and the network has not seen yet, some rows at a
     /// time. Takes back those that [`Sequence::append`] appended if that fails.
     pub(crate) fn catch_up(&self, sequences: &mut [&mut Sequence], watch: Watch<'_>) -> Result<(), Error> {
@@ -229,9 +365,9 @@ impl CausalLm {
     fn compute(&self, sequences: &mut [&mut Sequence], mut watch: Watch<'_>, state: &mut State) -> Result<(), Error> {
         let decoder = &self.0.decoder;
         let vocabulary = self.config().vocab_size;
-        let logit_rows = (LOGITS / vocabulary).clamp(1, 64);
+        let logit_rows = self.logit_rows();
         let block = sequences.iter().map(|sequence| sequence.limits().block).min().unwrap_or(1);
-        let most = block.min(NUMBERS / self.0.spec.row_numbers()).max(1);
+        let most = self.most_rows(block);
         let mut computed = 0;
         loop {
             // Of every sequence what is next, until there are as many rows as there may be.
@@ -262,7 +398,7 @@ impl CausalLm {
                 for first in (0..rows).step_by(logit_rows) {
                     let some = first..rows.min(first + logit_rows);
                     let logits = sized(&mut state.logits, some.len() * vocabulary);
-                    decoder.logits(some.clone(), &mut state.decoder, logits)?;
+                    decoder.logits(some.clone(), &mut state.decoder, logits, None)?;
                     for (row, logits) in some.zip(logits.chunks(vocabulary)) {
                         tell(start + row, logits);
                     }
@@ -274,7 +410,7 @@ impl CausalLm {
             last.retain(|&(i, _, _)| sequences[i].pending() == 0);
             for last in last.chunks(logit_rows) {
                 let logits = sized(&mut state.logits, last.len() * vocabulary);
-                decoder.logits(last.iter().map(|&(_, _, row)| row), &mut state.decoder, logits)?;
+                decoder.logits(last.iter().map(|&(_, _, row)| row), &mut state.decoder, logits, None)?;
                 for (&(i, _, _), logits) in last.iter().zip(logits.chunks(vocabulary)) {
                     sequences[i].set_logits(logits);
                 }

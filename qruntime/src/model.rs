@@ -202,8 +202,8 @@ impl Model {
     /// If there is no such matrix, its numbers are none that can be multiplied, or the bias is not
     /// a vector of as many numbers as the matrix has rows.
     pub fn linear(&self, name: &str) -> Result<Linear, Error> {
-        let weight = self.matrices(&format!("{name}.weight"), 1..=1, "one matrix")?.get(0)?;
-        let linear = Linear::new(weight, self.0.isa);
+        let matrix = self.matrices(&format!("{name}.weight"), 1..=1, "one matrix")?;
+        let linear = Linear::new(matrix.get(0)?, self.0.isa).named(&matrix.name().into(), 0);
         match self.plain(&format!("{name}.bias")) {
             Ok(bias) => linear.with_bias(bias.to_f32()?),
             Err(Error::NoSuchTensor { .. }) => Ok(linear),
@@ -228,7 +228,8 @@ impl Model {
             Err(Error::NoSuchTensor { .. }) => find(&format!("{name}.weight"))?,
             found => found?,
         };
-        let layer = |i| Ok(Linear::new(weights.get(i)?, self.0.isa));
+        let name = weights.name().into();
+        let layer = |i| Ok(Linear::new(weights.get(i)?, self.0.isa).named(&name, i));
         Experts::new((0..weights.count()).map(layer).collect::<Result<_, Error>>()?)
     }
 

@@ -2,8 +2,51 @@
 
 use std::mem;
 
+use kernels::KvFormat;
+
 use crate::error::Error;
 use crate::nn::batch::{Cache, Piece};
+
+/// How a session keeps and computes its sequence.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SessionOptions {
+    /// How keys and values are stored: in half precision, or in 8 bits at half of the memory.
+    pub kv: KvFormat,
+    /// How many tokens go through the network together, at most. More need more memory; results are
+    /// the same. A batch takes the least of its sessions.
+    pub block: usize,
+    /// The longest that the sequence may become; `None` for what
+    /// [`LmConfig::default_context`](crate::LmConfig::default_context) says. It may not be longer
+    /// than [`LmConfig::context`](crate::LmConfig::context). Memory is taken as the sequence grows.
+    pub context: Option<usize>,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self { kv: KvFormat::F16, block: 512, context: None }
+    }
+}
+
+impl SessionOptions {
+    /// With keys and values stored so.
+    #[must_use]
+    pub fn kv(self, kv: KvFormat) -> Self {
+        Self { kv, ..self }
+    }
+
+    /// With so many tokens at a time.
+    #[must_use]
+    pub fn block(self, block: usize) -> Self {
+        Self { block, ..self }
+    }
+
+    /// With sequences of up to so many tokens.
+    #[must_use]
+    pub fn context(self, context: usize) -> Self {
+        Self { context: Some(context), ..self }
+    }
+}
 
 /// What a sequence may be.
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +171,7 @@ impl Sequence {
         self.cache.truncate(self.computed);
         let tokens = &self.tokens[self.computed..];
         let tokens = &tokens[..tokens.len().min(most)];
-        Piece { tokens, start: self.computed, context: self.limits.context, cache: &mut self.cache }
+        Piece { tokens, rows: tokens.len(), start: self.computed, context: self.limits.context, cache: &mut self.cache }
     }
 
     /// Notes that the tokens before a position are computed.

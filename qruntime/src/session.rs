@@ -4,54 +4,12 @@ use std::fmt;
 use std::iter::FusedIterator;
 use std::ops::ControlFlow;
 
-use kernels::KvFormat;
 use ndarray::Array2;
 
 use crate::error::Error;
-use crate::lm::{CausalLm, LmConfig, Watch};
+use crate::lm::{CausalLm, Watch};
 use crate::sample::Sampler;
-use crate::sequence::{Limits, Sequence};
-
-/// How a session keeps and computes its sequence.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct SessionOptions {
-    /// How keys and values are stored: in half precision, or in 8 bits at half of the memory.
-    pub kv: KvFormat,
-    /// How many tokens go through the network together, at most. More need more memory; results are
-    /// the same. A batch takes the least of its sessions.
-    pub block: usize,
-    /// The longest that the sequence may become; `None` for what
-    /// [`LmConfig::default_context`](crate::LmConfig::default_context) says. It may not be longer
-    /// than [`LmConfig::context`](crate::LmConfig::context). Memory is taken as the sequence grows.
-    pub context: Option<usize>,
-}
-
-impl Default for SessionOptions {
-    fn default() -> Self {
-        Self { kv: KvFormat::F16, block: 512, context: None }
-    }
-}
-
-impl SessionOptions {
-    /// With keys and values stored so.
-    #[must_use]
-    pub fn kv(self, kv: KvFormat) -> Self {
-        Self { kv, ..self }
-    }
-
-    /// With so many tokens at a time.
-    #[must_use]
-    pub fn block(self, block: usize) -> Self {
-        Self { block, ..self }
-    }
-
-    /// With sequences of up to so many tokens.
-    #[must_use]
-    pub fn context(self, context: usize) -> Self {
-        Self { context: Some(context), ..self }
-    }
-}
+use crate::sequence::{Sequence, SessionOptions};
 
 /// A sequence of tokens, and the keys and values that the network has for it.
 ///
@@ -78,10 +36,8 @@ impl CausalLm {
     /// An empty sequence with other options than the usual ones.
     #[must_use]
     pub fn session_with(&self, options: SessionOptions) -> Session {
-        let LmConfig { vocab_size: vocabulary, context: longest, default_context, .. } = *self.config();
-        let context = options.context.unwrap_or(default_context).min(longest);
-        let limits = Limits { vocabulary, context, longest, block: options.block };
-        Session { lm: self.clone(), sequence: Sequence::new(limits, self.cache(options.kv)) }
+        let sequence = Sequence::new(self.limits(&options), self.cache(options.kv));
+        Session { lm: self.clone(), sequence }
     }
 
     /// Appends tokens to several sequences and computes them together, which is faster than one

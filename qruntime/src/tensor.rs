@@ -192,6 +192,11 @@ impl<'a> Matrices<'a> {
         Self { entry, file }
     }
 
+    /// The name of the tensor.
+    pub(crate) fn name(self) -> &'a str {
+        &self.entry.name
+    }
+
     /// How many matrices the tensor holds.
     pub(crate) fn count(self) -> usize {
         matrix_count(&self.entry.shape)

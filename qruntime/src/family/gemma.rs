@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{ACTIVATIONS, attention_bias, common_with, rope, windows};
 use crate::config::{Config, SIZES};
 use crate::error::Error;
-use crate::nn::spec::{DecoderSpec, Mask, MlpSpec, NormNames};
+use crate::nn::spec::{DecoderSpec, Mask, MlpSpec};
 
 /// What both mean by leaving fields out.
 fn with_defaults(config: &Config) -> Config {
@@ -29,12 +29,7 @@ fn gemma(config: &Config, rotated: Option<rope::Part>) -> Result<DecoderSpec, Er
     let activation = config.one_of("hidden_activation", ACTIVATIONS)?;
     for layer in &mut spec.layers {
         layer.attention.scale = scale;
-        layer.norms = NormNames {
-            before_attention: "input_layernorm",
-            after_attention: Some("post_attention_layernorm"),
-            before_mlp: "pre_feedforward_layernorm",
-            after_mlp: Some("post_feedforward_layernorm"),
-        };
+        layer.norms_after = true;
         if let MlpSpec::Dense(dense) = &mut layer.mlp {
             dense.activation = activation.unwrap_or(Activation::GeluTanh);
         }

@@ -5,11 +5,11 @@ use std::ops::RangeInclusive;
 
 use serde_json::json;
 
-use super::mixtral::{EXPERTS, FUSED, mixture};
+use super::mixtral::{EXPERTS, mixture};
 use super::{attention_bias, common, mlp_bias};
 use crate::config::Config;
 use crate::error::Error;
-use crate::nn::spec::{DecoderSpec, ExpertNames, MixtureNames, MixtureSpec, MlpSpec};
+use crate::nn::spec::{DecoderSpec, MlpSpec};
 
 /// What a scale may be.
 const SCALES: RangeInclusive<f64> = 1e-6..=1e6;
@@ -44,18 +44,8 @@ pub(super) fn granite_moe(config: &Config) -> Result<DecoderSpec, Error> {
     let chosen = config.size("num_experts_per_tok", 1..=experts)?;
     for layer in &mut spec.layers {
         if let MlpSpec::Dense(dense) = layer.mlp {
-            layer.mlp = MlpSpec::Mixture(MixtureSpec { names: NAMES, ..mixture(dense, experts, chosen) });
+            layer.mlp = MlpSpec::Mixture(mixture(dense, experts, chosen));
         }
     }
     Ok(spec)
 }
-
-/// The names of the first models, and those that transformers has for them since version 5.
-const NAMES: &[MixtureNames] = &[
-    MixtureNames {
-        scope: "block_sparse_moe",
-        router: "router.layer",
-        experts: ExpertNames::Fused(["input_linear", "output_linear"]),
-    },
-    MixtureNames { scope: "block_sparse_moe", router: "router", experts: FUSED },
-];

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{common, window};
 use crate::config::Config;
 use crate::error::Error;
-use crate::nn::spec::{DecoderSpec, DenseSpec, ExpertNames, MixtureNames, MixtureSpec, MlpSpec};
+use crate::nn::spec::{DecoderSpec, DenseSpec, MixtureSpec, MlpSpec};
 
 /// The most experts that a mixture may have.
 pub(super) const EXPERTS: usize = 4096;
@@ -24,36 +24,13 @@ pub(super) fn mixtral(config: &Config) -> Result<DecoderSpec, Error> {
     let chosen = config.size("num_experts_per_tok", 1..=experts)?;
     for layer in &mut spec.layers {
         if let MlpSpec::Dense(dense) = layer.mlp {
-            layer.mlp = MlpSpec::Mixture(MixtureSpec { names: NAMES, ..mixture(dense, experts, chosen) });
+            layer.mlp = MlpSpec::Mixture(mixture(dense, experts, chosen));
         }
     }
     Ok(spec)
 }
 
-/// The names of the first model, and those that transformers has for it since version 5.
-const NAMES: &[MixtureNames] = &[
-    MixtureNames { scope: "block_sparse_moe", router: "gate", experts: ExpertNames::Single(["w1", "w3", "w2"]) },
-    MixtureNames { scope: "mlp", router: "gate", experts: FUSED },
-];
-
-/// The names of experts in one tensor that transformers has since version 5.
-pub(super) const FUSED: ExpertNames = ExpertNames::Fused(["experts.gate_up_proj", "experts.down_proj"]);
-
-/// The names that most mixtures have, before and since that version.
-const USUAL: &[MixtureNames] = &[
-    MixtureNames { scope: "mlp", router: "gate", experts: ExpertNames::Single(["gate_proj", "up_proj", "down_proj"]) },
-    MixtureNames { scope: "mlp", router: "gate", experts: FUSED },
-];
-
 /// A mixture as most have it, whose experts are like `dense`.
 pub(super) fn mixture(dense: DenseSpec, experts: usize, chosen: usize) -> MixtureSpec {
-    MixtureSpec {
-        experts,
-        chosen,
-        width: dense.width,
-        activation: dense.activation,
-        normalized: true,
-        names: USUAL,
-        shared: None,
-    }
+    MixtureSpec { experts, chosen, width: dense.width, activation: dense.activation, normalized: true, shared: None }
 }

@@ -14,39 +14,38 @@ use kernels::Activation;
 
 use crate::config::{Config, LAYERS, SIZES, WIDTHS};
 use crate::error::Error;
+use crate::names::{self, Names};
 use crate::nn::NUMBERS;
 use crate::nn::attention::MAX_HEAD_DIM;
-use crate::nn::spec::{
-    AttentionSpec, DecoderSpec, DenseSpec, EncoderSpec, LayerSpec, Mask, MlpSpec, NormNames, NormSpec,
-};
+use crate::nn::spec::{AttentionSpec, DecoderSpec, DenseSpec, EncoderSpec, LayerSpec, Mask, MlpSpec, NormSpec};
 
-/// The families of a kind: what `model_type` says, what `architectures` says, and how to read what
-/// a network consists of.
-type Families<Spec> = [(&'static str, &'static str, fn(&Config) -> Result<Spec, Error>)];
+/// The families of a kind: what `model_type` says, what `architectures` says, what tensors are
+/// called, and how to read what a network consists of.
+type Families<Spec> = [(&'static str, &'static str, &'static Names, fn(&Config) -> Result<Spec, Error>)];
 
 /// Networks that say what comes next.
 const DECODERS: &Families<DecoderSpec> = &[
-    ("llama", "LlamaForCausalLM", llama::llama),
-    ("mistral", "MistralForCausalLM", llama::mistral),
-    ("mixtral", "MixtralForCausalLM", mixtral::mixtral),
-    ("qwen2", "Qwen2ForCausalLM", qwen::qwen2),
-    ("qwen2_moe", "Qwen2MoeForCausalLM", qwen::qwen2_moe),
-    ("qwen3", "Qwen3ForCausalLM", qwen::qwen3),
-    ("qwen3_moe", "Qwen3MoeForCausalLM", qwen::qwen3_moe),
-    ("gemma2", "Gemma2ForCausalLM", gemma::gemma2),
-    ("gemma3_text", "Gemma3ForCausalLM", gemma::gemma3),
-    ("gemma3", "Gemma3ForConditionalGeneration", gemma::gemma3_within),
-    ("phi3", "Phi3ForCausalLM", phi::phi3),
-    ("granite", "GraniteForCausalLM", granite::granite),
-    ("granitemoe", "GraniteMoeForCausalLM", granite::granite_moe),
+    ("llama", "LlamaForCausalLM", names::LLAMA, llama::llama),
+    ("mistral", "MistralForCausalLM", names::LLAMA, llama::mistral),
+    ("mixtral", "MixtralForCausalLM", names::MIXTRAL, mixtral::mixtral),
+    ("qwen2", "Qwen2ForCausalLM", names::LLAMA, qwen::qwen2),
+    ("qwen2_moe", "Qwen2MoeForCausalLM", names::LLAMA, qwen::qwen2_moe),
+    ("qwen3", "Qwen3ForCausalLM", names::LLAMA, qwen::qwen3),
+    ("qwen3_moe", "Qwen3MoeForCausalLM", names::LLAMA, qwen::qwen3_moe),
+    ("gemma2", "Gemma2ForCausalLM", names::GEMMA, gemma::gemma2),
+    ("gemma3_text", "Gemma3ForCausalLM", names::GEMMA, gemma::gemma3),
+    ("gemma3", "Gemma3ForConditionalGeneration", names::GEMMA, gemma::gemma3_within),
+    ("phi3", "Phi3ForCausalLM", names::PHI, phi::phi3),
+    ("granite", "GraniteForCausalLM", names::GRANITE, granite::granite),
+    ("granitemoe", "GraniteMoeForCausalLM", names::GRANITE, granite::granite_moe),
 ];
 
 /// Networks that make vectors of texts.
-const ENCODERS: &Families<EncoderSpec> = &[("bert", "BertModel", bert::bert)];
+const ENCODERS: &Families<EncoderSpec> = &[("bert", "BertModel", names::BERT, bert::bert)];
 
-/// Reads what a decoder consists of, and the name of its family.
-pub(crate) fn decoder(config: &Config) -> Result<(&'static str, DecoderSpec), Error> {
-    let (family, mut spec) = read(config, DECODERS)?;
+/// Reads what a decoder consists of, the name of its family, and what that calls its tensors.
+pub(crate) fn decoder(config: &Config) -> Result<(&'static str, &'static Names, DecoderSpec), Error> {
+    let (family, names, mut spec) = read(config, DECODERS)?;
     spec.context = spec.ropes.iter().map(|rope| rope.reach).fold(spec.context, usize::max);
     // Tiny heads take more room than the matrices that they come from.
     let bytes = spec.layers.iter().map(|layer| layer.attention.panel_bytes()).fold(0, usize::saturating_add);
@@ -54,27 +53,34 @@ pub(crate) fn decoder(config: &Config) -> Result<(&'static str, DecoderSpec), Er
         let expected = format!("fewer in {} layers: keys and values of a token take {bytes} bytes", spec.layers.len());
         return Err(config.refuse("num_key_value_heads", spec.layers[0].attention.kv_heads, expected));
     }
-    Ok((family, spec))
+    Ok((family, names, spec))
 }
 
-/// Reads what an encoder consists of, and the name of its family.
-pub(crate) fn encoder(config: &Config) -> Result<(&'static str, EncoderSpec), Error> {
-    let (family, spec) = read(config, ENCODERS)?;
+/// Reads what an encoder consists of, the name of its family, and what that calls its tensors.
+pub(crate) fn encoder(config: &Config) -> Result<(&'static str, &'static Names, EncoderSpec), Error> {
+    let (family, names, spec) = read(config, ENCODERS)?;
     // A text goes through attention as a whole.
     let longest = NUMBERS / spec.row_numbers();
     if spec.positions > longest {
         let expected = format!("at most {longest} with {} numbers for each", spec.row_numbers());
         return Err(config.refuse("max_position_embeddings", spec.positions, expected));
     }
-    Ok((family, spec))
+    Ok((family, names, spec))
 }
 
-fn read<Spec>(config: &Config, families: &Families<Spec>) -> Result<(&'static str, Spec), Error> {
+fn read<Spec>(config: &Config, families: &Families<Spec>) -> Result<(&'static str, &'static Names, Spec), Error> {
     let (field, found) = named(config)?;
-    match families.iter().find(|(name, architecture, _)| found == *name || found == *architecture) {
-        Some((name, _, read)) => Ok((name, read(config)?)),
+    match families.iter().find(|(name, architecture, ..)| found == *name || found == *architecture) {
+        Some((name, _, names, read)) => Ok((name, names, read(config)?)),
         None => Err(refuse(config, field, &found, names(families))),
     }
+}
+
+/// What a family calls its tensors, by its `model_type`; `None` if the family is not known.
+#[must_use]
+pub fn names_of(model_type: &str) -> Option<&'static Names> {
+    let decoder = DECODERS.iter().find(|(name, ..)| *name == model_type).map(|(_, _, names, _)| *names);
+    decoder.or_else(|| ENCODERS.iter().find(|(name, ..)| *name == model_type).map(|(_, _, names, _)| *names))
 }
 
 /// What `config.json` says that a network is.
@@ -90,7 +96,7 @@ pub(crate) enum Found {
 /// Finds the family of a network of any kind.
 pub(crate) fn find(config: &Config) -> Result<Found, Error> {
     fn among<Spec>(families: &Families<Spec>, found: &str) -> Option<&'static str> {
-        let family = families.iter().find(|(name, architecture, _)| found == *name || found == *architecture);
+        let family = families.iter().find(|(name, architecture, ..)| found == *name || found == *architecture);
         family.map(|(name, ..)| *name)
     }
     let (field, found) = named(config)?;
@@ -115,7 +121,7 @@ fn named(config: &Config) -> Result<(&'static str, String), Error> {
 }
 
 fn names<Spec>(families: &Families<Spec>) -> String {
-    families.iter().map(|(name, _, _)| *name).collect::<Vec<_>>().join(", ")
+    families.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ")
 }
 
 fn refuse(config: &Config, field: &str, found: &str, known: String) -> Error {
@@ -138,18 +144,6 @@ const ACTIVATIONS: &[(&str, Activation)] = &[
     ("gelu_python", Activation::Gelu),
     ("relu", Activation::Relu),
 ];
-
-/// The names of norms before the two parts of a layer.
-const PRE_NORMS: NormNames = NormNames {
-    before_attention: "input_layernorm",
-    after_attention: None,
-    before_mlp: "post_attention_layernorm",
-    after_mlp: None,
-};
-
-/// Names of separate matrices.
-const QKV: &[&str] = &["q_proj", "k_proj", "v_proj"];
-const GATE_UP: &[&str] = &["gate_proj", "up_proj"];
 
 /// Bytes that keys and values of the first positions may take: some sixty times those of Llama 3
 /// 405B.
@@ -194,21 +188,18 @@ fn common_with(config: &Config, rotated: Option<rope::Part>) -> Result<DecoderSp
             mask: Mask::Causal,
             rope: Some(0),
             head_norm: None,
-            inputs: QKV,
+            fused: false,
             inputs_bias: false,
-            output: "o_proj",
             output_bias: false,
         },
         mlp: MlpSpec::Dense(DenseSpec {
-            scope: "mlp",
             width: config.size("intermediate_size", WIDTHS)?,
             activation: config.one_of("hidden_act", ACTIVATIONS)?.unwrap_or(Activation::Silu),
             gated: true,
-            inputs: GATE_UP,
-            output: "down_proj",
+            fused: false,
             bias: false,
         }),
-        norms: PRE_NORMS,
+        norms_after: false,
         residual_scale: 1.0,
     };
     Ok(DecoderSpec {

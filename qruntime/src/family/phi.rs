@@ -20,9 +20,9 @@ pub(super) fn phi3(config: &Config) -> Result<DecoderSpec, Error> {
     let mut spec = common_with(&config, Some(Part::AsConfigured))?;
     window(&config, &mut spec)?;
     for layer in &mut spec.layers {
-        layer.attention.inputs = &["qkv_proj"];
+        layer.attention.fused = true;
         if let MlpSpec::Dense(dense) = &mut layer.mlp {
-            dense.inputs = &["gate_up_proj"];
+            dense.fused = true;
         }
     }
     Ok(spec)

@@ -34,9 +34,7 @@ pub(super) fn qwen2_moe(config: &Config) -> Result<DecoderSpec, Error> {
     let mut spec = biased(&config, config.flag_if("qkv_bias")?.unwrap_or(true))?;
     switched_windows(&config, &mut spec, |i, bound| i % 2 == 0 && i < bound)?;
     let width = config.size("shared_expert_intermediate_size", WIDTHS)?;
-    experts(&config, &mut spec, "num_experts", |dense| {
-        Some((DenseSpec { scope: "shared_expert", width, ..dense }, "shared_expert_gate"))
-    })?;
+    experts(&config, &mut spec, "num_experts", |dense| Some(DenseSpec { width, ..dense }))?;
     Ok(spec)
 }
 
@@ -103,7 +101,7 @@ fn experts(
     config: &Config,
     spec: &mut DecoderSpec,
     count: &str,
-    shared: impl Fn(DenseSpec) -> Option<(DenseSpec, &'static str)>,
+    shared: impl Fn(DenseSpec) -> Option<DenseSpec>,
 ) -> Result<(), Error> {
     let experts = config.size(count, 1..=EXPERTS)?;
     let chosen = config.size("num_experts_per_tok", 1..=experts)?;

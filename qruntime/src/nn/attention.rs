@@ -10,10 +10,12 @@ use super::batch::{Piece, Place};
 use super::norm::{ELEMENT, Norm};
 use super::rope::Rope;
 use super::spec::{AttentionSpec, Mask};
+use super::tap::Products;
 use super::weights::Weights;
 use super::{largest, rows, rows_mut, sized};
 use crate::error::Error;
-use crate::linear::{Linear, Workspace};
+use crate::linear::Linear;
+use crate::names::Part;
 use crate::parallel;
 
 /// The attention of one layer.
@@ -65,18 +67,20 @@ impl Attention {
     /// Finds the tensors in `weights`.
     pub(crate) fn new(weights: &Weights, hidden: usize, spec: AttentionSpec) -> Result<Self, Error> {
         let [queries, keys, values] = spec.widths();
-        let widths: &[usize] =
-            if spec.inputs.len() == 1 { &[queries + keys + values] } else { &[queries, keys, values] };
-        let input = |(name, &width): (&&str, _)| weights.linear(name, width, hidden, spec.inputs_bias);
+        let inputs: &[(Part, usize)] = match spec.fused {
+            true => &[(Part::QueryKeyValue, queries + keys + values)],
+            false => &[(Part::Query, queries), (Part::Key, keys), (Part::Value, values)],
+        };
+        let input = |&(part, width)| weights.linear(part, width, hidden, spec.inputs_bias);
         let head_norm = |norm| {
-            let named = |name| weights.rms_norm(name, spec.head_dim, norm);
-            Ok::<_, Error>([named("q_norm")?, named("k_norm")?])
+            let named = |part| weights.rms_norm(part, spec.head_dim, norm);
+            Ok::<_, Error>([named(Part::QueryNorm)?, named(Part::KeyNorm)?])
         };
         Ok(Self {
             spec,
             isa: weights.isa(),
-            inputs: spec.inputs.iter().zip(widths).map(input).collect::<Result<_, _>>()?,
-            output: weights.linear(spec.output, hidden, queries, spec.output_bias)?,
+            inputs: inputs.iter().map(input).collect::<Result<_, _>>()?,
+            output: weights.linear(Part::AttentionOutput, hidden, queries, spec.output_bias)?,
             head_norms: spec.head_norm.map(head_norm).transpose()?,
         })
     }
@@ -87,7 +91,7 @@ impl Attention {
     }
 
     /// Attends from every row of `x` to the rows of its sequence that it sees, and appends keys and
-    /// values to the cache.
+    /// values to the `layer` of the cache.
     ///
     /// If one of these cannot be kept, because it is not finite or of too large a magnitude,
     /// returns its magnitude; `y` is then anything.
@@ -97,7 +101,7 @@ impl Attention {
         pieces: &mut [Piece<'_>],
         layer: usize,
         (ropes, places): (&[Rope], &[Place]),
-        (state, workspace): (&mut AttentionState, &mut Workspace),
+        (state, products): (&mut AttentionState, &mut Products<'_>),
         y: &mut [f32],
     ) -> Result<Option<f32>, Error> {
         let [queries, keys, values] = self.spec.widths();
@@ -109,18 +113,18 @@ impl Attention {
         let all = rows_mut(qkv, cols);
         let inputs: Vec<&Linear> = self.inputs.iter().collect();
         if self.inputs.len() == 1 {
-            Linear::forward_each(&inputs, rows(x, hidden), workspace, &mut [all])?;
+            products.each(&inputs, rows(x, hidden), &mut [all])?;
         } else {
             let (q, kv) = all.split_at(Axis(1), queries);
             let (k, v) = kv.split_at(Axis(1), keys);
-            Linear::forward_each(&inputs, rows(x, hidden), workspace, &mut [q, k, v])?;
+            products.each(&inputs, rows(x, hidden), &mut [q, k, v])?;
         }
         self.place(qkv, ropes, places);
         if let Some(found) = self.remember(qkv, pieces, layer) {
             return Ok(Some(found));
         }
         self.attend(qkv, pieces, layer, attended, scratch);
-        self.output.forward_into(rows(attended, queries), workspace, rows_mut(y, hidden))?;
+        products.one(&self.output, rows(attended, queries), rows_mut(y, hidden))?;
         Ok(None)
     }
 
@@ -163,7 +167,7 @@ impl Attention {
         let beyond = AtomicU32::new(0);
         let mut rest = qkv;
         let heads = pieces.iter_mut().flat_map(|piece| {
-            let (rows, others) = rest.split_at(piece.tokens.len() * cols);
+            let (rows, others) = rest.split_at(piece.rows * cols);
             rest = others;
             piece.cache.layer(layer).iter_mut().enumerate().map(move |(head, kv)| (rows, head, kv))
         });
@@ -188,7 +192,7 @@ impl Attention {
         let (mut tasks, mut work, mut row) = (Vec::new(), 0usize, 0);
         let mut rest = rows_mut(out, self.spec.heads * self.spec.head_dim);
         for piece in pieces {
-            let (mut heads, others) = rest.split_at(Axis(0), piece.tokens.len());
+            let (mut heads, others) = rest.split_at(Axis(0), piece.rows);
             rest = others;
             for (head, kv) in piece.cache.layer(layer).iter().enumerate() {
                 let (mut of_head, others) = heads.split_at(Axis(1), width);
@@ -203,7 +207,7 @@ impl Attention {
                     (row, position) = (row + n, position + n);
                 }
             }
-            row += piece.tokens.len();
+            row += piece.rows;
         }
         let threads = parallel::threads(work).min(tasks.len().max(1));
         if scratch.len() < threads {

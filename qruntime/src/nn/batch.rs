@@ -33,7 +33,9 @@ impl Cache {
 
 /// Consecutive rows of one sequence.
 pub(crate) struct Piece<'a> {
+    /// What is embedded; empty where rows come from elsewhere.
     pub(crate) tokens: &'a [u32],
+    pub(crate) rows: usize,
     /// The position of the first.
     pub(crate) start: usize,
     /// How long the sequence may become.
@@ -53,7 +55,7 @@ pub(crate) struct Place {
 /// The places of all rows.
 pub(crate) fn places<'a>(pieces: &'a [Piece<'_>]) -> impl Iterator<Item = Place> + 'a {
     pieces.iter().flat_map(|piece| {
-        let positions = piece.start..piece.start + piece.tokens.len();
+        let positions = piece.start..piece.start + piece.rows;
         positions.map(|position| Place { position, context: piece.context })
     })
 }

@@ -4,15 +4,17 @@ use kernels::{Isa, KvFormat, softcap};
 
 use super::attention::{Attention, AttentionState};
 use super::batch::{Cache, Piece, Place, places};
-use super::mlp::{Mlp, MlpState};
+use super::mlp::{DENSE, Mlp, MlpState};
 use super::moe::{Mixture, MixtureState};
 use super::norm::{ELEMENT, Norm};
 use super::rope::Rope;
 use super::spec::{DecoderSpec, LayerSpec, MlpSpec};
+use super::tap::{Products, Tap, lend};
 use super::weights::Weights;
 use super::{after, beyond_range, largest, rows, rows_mut, sized};
 use crate::error::{Error, NetworkPart};
 use crate::linear::{Linear, Workspace};
+use crate::names::Part;
 use crate::parallel;
 
 /// A network that says what comes next.
@@ -60,12 +62,23 @@ pub(crate) struct DecoderState {
     workspace: Workspace,
 }
 
+impl DecoderState {
+    /// Prepares for rows of some sequences: notes their places and makes room for them, once as they
+    /// go from layer to layer and once normalized.
+    fn begin(&mut self, pieces: &[Piece<'_>], hidden: usize) -> (&mut [f32], &mut [f32]) {
+        self.places.clear();
+        self.places.extend(places(pieces));
+        let len = self.places.len() * hidden;
+        (sized(&mut self.x, len), sized(&mut self.normed, len))
+    }
+}
+
 impl Decoder {
     /// Finds the tensors in `weights`.
     pub(crate) fn new(spec: &DecoderSpec, weights: &Weights) -> Result<Self, Error> {
         let DecoderSpec { hidden, norm, .. } = *spec;
         let Ends { body, embedding, head, warning } = Ends::new(spec, weights)?;
-        let layer = |(i, layer): (usize, &LayerSpec)| Layer::new(layer, &body.at(&format!("layers.{i}")), spec);
+        let layer = |(i, layer): (usize, &LayerSpec)| Layer::new(layer, &body.layer(i), spec);
         let isa = weights.isa();
         Ok(Self {
             isa,
@@ -73,7 +86,7 @@ impl Decoder {
             embedding_scale: spec.embedding_scale,
             layers: spec.layers.iter().enumerate().map(layer).collect::<Result<_, _>>()?,
             ropes: spec.ropes.iter().map(|rope| Rope::new(isa, rope, spec.context)).collect(),
-            norm: body.rms_norm("norm", hidden, norm)?,
+            norm: body.rms_norm(Part::FinalNorm, hidden, norm)?,
             head,
             logits_divisor: spec.logits_divisor,
             logits_softcap: spec.logits_softcap,
@@ -91,6 +104,11 @@ impl Decoder {
         Cache::new(self.layers.iter().map(|layer| layer.attention.spec()), format)
     }
 
+    /// An empty cache for one sequence, of one layer alone.
+    pub(crate) fn layer_cache(&self, layer: usize, format: KvFormat) -> Cache {
+        Cache::new(std::iter::once(self.layers[layer].attention.spec()), format)
+    }
+
     /// Takes all rows of some sequences through the layers. [`logits`](Self::logits) then tells of
     /// each. Before every layer asks whether to go on.
     ///
@@ -101,35 +119,76 @@ impl Decoder {
         state: &mut DecoderState,
         go_on: &mut dyn FnMut() -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let hidden = self.embedding.in_features();
-        state.places.clear();
-        state.places.extend(places(pieces));
-        let count = state.places.len();
-        let x = sized(&mut state.x, count * hidden);
-        let normed = sized(&mut state.normed, count * hidden);
-        let part = sized(&mut state.part, count * hidden);
-        let workspace = &mut state.workspace;
-
-        self.embed(pieces, x)?;
+        let (x, normed) = state.begin(pieces, self.embedding.in_features());
+        let tokens = pieces.iter().flat_map(|piece| piece.tokens);
+        self.embed(tokens, x)?;
         if let Some(first) = self.layers.first() {
             first.before_attention.rows(x, normed);
         }
-        for (i, layer) in self.layers.iter().enumerate() {
+        for i in 0..self.layers.len() {
             go_on()?;
-            let rows = (self.ropes.as_slice(), state.places.as_slice());
-            let memory = (&mut state.attention, &mut *workspace);
-            if let Some(found) = layer.attention.forward(normed, pieces, i, rows, memory, part)? {
-                return Err(beyond_range(i, found, x, Some(KvFormat::Q8)));
-            }
-            layer.add(layer.after_attention.as_ref(), x, part, Some(&layer.before_mlp), normed, hidden);
-            match &layer.mlp {
-                AnyMlp::Dense(mlp) => mlp.forward(normed, &mut state.mlp, workspace, part)?,
-                AnyMlp::Mixture(mixture) => mixture.forward(normed, &mut state.mixture, workspace, part)?,
-            }
             let next = self.layers.get(i + 1).map(|next| &next.before_attention);
-            layer.add(layer.after_mlp.as_ref(), x, part, next, normed, hidden);
+            self.layer(i, i, next, pieces, state, None)?;
         }
         Ok(())
+    }
+
+    /// Takes rows of sequences through one layer. The caches are those of
+    /// [`layer_cache`](Self::layer_cache).
+    pub(crate) fn forward_layer(
+        &self,
+        layer: usize,
+        pieces: &mut [Piece<'_>],
+        rows: &mut [f32],
+        state: &mut DecoderState,
+        tap: Option<&mut dyn Tap>,
+    ) -> Result<(), Error> {
+        let (x, normed) = state.begin(pieces, self.embedding.in_features());
+        x.copy_from_slice(rows);
+        self.layers[layer].before_attention.rows(x, normed);
+        self.layer(layer, 0, None, pieces, state, tap)?;
+        rows.copy_from_slice(&state.x[..rows.len()]);
+        Ok(())
+    }
+
+    /// Takes the rows of a state, which are normalized for the layer, through it, and normalizes them
+    /// for the next one. `slot` is the layer's place in the caches.
+    fn layer(
+        &self,
+        i: usize,
+        slot: usize,
+        next: Option<&Norm>,
+        pieces: &mut [Piece<'_>],
+        state: &mut DecoderState,
+        mut tap: Option<&mut dyn Tap>,
+    ) -> Result<(), Error> {
+        let (layer, hidden) = (&self.layers[i], self.embedding.in_features());
+        let DecoderState { x, normed, part, places, attention, mlp, mixture, workspace } = state;
+        let [x, normed, part] = [x, normed, part].map(|rows| sized(rows, places.len() * hidden));
+        let mut products = Products { workspace, tap: lend(&mut tap) };
+        let rows = (self.ropes.as_slice(), places.as_slice());
+        if let Some(found) = layer.attention.forward(normed, pieces, slot, rows, (attention, &mut products), part)? {
+            return Err(beyond_range(i, found, x, Some(KvFormat::Q8)));
+        }
+        layer.add(layer.after_attention.as_ref(), x, part, Some(&layer.before_mlp), normed, hidden);
+        match &layer.mlp {
+            AnyMlp::Dense(dense) => dense.forward(normed, mlp, &mut products, part)?,
+            AnyMlp::Mixture(experts) => experts.forward(normed, mixture, &mut products, part)?,
+        }
+        layer.add(layer.after_mlp.as_ref(), x, part, next, normed, hidden);
+        Ok(())
+    }
+
+    /// The logits of rows that have left the last layer.
+    pub(crate) fn head(
+        &self,
+        rows: &[f32],
+        state: &mut DecoderState,
+        logits: &mut [f32],
+        tap: Option<&mut dyn Tap>,
+    ) -> Result<(), Error> {
+        sized(&mut state.x, rows.len()).copy_from_slice(rows);
+        self.logits(0..rows.len() / self.head.in_features(), state, logits, tap)
     }
 
     /// The logits of some of the rows that [`forward`](Self::forward) has just taken through: as
@@ -139,6 +198,7 @@ impl Decoder {
         of: impl ExactSizeIterator<Item = usize> + Clone,
         state: &mut DecoderState,
         logits: &mut [f32],
+        mut tap: Option<&mut dyn Tap>,
     ) -> Result<(), Error> {
         let (hidden, vocabulary) = (self.head.in_features(), self.head.out_features());
         let normed = sized(&mut state.normed, of.len() * hidden);
@@ -146,7 +206,8 @@ impl Decoder {
         for (row, normed) in of.clone().zip(normed.chunks_mut(hidden)) {
             self.norm.row(x(row), normed);
         }
-        self.head.forward_into(rows(normed, hidden), &mut state.workspace, rows_mut(logits, vocabulary))?;
+        let mut products = Products { workspace: &mut state.workspace, tap: lend(&mut tap) };
+        products.one(&self.head, rows(normed, hidden), rows_mut(logits, vocabulary))?;
         parallel::rows(PART * ELEMENT, logits.chunks_mut(PART), |logits| {
             if self.logits_divisor != 1.0 {
                 logits.iter_mut().for_each(|x| *x /= self.logits_divisor);
@@ -163,9 +224,9 @@ impl Decoder {
         Err(Error::NotFinite { part })
     }
 
-    fn embed(&self, pieces: &[Piece<'_>], x: &mut [f32]) -> Result<(), Error> {
+    /// Makes a row of each token.
+    pub(crate) fn embed<'t>(&self, tokens: impl Iterator<Item = &'t u32>, x: &mut [f32]) -> Result<(), Error> {
         let hidden = self.embedding.in_features();
-        let tokens = pieces.iter().flat_map(|piece| piece.tokens);
         for (token, x) in tokens.zip(x.chunks_mut(hidden)) {
             self.embedding.decode_row(*token as usize, x)?;
             if self.embedding_scale != 1.0 {
@@ -192,28 +253,26 @@ impl Ends {
     /// Finds the tensors. Of two tied ones a file may have either. If it has both, they count, not
     /// the flag.
     fn new(spec: &DecoderSpec, weights: &Weights) -> Result<Self, Error> {
-        const EMBEDDING: &str = "embed_tokens.weight";
-        const HEAD: &str = "lm_head.weight";
-        let matrix = |of: &Weights, name: &str| of.linear(name, spec.vocabulary, spec.hidden, false);
+        let matrix = |of: &Weights, part: Part| of.linear(part, spec.vocabulary, spec.hidden, false);
         let tied = |body: Weights, both: Linear| Self { body, embedding: both.clone(), head: both, warning: None };
-        let head_at = weights.at_first(&HEAD_PREFIXES, HEAD);
-        let body = match (weights.at_first(&PREFIXES, EMBEDDING), &head_at) {
+        let head_at = weights.at_head();
+        let body = match (weights.at_body(Part::TokenEmbedding), &head_at) {
             (Err(_), Ok(head_at)) if spec.tied => {
-                return Ok(tied(weights.at_first(&PREFIXES, "norm.weight")?, matrix(head_at, "lm_head")?));
+                return Ok(tied(weights.at_body(Part::FinalNorm)?, matrix(head_at, Part::Head)?));
             }
             (body, _) => body?,
         };
-        let embedding = matrix(&body, "embed_tokens")?;
+        let embedding = matrix(&body, Part::TokenEmbedding)?;
         let head_at = match head_at {
             Err(_) if spec.tied => return Ok(tied(body, embedding)),
             head_at => head_at?,
         };
-        let head = matrix(&head_at, "lm_head")?;
-        if spec.tied && body.is_same(EMBEDDING, &head_at, HEAD) {
+        let head = matrix(&head_at, Part::Head)?;
+        if spec.tied && body.is_same(Part::TokenEmbedding, &head_at, Part::Head) {
             return Ok(tied(body, embedding));
         }
         let warning = spec.tied.then(|| {
-            let (head, embedding) = (head_at.quoted(HEAD), body.quoted(EMBEDDING));
+            let (head, embedding) = (head_at.quoted(Part::Head), body.quoted(Part::TokenEmbedding));
             format!(
                 "config.json says that the output head is the embedding (\"tie_word_embeddings\": true), but {head} and \
                  {embedding} differ: {head} is used"
@@ -223,28 +282,21 @@ impl Ends {
     }
 }
 
-/// What the names of the layers' tensors may begin with: of a language model, of one within a
-/// larger one, of one without an output head.
-const PREFIXES: [&str; 4] = ["model.", "language_model.model.", "model.language_model.", ""];
-
-/// And that of the output head.
-const HEAD_PREFIXES: [&str; 2] = ["", "language_model."];
-
 impl Layer {
     fn new(layer: &LayerSpec, weights: &Weights, spec: &DecoderSpec) -> Result<Self, Error> {
         let hidden = spec.hidden;
-        let norm = |name: &str| weights.rms_norm(name, hidden, spec.norm);
-        let names = layer.norms;
+        let norm = |part| weights.rms_norm(part, hidden, spec.norm);
+        let after = |part| layer.norms_after.then(|| norm(part)).transpose();
         Ok(Self {
-            before_attention: norm(names.before_attention)?,
-            attention: Attention::new(&weights.at("self_attn"), hidden, layer.attention)?,
-            after_attention: names.after_attention.map(norm).transpose()?,
-            before_mlp: norm(names.before_mlp)?,
+            before_attention: norm(Part::AttentionNorm)?,
+            attention: Attention::new(weights, hidden, layer.attention)?,
+            after_attention: after(Part::PostAttentionNorm)?,
+            before_mlp: norm(Part::MlpNorm)?,
             mlp: match layer.mlp {
-                MlpSpec::Dense(spec) => AnyMlp::Dense(Mlp::new(weights, hidden, spec)?),
+                MlpSpec::Dense(spec) => AnyMlp::Dense(Mlp::new(weights, hidden, spec, DENSE)?),
                 MlpSpec::Mixture(spec) => AnyMlp::Mixture(Box::new(Mixture::new(weights, hidden, spec)?)),
             },
-            after_mlp: names.after_mlp.map(norm).transpose()?,
+            after_mlp: after(Part::PostMlpNorm)?,
             residual_scale: layer.residual_scale,
         })
     }

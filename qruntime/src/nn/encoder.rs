@@ -4,14 +4,16 @@
 use kernels::KvFormat;
 
 use super::attention::{Attention, AttentionState};
-use super::batch::{Cache, Piece, Place, places};
-use super::mlp::{Mlp, MlpState};
+use super::batch::{Cache, Piece, Place};
+use super::mlp::{DENSE, Mlp, MlpState};
 use super::norm::{ELEMENT, Norm};
 use super::spec::EncoderSpec;
+use super::tap::{Products, Tap, lend};
 use super::weights::Weights;
 use super::{after, beyond_range, largest, sized};
 use crate::error::Error;
 use crate::linear::{Linear, Workspace};
+use crate::names::Part;
 use crate::parallel;
 
 /// A network that makes a vector of every token.
@@ -34,7 +36,7 @@ struct Layer {
 /// Memory that an encoder needs, kept between calls.
 #[derive(Default)]
 pub(crate) struct EncoderState {
-    /// What goes from layer to layer.
+    /// What goes from layer to layer: of the rows that [`begin`](Self::begin) was told of.
     pub(crate) x: Vec<f32>,
     part: Vec<f32>,
     places: Vec<Place>,
@@ -45,28 +47,40 @@ pub(crate) struct EncoderState {
     workspace: Workspace,
 }
 
+impl EncoderState {
+    /// Prepares for rows of sequences of these lengths.
+    fn begin(&mut self, lengths: impl Iterator<Item = usize>, hidden: usize) {
+        let places = lengths.flat_map(|len| (0..len).map(move |position| Place { position, context: len }));
+        self.places.clear();
+        self.places.extend(places);
+        self.caches.clear();
+        let len = self.places.len() * hidden;
+        sized(&mut self.x, len);
+        sized(&mut self.part, len);
+    }
+}
+
 impl EncoderNetwork {
     /// Finds the tensors in `weights`.
     pub(crate) fn new(spec: &EncoderSpec, weights: &Weights) -> Result<Self, Error> {
         let EncoderSpec { hidden, eps, .. } = *spec;
-        let body = weights.at_first(&["", "bert."], "embeddings.word_embeddings.weight")?;
-        let embeddings = body.at("embeddings");
+        let body = weights.at_body(Part::TokenEmbedding)?;
         let mut kind = vec![0.0; hidden];
-        embeddings.linear("token_type_embeddings", spec.kinds, hidden, false)?.decode_row(0, &mut kind)?;
+        body.linear(Part::TokenTypes, spec.kinds, hidden, false)?.decode_row(0, &mut kind)?;
         let layer = |i: usize| {
-            let weights = body.at(&format!("encoder.layer.{i}"));
+            let weights = body.layer(i);
             Ok::<_, Error>(Layer {
-                attention: Attention::new(&weights.at("attention"), hidden, spec.attention)?,
-                after_attention: weights.layer_norm("attention.output.LayerNorm", hidden, eps)?,
-                mlp: Mlp::new(&weights, hidden, spec.mlp)?,
-                after_mlp: weights.layer_norm("output.LayerNorm", hidden, eps)?,
+                attention: Attention::new(&weights, hidden, spec.attention)?,
+                after_attention: weights.layer_norm(Part::AttentionSumNorm, hidden, eps)?,
+                mlp: Mlp::new(&weights, hidden, spec.mlp, DENSE)?,
+                after_mlp: weights.layer_norm(Part::MlpSumNorm, hidden, eps)?,
             })
         };
         Ok(Self {
-            words: embeddings.linear("word_embeddings", spec.vocabulary, hidden, false)?,
-            positions: embeddings.linear("position_embeddings", spec.positions, hidden, false)?,
+            words: body.linear(Part::TokenEmbedding, spec.vocabulary, hidden, false)?,
+            positions: body.linear(Part::PositionEmbedding, spec.positions, hidden, false)?,
             kind,
-            norm: embeddings.layer_norm("LayerNorm", hidden, eps)?,
+            norm: body.layer_norm(Part::EmbeddingNorm, hidden, eps)?,
             layers: (0..spec.layers).map(layer).collect::<Result<_, _>>()?,
         })
     }
@@ -76,40 +90,75 @@ impl EncoderNetwork {
     /// Tokens must be in the vocabulary, and sequences no longer than there are positions.
     pub(crate) fn forward(&self, sequences: &[&[u32]], state: &mut EncoderState) -> Result<(), Error> {
         let hidden = self.words.in_features();
-        let count: usize = sequences.iter().map(|tokens| tokens.len()).sum();
-        // What another network has left there may be of another shape.
-        state.caches.clear();
-        let attentions = || self.layers.iter().take(1).map(|layer| layer.attention.spec());
-        state.caches.resize_with(sequences.len(), || Cache::new(attentions(), KvFormat::F16));
-        let caches = sequences.iter().zip(&mut state.caches);
-        let mut pieces: Vec<Piece<'_>> =
-            caches.map(|(&tokens, cache)| Piece { tokens, start: 0, context: tokens.len(), cache }).collect();
-        state.places.clear();
-        state.places.extend(places(&pieces));
-        let x = sized(&mut state.x, count * hidden);
-        let part = sized(&mut state.part, count * hidden);
-
-        self.embed(sequences, x, part)?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            pieces.iter_mut().for_each(|piece| piece.cache.truncate(0));
-            let rows = (&[][..], state.places.as_slice());
-            let memory = (&mut state.attention, &mut state.workspace);
-            if let Some(found) = layer.attention.forward(x, &mut pieces, 0, rows, memory, part)? {
-                return Err(beyond_range(i, found, x, None));
-            }
-            add_and_norm(&layer.after_attention, x, part, hidden);
-            // A text goes through attention as a whole. Here rows know nothing of each other, and
-            // may be much wider.
-            let rows = layer.mlp.rows_at_once() * hidden;
-            for (x, part) in x.chunks(rows).zip(part.chunks_mut(rows)) {
-                layer.mlp.forward(x, &mut state.mlp, &mut state.workspace, part)?;
-            }
-            add_and_norm(&layer.after_mlp, x, part, hidden);
+        state.begin(sequences.iter().map(|tokens| tokens.len()), hidden);
+        let len = state.places.len() * hidden;
+        self.embed(sequences, &mut state.x[..len], &mut state.part[..len])?;
+        for i in 0..self.layers.len() {
+            self.layer(i, sequences.iter().map(|tokens| tokens.len()), state, None)?;
         }
+        self.check(&state.x[..len])
+    }
+
+    /// Checks rows that have left the last layer.
+    pub(crate) fn check(&self, x: &[f32]) -> Result<(), Error> {
         match largest(x).is_finite() {
             true => Ok(()),
             false => Err(Error::NotFinite { part: after(self.layers.len()) }),
         }
+    }
+
+    /// Makes a row of each token of a sequence.
+    pub(crate) fn embed_one(&self, tokens: &[u32], x: &mut [f32], state: &mut EncoderState) -> Result<(), Error> {
+        self.embed(&[tokens], x, sized(&mut state.part, x.len()))
+    }
+
+    /// Takes the rows of a sequence through one layer.
+    pub(crate) fn forward_layer(
+        &self,
+        layer: usize,
+        rows: &mut [f32],
+        state: &mut EncoderState,
+        tap: Option<&mut dyn Tap>,
+    ) -> Result<(), Error> {
+        let hidden = self.words.in_features();
+        let count = rows.len() / hidden;
+        state.begin([count].into_iter(), hidden);
+        state.x[..rows.len()].copy_from_slice(rows);
+        self.layer(layer, [count].into_iter(), state, tap)?;
+        rows.copy_from_slice(&state.x[..rows.len()]);
+        Ok(())
+    }
+
+    /// Takes the rows of a state, which are of sequences of these lengths, through a layer.
+    fn layer(
+        &self,
+        i: usize,
+        lengths: impl ExactSizeIterator<Item = usize>,
+        state: &mut EncoderState,
+        mut tap: Option<&mut dyn Tap>,
+    ) -> Result<(), Error> {
+        let (layer, hidden) = (&self.layers[i], self.words.in_features());
+        let EncoderState { x, part, places, caches, attention, mlp, workspace } = state;
+        let spec = layer.attention.spec();
+        caches.resize_with(lengths.len(), || Cache::new(std::iter::once(spec), KvFormat::F16));
+        let piece = |(rows, cache): (usize, _)| Piece { tokens: &[], rows, start: 0, context: rows, cache };
+        let mut pieces: Vec<Piece<'_>> = lengths.zip(caches).map(piece).collect();
+        pieces.iter_mut().for_each(|piece| piece.cache.truncate(0));
+        let [x, part] = [x, part].map(|rows| sized(rows, places.len() * hidden));
+        let mut products = Products { workspace, tap: lend(&mut tap) };
+        let rows = (&[][..], places.as_slice());
+        if let Some(found) = layer.attention.forward(x, &mut pieces, 0, rows, (attention, &mut products), part)? {
+            return Err(beyond_range(i, found, x, None));
+        }
+        add_and_norm(&layer.after_attention, x, part, hidden);
+        // A text goes through attention as a whole. Here rows know nothing of each other, and may be
+        // much wider.
+        let rows = layer.mlp.rows_at_once() * hidden;
+        for (x, part) in x.chunks(rows).zip(part.chunks_mut(rows)) {
+            layer.mlp.forward(x, mlp, &mut products, part)?;
+        }
+        add_and_norm(&layer.after_mlp, x, part, hidden);
+        Ok(())
     }
 
     fn embed(&self, sequences: &[&[u32]], x: &mut [f32], part: &mut [f32]) -> Result<(), Error> {

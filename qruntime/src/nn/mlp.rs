@@ -4,10 +4,12 @@ use kernels::{Activation, Isa, activate, activate_gated};
 
 use super::norm::ELEMENT;
 use super::spec::DenseSpec;
+use super::tap::Products;
 use super::weights::Weights;
 use super::{NUMBERS, rows, rows_mut, sized};
 use crate::error::Error;
-use crate::linear::{Linear, Workspace};
+use crate::linear::Linear;
+use crate::names::Part;
 use crate::parallel;
 
 /// A perceptron.
@@ -17,6 +19,12 @@ pub(crate) struct Mlp {
     middle: Middle,
     output: Linear,
 }
+
+/// The matrices of an MLP: gate, up, both in one, down.
+pub(crate) const DENSE: [Part; 4] = [Part::Gate, Part::Up, Part::GateUp, Part::Down];
+
+/// Those of the expert that every row takes, which are never fused.
+pub(crate) const SHARED: [Part; 4] = [Part::SharedGate, Part::SharedUp, Part::SharedUp, Part::SharedDown];
 
 /// What is between the first matrices and the last.
 pub(crate) struct Middle {
@@ -75,16 +83,19 @@ impl Middle {
 
 impl Mlp {
     /// Finds the tensors in `weights`.
-    pub(crate) fn new(weights: &Weights, hidden: usize, spec: DenseSpec) -> Result<Self, Error> {
-        let weights = weights.at(spec.scope);
-        let DenseSpec { width, activation, gated, bias, .. } = spec;
-        let fused = gated && spec.inputs.len() == 1;
-        let outputs = if fused { 2 * width } else { width };
-        let input = |name: &&str| weights.linear(name, outputs, hidden, bias);
+    pub(crate) fn new(weights: &Weights, hidden: usize, spec: DenseSpec, parts: [Part; 4]) -> Result<Self, Error> {
+        let DenseSpec { width, activation, gated, fused, bias } = spec;
+        let [gate, up, gate_up, down] = parts;
+        let inputs: &[(Part, usize)] = match (gated, fused) {
+            (true, true) => &[(gate_up, 2 * width)],
+            (true, false) => &[(gate, width), (up, width)],
+            (false, _) => &[(up, width)],
+        };
+        let input = |&(part, outputs)| weights.linear(part, outputs, hidden, bias);
         Ok(Self {
-            inputs: spec.inputs.iter().map(input).collect::<Result<_, _>>()?,
+            inputs: inputs.iter().map(input).collect::<Result<_, _>>()?,
             middle: Middle { isa: weights.isa(), activation, width, gated, fused },
-            output: weights.linear(spec.output, hidden, width, bias)?,
+            output: weights.linear(down, hidden, width, bias)?,
         })
     }
 
@@ -98,7 +109,7 @@ impl Mlp {
         &self,
         x: &[f32],
         state: &mut MlpState,
-        workspace: &mut Workspace,
+        products: &mut Products<'_>,
         y: &mut [f32],
     ) -> Result<(), Error> {
         let hidden = self.output.out_features();
@@ -108,13 +119,13 @@ impl Mlp {
         match self.inputs.as_slice() {
             [gate, up] => {
                 let mut outputs = [rows_mut(inner, width), rows_mut(other, other_width)];
-                Linear::forward_each(&[gate, up], x, workspace, &mut outputs)?;
+                products.each(&[gate, up], x, &mut outputs)?;
             }
-            [both, ..] if self.middle.fused => both.forward_into(x, workspace, rows_mut(other, other_width))?,
-            [up, ..] => up.forward_into(x, workspace, rows_mut(inner, width))?,
+            [both, ..] if self.middle.fused => products.one(both, x, rows_mut(other, other_width))?,
+            [up, ..] => products.one(up, x, rows_mut(inner, width))?,
             [] => {}
         }
         self.middle.activate(inner, other);
-        self.output.forward_into(rows(inner, width), workspace, rows_mut(y, hidden))
+        products.one(&self.output, rows(inner, width), rows_mut(y, hidden))
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod moe;
 pub(crate) mod norm;
 pub(crate) mod rope;
 pub(crate) mod spec;
+pub(crate) mod tap;
 pub(crate) mod weights;
 
 use std::sync::Mutex;

@@ -3,14 +3,16 @@
 
 use kernels::softmax;
 
-use super::mlp::{Middle, Mlp, MlpState};
+use super::mlp::{Middle, Mlp, MlpState, SHARED};
 use super::norm::ELEMENT;
-use super::spec::{DenseSpec, ExpertNames, MixtureNames, MixtureSpec};
+use super::spec::{DenseSpec, MixtureSpec};
+use super::tap::Products;
 use super::weights::Weights;
 use super::{rows, rows_mut, sized};
 use crate::error::Error;
 use crate::experts::Experts;
-use crate::linear::{Linear, Workspace};
+use crate::linear::Linear;
+use crate::names::Part;
 use crate::parallel;
 
 /// A mixture.
@@ -49,39 +51,30 @@ struct Choice {
     place: usize,
 }
 
-/// Whether a mixture has its tensors by these names.
-fn has(weights: &Weights, names: &MixtureNames) -> bool {
-    let weights = weights.at(names.scope);
-    let expert = match names.experts {
-        ExpertNames::Single([gate, ..]) => weights.has(&format!("experts.0.{gate}.weight")),
-        ExpertNames::Fused([both, _]) => weights.has(both) || weights.has(&format!("{both}.weight")),
-    };
-    expert && weights.has(&format!("{}.weight", names.router))
-}
-
 impl Mixture {
     /// Finds the tensors in `weights`.
     pub(crate) fn new(weights: &Weights, hidden: usize, spec: MixtureSpec) -> Result<Self, Error> {
         let MixtureSpec { experts, width, .. } = spec;
-        let names = spec.names.iter().find(|names| has(weights, names)).unwrap_or(&spec.names[0]);
-        let weights = weights.at(names.scope);
-        let (inputs, output) = match names.experts {
-            ExpertNames::Single([gate, up, down]) => {
-                let single = |name, outputs, inputs| weights.single_experts("experts", experts, name, outputs, inputs);
-                (vec![single(gate, width, hidden)?, single(up, width, hidden)?], single(down, hidden, width)?)
-            }
-            ExpertNames::Fused([both, output]) => {
-                let inputs = weights.experts(both, experts, 2 * width, hidden)?;
-                (vec![inputs], weights.experts(output, experts, hidden, width)?)
-            }
+        let fused = match (weights.has(Part::ExpertGateUp), weights.has_single(Part::ExpertGate)) {
+            (true, _) => true,
+            (false, true) => false,
+            (false, false) => weights.names().usual(Part::ExpertGate, Part::ExpertGateUp) == Part::ExpertGateUp,
         };
-        let shared = |(mlp, gate): (DenseSpec, &str)| {
-            Ok::<_, Error>((Mlp::new(&weights, hidden, mlp)?, weights.linear(gate, 1, hidden, false)?))
+        let (inputs, output) = if fused {
+            let inputs = weights.experts(Part::ExpertGateUp, experts, 2 * width, hidden)?;
+            (vec![inputs], weights.experts(Part::ExpertDown, experts, hidden, width)?)
+        } else {
+            let single = |part, outputs, inputs| weights.single_experts(part, experts, outputs, inputs);
+            let inputs = [single(Part::ExpertGate, width, hidden)?, single(Part::ExpertUp, width, hidden)?];
+            (inputs.into(), single(Part::ExpertDown, hidden, width)?)
         };
-        let fused = inputs.len() == 1;
+        let shared = |mlp: DenseSpec| {
+            let gate = weights.linear(Part::SharedRouter, 1, hidden, false)?;
+            Ok::<_, Error>((Mlp::new(weights, hidden, mlp, SHARED)?, gate))
+        };
         Ok(Self {
             spec,
-            router: weights.linear(names.router, experts, hidden, false)?,
+            router: weights.linear(Part::Router, experts, hidden, false)?,
             inputs,
             middle: Middle { isa: weights.isa(), activation: spec.activation, width, gated: true, fused },
             output,
@@ -94,11 +87,11 @@ impl Mixture {
         &self,
         x: &[f32],
         state: &mut MixtureState,
-        workspace: &mut Workspace,
+        products: &mut Products<'_>,
         y: &mut [f32],
     ) -> Result<(), Error> {
         let hidden = self.output.out_features();
-        self.route(x, state, workspace)?;
+        self.route(x, state, products)?;
         let MixtureState { mlp, choices, counts, x: sorted, y: outputs, rows: sources, .. } = state;
         let slots = choices.len();
         let sorted = sized(sorted, slots * hidden);
@@ -110,13 +103,13 @@ impl Mixture {
         let sorted = rows(sorted, hidden);
         if let [gate, up] = self.inputs.as_slice() {
             let mut outputs = [rows_mut(inner, width), rows_mut(other, other_width)];
-            Experts::forward_each(&[gate, up], sorted, counts, workspace, &mut outputs)?;
+            products.experts(&[gate, up], sorted, counts, &mut outputs)?;
         } else {
-            self.inputs[0].forward_into(sorted, counts, workspace, rows_mut(other, other_width))?;
+            products.experts(&[&self.inputs[0]], sorted, counts, &mut [rows_mut(other, other_width)])?;
         }
         self.middle.activate(inner, other);
         let outputs = sized(outputs, slots * hidden);
-        self.output.forward_into(rows(inner, width), counts, workspace, rows_mut(outputs, hidden))?;
+        products.experts(&[&self.output], rows(inner, width), counts, &mut [rows_mut(outputs, hidden)])?;
 
         let sums = y.chunks_mut(hidden).zip(choices.chunks(self.spec.chosen));
         parallel::rows(self.spec.chosen * hidden * ELEMENT, sums, |(y, choices)| {
@@ -127,7 +120,7 @@ impl Mixture {
             }
         });
         match &self.shared {
-            Some((shared, gate)) => self.add_shared(shared, gate, x, state, workspace, y),
+            Some((shared, gate)) => self.add_shared(shared, gate, x, state, products, y),
             None => Ok(()),
         }
     }
@@ -139,14 +132,14 @@ impl Mixture {
         gate: &Linear,
         x: &[f32],
         state: &mut MixtureState,
-        workspace: &mut Workspace,
+        products: &mut Products<'_>,
         y: &mut [f32],
     ) -> Result<(), Error> {
         let hidden = gate.in_features();
         let gates = sized(&mut state.scores, x.len() / hidden);
-        gate.forward_into(rows(x, hidden), workspace, rows_mut(gates, 1))?;
+        products.one(gate, rows(x, hidden), rows_mut(gates, 1))?;
         let outputs = sized(&mut state.x, x.len());
-        shared.forward(x, &mut state.mlp, workspace, outputs)?;
+        shared.forward(x, &mut state.mlp, products, outputs)?;
         let sums = y.chunks_mut(hidden).zip(outputs.chunks(hidden)).zip(gates.iter());
         parallel::rows(hidden * ELEMENT, sums, |((y, x), gate)| {
             // The logistic function is the softmax over its argument and zero.
@@ -158,12 +151,12 @@ impl Mixture {
     }
 
     /// Chooses the experts of every row and sorts the rows by them.
-    fn route(&self, x: &[f32], state: &mut MixtureState, workspace: &mut Workspace) -> Result<(), Error> {
+    fn route(&self, x: &[f32], state: &mut MixtureState, products: &mut Products<'_>) -> Result<(), Error> {
         let MixtureSpec { experts, chosen, normalized, .. } = self.spec;
         let hidden = self.router.in_features();
         let count = x.len() / hidden;
         let scores = sized(&mut state.scores, count * experts);
-        self.router.forward_into(rows(x, hidden), workspace, rows_mut(scores, experts))?;
+        products.one(&self.router, rows(x, hidden), rows_mut(scores, experts))?;
         state.choices.clear();
         state.choices.resize(count * chosen, Choice { expert: 0, weight: 0.0, place: 0 });
         let each = scores.chunks_mut(experts).zip(state.choices.chunks_mut(chosen));

@@ -35,7 +35,7 @@ impl DecoderSpec {
         let of_mlp = |mlp: &MlpSpec| match mlp {
             MlpSpec::Dense(dense) => 3 * dense.width,
             MlpSpec::Mixture(MixtureSpec { chosen, width, shared, .. }) => {
-                chosen.saturating_mul(2 * self.hidden + 3 * width) + shared.map_or(0, |(dense, _)| 3 * dense.width)
+                chosen.saturating_mul(2 * self.hidden + 3 * width) + shared.map_or(0, |dense| 3 * dense.width)
             }
         };
         let of_layer = |layer: &LayerSpec| 2 * layer.attention.widths().iter().sum::<usize>() + of_mlp(&layer.mlp);
@@ -54,19 +54,9 @@ impl DecoderSpec {
 pub(crate) struct LayerSpec {
     pub(crate) attention: AttentionSpec,
     pub(crate) mlp: MlpSpec,
-    pub(crate) norms: NormNames,
+    /// Whether what attention and the MLP give is normalized before it is added.
+    pub(crate) norms_after: bool,
     pub(crate) residual_scale: f32,
-}
-
-/// The names of a layer's norms.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NormNames {
-    pub(crate) before_attention: &'static str,
-    /// Of what attention gives, before it is added.
-    pub(crate) after_attention: Option<&'static str>,
-    pub(crate) before_mlp: &'static str,
-    /// Of what the perceptron gives, before it is added.
-    pub(crate) after_mlp: Option<&'static str>,
 }
 
 /// An RMS norm.
@@ -97,10 +87,9 @@ pub(crate) struct AttentionSpec {
     /// Whether every head of queries and keys is normalized before it is rotated (`q_norm`,
     /// `k_norm`).
     pub(crate) head_norm: Option<NormSpec>,
-    /// The matrices of queries, keys and values: three, or one of all.
-    pub(crate) inputs: &'static [&'static str],
+    /// Whether one matrix makes queries, keys and values.
+    pub(crate) fused: bool,
     pub(crate) inputs_bias: bool,
-    pub(crate) output: &'static str,
     pub(crate) output_bias: bool,
 }
 
@@ -144,15 +133,12 @@ pub(crate) enum MlpSpec {
 /// A perceptron: `output(f(inputs(x)))`, or gated, `output(f(gate(x)) · up(x))`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DenseSpec {
-    /// What its names begin with.
-    pub(crate) scope: &'static str,
-    /// Numbers between the matrices.
+    /// Elements between the matrices.
     pub(crate) width: usize,
     pub(crate) activation: Activation,
     pub(crate) gated: bool,
-    /// The first matrices: gate and up, or one of both; or if it is not gated, the only one.
-    pub(crate) inputs: &'static [&'static str],
-    pub(crate) output: &'static str,
+    /// Whether one matrix makes gates and what they are multiplied with.
+    pub(crate) fused: bool,
     pub(crate) bias: bool,
 }
 
@@ -168,28 +154,8 @@ pub(crate) struct MixtureSpec {
     pub(crate) activation: Activation,
     /// Whether the weights of those that a row takes add up to 1.
     pub(crate) normalized: bool,
-    /// The names that its tensors may have; at least one.
-    pub(crate) names: &'static [MixtureNames],
-    /// A perceptron that every row takes, and the name of what weighs it.
-    pub(crate) shared: Option<(DenseSpec, &'static str)>,
-}
-
-/// Names of a mixture's tensors.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MixtureNames {
-    /// What all begin with.
-    pub(crate) scope: &'static str,
-    pub(crate) router: &'static str,
-    pub(crate) experts: ExpertNames,
-}
-
-/// Names of the experts' matrices.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum ExpertNames {
-    /// Gate, up and down within `experts.N`: every expert has matrices of its own.
-    Single([&'static str; 3]),
-    /// Gate and up in one, and down: a tensor has the matrices of all experts.
-    Fused([&'static str; 2]),
+    /// An MLP that every row takes, weighed by a gate.
+    pub(crate) shared: Option<DenseSpec>,
 }
 
 /// An encoder: embeddings of tokens and positions, layers of `x = norm(x + attention(x))`,

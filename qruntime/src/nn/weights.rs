@@ -1,5 +1,5 @@
-//! Tensors by the names that a network has for them, each compared with the shape that the network
-//! needs.
+//! Finds the tensors of a network by what they do, under the names that the family has for them, and
+//! compares each with the shape that the network needs.
 
 use std::path::{Path, PathBuf};
 
@@ -11,21 +11,28 @@ use crate::error::{Error, FileError};
 use crate::experts::Experts;
 use crate::linear::Linear;
 use crate::model::Model;
+use crate::names::{EXPERT, Names, Part, filled};
 
-/// The tensors of a model whose names begin alike.
+/// The tensors of a model, or of one of its layers.
 #[derive(Clone)]
 pub(crate) struct Weights {
     model: Model,
     /// Where the model is, for messages.
     path: PathBuf,
     isa: Isa,
-    scope: String,
+    names: &'static Names,
+    /// What names begin with, but for that of the output head.
+    body: &'static str,
+    /// What the name of the output head begins with.
+    head: &'static str,
+    layer: usize,
 }
 
 impl Weights {
-    /// All tensors, for layers that compute with `isa`.
-    pub(crate) fn new(model: &Model, path: &Path, isa: Isa) -> Self {
-        Self { model: model.clone(), path: path.into(), isa, scope: String::new() }
+    /// The tensors of a model, for layers that compute with `isa`.
+    pub(crate) fn new(model: &Model, path: &Path, isa: Isa, names: &'static Names) -> Self {
+        let [body, head] = [names.bodies(), names.heads()].map(|prefixes| prefixes.first().copied().unwrap_or(""));
+        Self { model: model.clone(), path: path.into(), isa, names, body, head, layer: 0 }
     }
 
     /// What layers compute with.
@@ -33,50 +40,85 @@ impl Weights {
         self.isa
     }
 
-    /// Those in a scope within this one; all if it has no name.
-    pub(crate) fn at(&self, name: &str) -> Self {
-        if name.is_empty() {
-            return self.clone();
-        }
-        Self { scope: format!("{}{name}.", self.scope), ..self.clone() }
+    /// The family's names.
+    pub(crate) fn names(&self) -> &'static Names {
+        self.names
     }
 
-    /// Those in the first of some scopes (each with its dot, or empty) that has a tensor.
-    pub(crate) fn at_first(&self, scopes: &[&str], with: &str) -> Result<Self, Error> {
-        let full = |scope: &&&str| self.model.tensor(&format!("{}{scope}{with}", self.scope)).is_some();
-        match scopes.iter().find(full) {
-            Some(scope) => Ok(Self { scope: format!("{}{scope}", self.scope), ..self.clone() }),
-            None => Err(self.refuse(&format!("{}{with}", scopes.first().copied().unwrap_or_default()), "missing")),
-        }
+    /// The tensors of a layer.
+    pub(crate) fn layer(&self, layer: usize) -> Self {
+        Self { layer, ..self.clone() }
+    }
+
+    /// The same, with names that begin as that of `part` does in this model.
+    pub(crate) fn at_body(&self, part: Part) -> Result<Self, Error> {
+        let all = self.names.bodies().iter().map(|&body| Self { body, ..self.clone() });
+        all.clone().find(|weights| weights.has(part)).ok_or_else(|| self.first(all, part))
+    }
+
+    /// The same, with the name of the output head that this model has.
+    pub(crate) fn at_head(&self) -> Result<Self, Error> {
+        let all = self.names.heads().iter().map(|&head| Self { head, ..self.clone() });
+        all.clone().find(|weights| weights.has(Part::Head)).ok_or_else(|| self.first(all, Part::Head))
+    }
+
+    /// The error of a part that none of them has.
+    fn first(&self, mut all: impl Iterator<Item = Self>, part: Part) -> Error {
+        let usual = all.next().unwrap_or_else(|| self.clone());
+        self.refuse(&format!("{}.weight", usual.stem(part)), "missing")
+    }
+
+    /// The pattern by which a part is called in this model, or else usually. With `single`, of the
+    /// patterns that have a place for the number of an expert.
+    fn pattern(&self, part: Part, single: bool) -> &'static str {
+        let patterns = || self.names.patterns(part).filter(|pattern| pattern.contains(EXPERT) == single);
+        let is_there = |pattern: &&str| {
+            let stem = self.name(part, pattern, 0);
+            let names = [&stem, &format!("{stem}.weight"), &format!("{stem}.gamma")];
+            names.into_iter().any(|name| self.model.tensor(name).is_some())
+        };
+        patterns().find(is_there).or_else(|| patterns().next()).unwrap_or("")
+    }
+
+    fn name(&self, part: Part, pattern: &str, expert: usize) -> String {
+        let prefix = if part == Part::Head { self.head } else { self.body };
+        format!("{prefix}{}", filled(pattern, self.layer, expert))
+    }
+
+    /// The name of a part, without `.weight`.
+    fn stem(&self, part: Part) -> String {
+        self.name(part, self.pattern(part, false), 0)
     }
 
     /// Whether there is such a tensor.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.model.tensor(&self.name(name)).is_some()
+    pub(crate) fn has(&self, part: Part) -> bool {
+        let stem = self.stem(part);
+        [&stem, &format!("{stem}.weight")].into_iter().any(|name| self.model.tensor(name).is_some())
     }
 
-    /// Whether a tensor is the same as another, byte for byte.
-    pub(crate) fn is_same(&self, name: &str, other: &Self, other_name: &str) -> bool {
-        self.model.is_same(&self.name(name), &other.name(other_name))
+    /// Whether each expert has such a tensor of its own.
+    pub(crate) fn has_single(&self, part: Part) -> bool {
+        self.model.tensor(&format!("{}.weight", self.name(part, self.pattern(part, true), 0))).is_some()
     }
 
-    /// The full name of a tensor, for messages.
-    pub(crate) fn quoted(&self, name: &str) -> String {
-        format!("\"{}\"", self.name(name).escape_debug())
+    /// Whether a matrix is the same as another, byte for byte.
+    pub(crate) fn is_same(&self, part: Part, other: &Self, other_part: Part) -> bool {
+        self.model.is_same(&format!("{}.weight", self.stem(part)), &format!("{}.weight", other.stem(other_part)))
     }
 
-    fn name(&self, name: &str) -> String {
-        format!("{}{name}", self.scope)
+    /// The full name of a matrix, for messages.
+    pub(crate) fn quoted(&self, part: Part) -> String {
+        format!("\"{}.weight\"", self.stem(part).escape_debug())
     }
 
     /// The error of a tensor.
-    pub(crate) fn refuse(&self, name: &str, message: impl Into<String>) -> Error {
-        FileError::network(&self.name(name), message).in_file(&self.path).into()
+    fn refuse(&self, name: &str, message: impl Into<String>) -> Error {
+        FileError::network(name, message).in_file(&self.path).into()
     }
 
     /// Compares a shape with what is expected.
     fn check(&self, name: &str, expected: &[usize]) -> Result<(), Error> {
-        match self.model.tensor(&self.name(name)) {
+        match self.model.tensor(name) {
             None => Err(self.refuse(name, format!("missing, expected {expected:?}"))),
             Some(entry) if entry.shape() != expected => {
                 Err(self.refuse(name, format!("{:?}, expected {expected:?}", entry.shape())))
@@ -85,42 +127,51 @@ impl Weights {
         }
     }
 
-    /// The layer `name` of so many outputs and inputs, which has a bias or has none.
-    pub(crate) fn linear(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, Error> {
+    /// The layer of so many outputs and inputs, which has a bias or has none.
+    pub(crate) fn linear(&self, part: Part, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, Error> {
+        self.linear_named(&self.stem(part), outputs, inputs, bias)
+    }
+
+    fn linear_named(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, Error> {
         self.check(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias_name = format!("{name}.bias");
         match bias {
             true => self.check(&bias_name, &[outputs])?,
             // One that is there and not applied would change every result.
-            false if self.has(&bias_name) => return Err(self.refuse(&bias_name, "found, expected none")),
+            false if self.model.tensor(&bias_name).is_some() => {
+                return Err(self.refuse(&bias_name, "found, expected none"));
+            }
             false => {}
         }
-        Ok(self.model.linear(&self.name(name))?.with_isa(self.isa))
+        Ok(self.model.linear(name)?.with_isa(self.isa))
     }
 
-    /// A vector of so many numbers.
-    pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+    /// A vector of so many elements.
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
         self.check(name, &[len])?;
-        self.model.plain(&self.name(name))?.to_f32()
+        self.model.plain(name)?.to_f32()
     }
 
-    /// The RMS norm `name`.
-    pub(crate) fn rms_norm(&self, name: &str, len: usize, spec: NormSpec) -> Result<Norm, Error> {
-        Ok(Norm::rms(self.isa, self.vector(&format!("{name}.weight"), len)?, spec))
+    /// An RMS norm.
+    pub(crate) fn rms_norm(&self, part: Part, len: usize, spec: NormSpec) -> Result<Norm, Error> {
+        Ok(Norm::rms(self.isa, self.vector(&format!("{}.weight", self.stem(part)), len)?, spec))
     }
 
-    /// The layer norm `name`.
-    pub(crate) fn layer_norm(&self, name: &str, len: usize, eps: f32) -> Result<Norm, Error> {
+    /// A layer norm.
+    pub(crate) fn layer_norm(&self, part: Part, len: usize, eps: f32) -> Result<Norm, Error> {
+        let stem = self.stem(part);
         // Checkpoints that were once TensorFlow's have other names.
-        let [weight, bias] = if self.has(&format!("{name}.gamma")) { ["gamma", "beta"] } else { ["weight", "bias"] };
-        let vector = |part: &str| self.vector(&format!("{name}.{part}"), len);
+        let is_old = self.model.tensor(&format!("{stem}.gamma")).is_some();
+        let [weight, bias] = if is_old { ["gamma", "beta"] } else { ["weight", "bias"] };
+        let vector = |suffix: &str| self.vector(&format!("{stem}.{suffix}"), len);
         Ok(Norm::layer(self.isa, vector(weight)?, vector(bias)?, eps))
     }
 
     /// A tensor with the matrices of so many experts, each of so many outputs and inputs.
-    pub(crate) fn experts(&self, name: &str, count: usize, outputs: usize, inputs: usize) -> Result<Experts, Error> {
-        let name = if self.has(name) { name.into() } else { format!("{name}.weight") };
-        if let Some(entry) = self.model.tensor(&self.name(&name))
+    pub(crate) fn experts(&self, part: Part, count: usize, outputs: usize, inputs: usize) -> Result<Experts, Error> {
+        let stem = self.stem(part);
+        let name = if self.model.tensor(&stem).is_some() { stem } else { format!("{stem}.weight") };
+        if let Some(entry) = self.model.tensor(&name)
             && entry.shape() == [count, inputs, outputs]
             && outputs != inputs
         {
@@ -133,26 +184,27 @@ impl Weights {
             return Err(self.refuse(&name, message));
         }
         self.check(&name, &[count, outputs, inputs])?;
-        Ok(self.model.experts(&self.name(&name))?.with_isa(self.isa))
+        Ok(self.model.experts(&name)?.with_isa(self.isa))
     }
 
-    /// Experts that have a layer `{scope}.N.{name}` each.
+    /// Experts that have a matrix of their own each.
     pub(crate) fn single_experts(
         &self,
-        scope: &str,
+        part: Part,
         count: usize,
-        name: &str,
         outputs: usize,
         inputs: usize,
     ) -> Result<Experts, Error> {
-        let layer = |n: usize| self.linear(&format!("{scope}.{n}.{name}"), outputs, inputs, false);
-        let layers: Vec<Linear> = (0..count).map(layer).collect::<Result<_, _>>()?;
+        let pattern = self.pattern(part, true);
+        let name = |n: usize| self.name(part, pattern, n);
+        let layers = (0..count).map(|n| self.linear_named(&name(n), outputs, inputs, false));
+        let layers: Vec<Linear> = layers.collect::<Result<_, _>>()?;
         // Rows are made ready once for all of them.
         if let Some(n) = layers.iter().position(|layer| layer.is_exact() != layers[0].is_exact()) {
             let [found, expected] = if layers[n].is_exact() { ["plain", "packed"] } else { ["packed", "plain"] };
             let message =
                 format!("{found}, expected {expected} as expert 0 is: convert with one --rule for all experts");
-            return Err(self.refuse(&format!("{scope}.{n}.{name}.weight"), message));
+            return Err(self.refuse(&format!("{}.weight", name(n)), message));
         }
         Experts::new(layers)
     }

@@ -2,13 +2,14 @@
 //! not on which family of networks it is from.
 //!
 //! Names are those of PyTorch modules as Hugging Face's checkpoints have them,
-//! `scope.module.weight`. Families call the same thing by many names; the tables here are the one
-//! place that knows them. Where a name does not tell how a matrix lies, its bias or the other half
-//! of its network does.
+//! `scope.module.weight`. What a family that runs calls its tensors is in [`qruntime::names`]; the
+//! tables here are for all others, which call the same thing by many names. Where a name does not
+//! tell how a matrix lies, its bias or the other half of its network does.
 
 use std::collections::HashMap;
 
-use qruntime::Dtype;
+use qruntime::names::{Names, Part};
+use qruntime::{Dtype, names_of};
 
 /// What a tensor does in its network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -155,13 +156,16 @@ pub struct Roles<'a> {
     /// Whether layers have their weights under the names that PyTorch's have.
     named_weights: bool,
     model_type: Option<&'a str>,
+    /// What the family calls its tensors, if it is known.
+    names: Option<&'static Names>,
 }
 
 impl<'a> Roles<'a> {
     /// Of tensors with their shapes; `model_type` is what `config.json` says, if there is one.
     pub fn new(tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>, model_type: Option<&'a str>) -> Self {
         let shapes: HashMap<_, _> = tensors.into_iter().collect();
-        let mut roles = Self { conv1d: false, named_weights: false, model_type, shapes };
+        let names = model_type.and_then(names_of);
+        let mut roles = Self { conv1d: false, named_weights: false, model_type, names, shapes };
         roles.named_weights = roles.shapes.iter().any(|(name, shape)| shape.len() == 2 && name.ends_with(".weight"));
         let is_turned = |(name, shape): (&&str, &&[usize])| {
             CONV1D.contains(&module(name)) && roles.by_bias(name, shape).is_some_and(|turned| turned)
@@ -187,11 +191,12 @@ impl<'a> Roles<'a> {
             return Role::State;
         }
         let &[ref leading @ .., rows, _] = shape else { return Role::Vector };
-        let is_positions = is(&["pos", "position", "positions", "positional"])
-            && is(&["emb", "embs", "embd", "embed", "embedding", "embeddings"]);
-        let is_relative = is(&["relative"]) && !is(&["proj"]);
-        if is_positions || is_relative || is(&["wpe"]) || module.starts_with("rel_") || module.starts_with("token_type")
-        {
+        let part = self.names.and_then(|names| names.parse(name)).map(|tensor| tensor.part);
+        let is_positions = match part {
+            Some(part) => matches!(part, Part::PositionEmbedding | Part::TokenTypes),
+            None => is_positions(module),
+        };
+        if is_positions {
             return Role::Positions;
         }
         if module.contains("norm") {
@@ -200,7 +205,11 @@ impl<'a> Roles<'a> {
         if module.contains("bias") {
             return Role::Bias;
         }
-        if is_router(module, parent) && rows <= MOST_EXPERTS {
+        let is_router = match part {
+            Some(part) => matches!(part, Part::Router | Part::SharedRouter),
+            None => is_router(module, parent),
+        };
+        if is_router && rows <= MOST_EXPERTS {
             return Role::Router;
         }
         let in_mixture = name.contains("experts") || name.contains("moe");
@@ -211,11 +220,15 @@ impl<'a> Roles<'a> {
                 false => Role::Tiny,
             },
             [] => {
+                let is_vocabulary = match part {
+                    Some(part) => matches!(part, Part::TokenEmbedding | Part::Head),
+                    None => is_vocabulary(name),
+                };
                 let is_weight =
                     name.ends_with(".weight") || ATTENTION_WEIGHTS.contains(&module) || name.contains("experts");
                 if !is_worth_it(shape) {
                     Role::Tiny
-                } else if is_vocabulary(name) {
+                } else if is_vocabulary {
                     Role::Embedding
                 } else if self.named_weights && !is_weight {
                     Role::Parameter
@@ -275,6 +288,15 @@ impl<'a> Roles<'a> {
         }
         self.model_type.is_some_and(|family| TRANSPOSED_EXPERTS.contains(&family))
     }
+}
+
+/// Whether rows are positions or kinds of tokens.
+fn is_positions(module: &str) -> bool {
+    let is = |words: &[&str]| words.iter().any(|word| has_word(module, word));
+    let is_embedding = is(&["emb", "embs", "embd", "embed", "embedding", "embeddings"]);
+    let is_position = is(&["pos", "position", "positions", "positional"]) && is_embedding;
+    let is_relative = is(&["relative"]) && !is(&["proj"]);
+    is_position || is_relative || is(&["wpe"]) || module.starts_with("rel_") || module.starts_with("token_type")
 }
 
 fn is_router(module: &str, parent: &str) -> bool {

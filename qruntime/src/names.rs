@@ -1,0 +1,374 @@
+//! What the tensors of networks are called: by checkpoints of Hugging Face, one column for each way
+//! of naming, and by GGUF, which has one name for what they do.
+//!
+//! Layers find their tensors here, and converters tell from here what a tensor does. A family whose
+//! tensors have other names has a column of its own.
+
+/// What a tensor does in its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Part {
+    /// A row for every token.
+    TokenEmbedding,
+    /// A row for every position.
+    PositionEmbedding,
+    /// A row for every kind of token.
+    TokenTypes,
+    /// Normalizes embeddings.
+    EmbeddingNorm,
+    /// Normalizes what leaves the last layer.
+    FinalNorm,
+    /// Makes logits of that.
+    Head,
+    /// Makes a vector of the first token's.
+    Pooler,
+    /// Normalizes what enters attention.
+    AttentionNorm,
+    /// Makes queries.
+    Query,
+    /// Makes keys.
+    Key,
+    /// Makes values.
+    Value,
+    /// Makes queries, keys and values, one after the other.
+    QueryKeyValue,
+    /// Normalizes each head of queries.
+    QueryNorm,
+    /// Normalizes each head of keys.
+    KeyNorm,
+    /// The last matrix of attention.
+    AttentionOutput,
+    /// Normalizes the result of attention before it is added.
+    PostAttentionNorm,
+    /// Normalizes the sum of the result of attention and what entered.
+    AttentionSumNorm,
+    /// Normalizes what enters the MLP.
+    MlpNorm,
+    /// Makes the gates of an MLP.
+    Gate,
+    /// Makes what gates are multiplied with; the first matrix of an MLP without gates.
+    Up,
+    /// Both, gates first.
+    GateUp,
+    /// The last matrix of an MLP.
+    Down,
+    /// Chooses experts.
+    Router,
+    /// As [`Gate`](Self::Gate), of an expert or of all.
+    ExpertGate,
+    /// As [`Up`](Self::Up), of an expert or of all.
+    ExpertUp,
+    /// As [`GateUp`](Self::GateUp), of an expert or of all.
+    ExpertGateUp,
+    /// As [`Down`](Self::Down), of an expert or of all.
+    ExpertDown,
+    /// Weighs the expert that every row takes.
+    SharedRouter,
+    /// As [`Gate`](Self::Gate), of the expert that every row takes.
+    SharedGate,
+    /// As [`Up`](Self::Up), of the expert that every row takes.
+    SharedUp,
+    /// As [`Down`](Self::Down), of the expert that every row takes.
+    SharedDown,
+    /// Normalizes the result of the MLP before it is added.
+    PostMlpNorm,
+    /// Normalizes the sum of the result of the MLP and what entered.
+    MlpSumNorm,
+}
+
+/// GGUF's names. `blk.N.` stands before those of a layer, `.weight` or `.bias` after all.
+const GGUF: &[(Part, &str)] = &[
+    (Part::TokenEmbedding, "token_embd"),
+    (Part::PositionEmbedding, "position_embd"),
+    (Part::TokenTypes, "token_types"),
+    (Part::EmbeddingNorm, "token_embd_norm"),
+    (Part::FinalNorm, "output_norm"),
+    (Part::Head, "output"),
+    (Part::Pooler, "cls"),
+    (Part::AttentionNorm, "blk.{layer}.attn_norm"),
+    (Part::Query, "blk.{layer}.attn_q"),
+    (Part::Key, "blk.{layer}.attn_k"),
+    (Part::Value, "blk.{layer}.attn_v"),
+    (Part::QueryKeyValue, "blk.{layer}.attn_qkv"),
+    (Part::QueryNorm, "blk.{layer}.attn_q_norm"),
+    (Part::KeyNorm, "blk.{layer}.attn_k_norm"),
+    (Part::AttentionOutput, "blk.{layer}.attn_output"),
+    (Part::PostAttentionNorm, "blk.{layer}.post_attention_norm"),
+    (Part::AttentionSumNorm, "blk.{layer}.attn_output_norm"),
+    (Part::MlpNorm, "blk.{layer}.ffn_norm"),
+    (Part::Gate, "blk.{layer}.ffn_gate"),
+    (Part::Up, "blk.{layer}.ffn_up"),
+    // Gates and what they are multiplied with have the name of the latter.
+    (Part::GateUp, "blk.{layer}.ffn_up"),
+    (Part::Down, "blk.{layer}.ffn_down"),
+    (Part::Router, "blk.{layer}.ffn_gate_inp"),
+    (Part::ExpertGate, "blk.{layer}.ffn_gate_exps"),
+    (Part::ExpertUp, "blk.{layer}.ffn_up_exps"),
+    (Part::ExpertGateUp, "blk.{layer}.ffn_gate_up_exps"),
+    (Part::ExpertDown, "blk.{layer}.ffn_down_exps"),
+    (Part::SharedRouter, "blk.{layer}.ffn_gate_inp_shexp"),
+    (Part::SharedGate, "blk.{layer}.ffn_gate_shexp"),
+    (Part::SharedUp, "blk.{layer}.ffn_up_shexp"),
+    (Part::SharedDown, "blk.{layer}.ffn_down_shexp"),
+    (Part::PostMlpNorm, "blk.{layer}.post_ffw_norm"),
+    (Part::MlpSumNorm, "blk.{layer}.layer_output_norm"),
+];
+
+/// Names of Llama's tensors, which most decoders have.
+const OF_LLAMA: Table = &[
+    (Part::TokenEmbedding, "embed_tokens"),
+    (Part::FinalNorm, "norm"),
+    (Part::Head, "lm_head"),
+    (Part::AttentionNorm, "layers.{layer}.input_layernorm"),
+    (Part::Query, "layers.{layer}.self_attn.q_proj"),
+    (Part::Key, "layers.{layer}.self_attn.k_proj"),
+    (Part::Value, "layers.{layer}.self_attn.v_proj"),
+    (Part::QueryKeyValue, "layers.{layer}.self_attn.qkv_proj"),
+    (Part::QueryNorm, "layers.{layer}.self_attn.q_norm"),
+    (Part::KeyNorm, "layers.{layer}.self_attn.k_norm"),
+    (Part::AttentionOutput, "layers.{layer}.self_attn.o_proj"),
+    (Part::MlpNorm, "layers.{layer}.post_attention_layernorm"),
+    (Part::Gate, "layers.{layer}.mlp.gate_proj"),
+    (Part::Up, "layers.{layer}.mlp.up_proj"),
+    (Part::Down, "layers.{layer}.mlp.down_proj"),
+    (Part::Router, "layers.{layer}.mlp.gate"),
+    (Part::ExpertGate, "layers.{layer}.mlp.experts.{expert}.gate_proj"),
+    (Part::ExpertUp, "layers.{layer}.mlp.experts.{expert}.up_proj"),
+    (Part::ExpertDown, "layers.{layer}.mlp.experts.{expert}.down_proj"),
+    // As transformers saves mixtures since version 5.
+    (Part::ExpertGateUp, "layers.{layer}.mlp.experts.gate_up_proj"),
+    (Part::ExpertDown, "layers.{layer}.mlp.experts.down_proj"),
+    (Part::SharedRouter, "layers.{layer}.mlp.shared_expert_gate"),
+    (Part::SharedGate, "layers.{layer}.mlp.shared_expert.gate_proj"),
+    (Part::SharedUp, "layers.{layer}.mlp.shared_expert.up_proj"),
+    (Part::SharedDown, "layers.{layer}.mlp.shared_expert.down_proj"),
+];
+
+/// What Gemma calls its norms: one of the names means something else to Llama.
+const NORMS_OF_GEMMA: Table = &[
+    (Part::PostAttentionNorm, "layers.{layer}.post_attention_layernorm"),
+    (Part::MlpNorm, "layers.{layer}.pre_feedforward_layernorm"),
+    (Part::PostMlpNorm, "layers.{layer}.post_feedforward_layernorm"),
+];
+
+/// Phi's fused matrices, one of which GGUF calls as another is called elsewhere.
+const FUSED_OF_PHI: Table = &[(Part::GateUp, "layers.{layer}.mlp.gate_up_proj")];
+
+/// What Mixtral calls its experts; transformers since version 5 has other names.
+const EXPERTS_OF_MIXTRAL: Table = &[
+    (Part::Router, "layers.{layer}.block_sparse_moe.gate"),
+    (Part::ExpertGate, "layers.{layer}.block_sparse_moe.experts.{expert}.w1"),
+    (Part::ExpertUp, "layers.{layer}.block_sparse_moe.experts.{expert}.w3"),
+    (Part::ExpertDown, "layers.{layer}.block_sparse_moe.experts.{expert}.w2"),
+];
+
+/// What Granite calls its experts, before and since version 5 of transformers.
+const EXPERTS_OF_GRANITE: Table = &[
+    (Part::Router, "layers.{layer}.block_sparse_moe.router.layer"),
+    (Part::Router, "layers.{layer}.block_sparse_moe.router"),
+    (Part::ExpertGateUp, "layers.{layer}.block_sparse_moe.input_linear"),
+    (Part::ExpertGateUp, "layers.{layer}.block_sparse_moe.experts.gate_up_proj"),
+    (Part::ExpertDown, "layers.{layer}.block_sparse_moe.output_linear"),
+    (Part::ExpertDown, "layers.{layer}.block_sparse_moe.experts.down_proj"),
+];
+
+/// Names of BERT's tensors.
+const OF_BERT: Table = &[
+    (Part::TokenEmbedding, "embeddings.word_embeddings"),
+    (Part::PositionEmbedding, "embeddings.position_embeddings"),
+    (Part::TokenTypes, "embeddings.token_type_embeddings"),
+    (Part::EmbeddingNorm, "embeddings.LayerNorm"),
+    (Part::Query, "encoder.layer.{layer}.attention.self.query"),
+    (Part::Key, "encoder.layer.{layer}.attention.self.key"),
+    (Part::Value, "encoder.layer.{layer}.attention.self.value"),
+    (Part::AttentionOutput, "encoder.layer.{layer}.attention.output.dense"),
+    (Part::AttentionSumNorm, "encoder.layer.{layer}.attention.output.LayerNorm"),
+    (Part::Up, "encoder.layer.{layer}.intermediate.dense"),
+    (Part::Down, "encoder.layer.{layer}.output.dense"),
+    (Part::MlpSumNorm, "encoder.layer.{layer}.output.LayerNorm"),
+    (Part::Pooler, "pooler.dense"),
+];
+
+/// What decoders' names may begin with: of a language model, of one within a larger one, of one
+/// without an output head.
+const DECODER_BODIES: &[&str] = &["model.", "language_model.model.", "model.language_model.", ""];
+
+/// And that of the output head.
+const DECODER_HEADS: &[&str] = &["", "language_model."];
+
+/// The columns of Hugging Face's names.
+pub(crate) const LLAMA: &Names = &Names { tables: &[OF_LLAMA], bodies: DECODER_BODIES, heads: DECODER_HEADS };
+pub(crate) const GEMMA: &Names =
+    &Names { tables: &[NORMS_OF_GEMMA, OF_LLAMA], bodies: DECODER_BODIES, heads: DECODER_HEADS };
+pub(crate) const PHI: &Names =
+    &Names { tables: &[FUSED_OF_PHI, OF_LLAMA], bodies: DECODER_BODIES, heads: DECODER_HEADS };
+pub(crate) const MIXTRAL: &Names =
+    &Names { tables: &[EXPERTS_OF_MIXTRAL, OF_LLAMA], bodies: DECODER_BODIES, heads: DECODER_HEADS };
+pub(crate) const GRANITE: &Names =
+    &Names { tables: &[EXPERTS_OF_GRANITE, OF_LLAMA], bodies: DECODER_BODIES, heads: DECODER_HEADS };
+pub(crate) const BERT: &Names = &Names { tables: &[OF_BERT], bodies: &["", "bert."], heads: &[""] };
+
+/// Parts and their names, without `.weight` and `.bias`. A part may have several names, the usual
+/// one first.
+type Table = &'static [(Part, &'static str)];
+
+/// How a family names its tensors; [`names_of`](crate::names_of) has that of a family.
+#[derive(Debug)]
+pub struct Names {
+    /// The first that knows a name decides.
+    tables: &'static [Table],
+    bodies: &'static [&'static str],
+    heads: &'static [&'static str],
+}
+
+/// A tensor by what it does, whatever it is called.
+///
+/// ```
+/// use qruntime::names::Part;
+///
+/// let names = qruntime::names_of("llama").expect("a family that is known");
+/// let tensor = names.parse("model.layers.3.self_attn.q_proj.weight").expect("a name of Llama's");
+/// assert_eq!((tensor.part, tensor.layer), (Part::Query, Some(3)));
+/// assert_eq!(tensor.gguf(), "blk.3.attn_q.weight");
+/// assert_eq!(names.parse_gguf("blk.3.attn_q.weight"), Some(tensor));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TensorName {
+    /// What it does.
+    pub part: Part,
+    /// The layer, from 0; none outside of layers.
+    pub layer: Option<usize>,
+    /// The expert, where each has a tensor of its own.
+    pub expert: Option<usize>,
+    /// Whether it is a bias rather than a weight.
+    pub bias: bool,
+}
+
+impl Names {
+    /// What a tensor of this name does; `None` if the family has no such name.
+    #[must_use]
+    pub fn parse(&self, name: &str) -> Option<TensorName> {
+        let (stem, suffix) = match name.rsplit_once('.') {
+            Some((stem, suffix @ ("weight" | "bias" | "gamma" | "beta"))) => (stem, suffix),
+            _ => (name, ""),
+        };
+        let rows = self.tables.iter().copied().flatten();
+        let fits = |&(part, pattern): &(Part, &str)| {
+            let prefixes = if part == Part::Head { self.heads } else { self.bodies };
+            let (layer, expert) = prefixes.iter().find_map(|prefix| numbers(pattern, stem.strip_prefix(prefix)?))?;
+            // Matrices of experts in one tensor are parameters of a module rather than of a layer.
+            let bare_allowed = matches!(part, Part::ExpertGateUp | Part::ExpertDown) && expert.is_none();
+            (!suffix.is_empty() || bare_allowed).then_some(TensorName {
+                part,
+                layer,
+                expert,
+                bias: matches!(suffix, "bias" | "beta"),
+            })
+        };
+        rows.clone().find_map(fits)
+    }
+
+    /// What a tensor of this name in a GGUF file does, in a network of this family; `None` if there
+    /// is no such name.
+    ///
+    /// Experts lie in one tensor there, so that [`TensorName::expert`] is always `None`.
+    #[must_use]
+    pub fn parse_gguf(&self, name: &str) -> Option<TensorName> {
+        let (stem, suffix) = name.rsplit_once('.')?;
+        let bias = match suffix {
+            "weight" => false,
+            "bias" => true,
+            _ => return None,
+        };
+        let fits = |&(part, _): &(Part, &str)| {
+            let (layer, expert) = numbers(gguf(part), stem)?;
+            Some(TensorName { part, layer, expert, bias })
+        };
+        self.tables.iter().copied().flatten().find_map(fits)
+    }
+
+    /// All names that such a tensor may have in a checkpoint, the usual one first. A tensor of all
+    /// experts (`expert` is `None`) has none where each expert has a tensor of its own.
+    pub fn candidates(&self, tensor: TensorName) -> impl Iterator<Item = String> {
+        let prefixes = if tensor.part == Part::Head { self.heads } else { self.bodies };
+        let suffix = if tensor.bias { ".bias" } else { ".weight" };
+        let stems = self.patterns(tensor.part).filter(move |pattern| {
+            pattern.contains(EXPERT) == tensor.expert.is_some() && pattern.contains(LAYER) == tensor.layer.is_some()
+        });
+        stems.flat_map(move |pattern| {
+            let stem = filled(pattern, tensor.layer.unwrap_or(0), tensor.expert.unwrap_or(0));
+            let is_parameter = tensor.expert.is_none() && pattern.contains(".experts.");
+            let suffixes = if is_parameter { ["", suffix] } else { [suffix, suffix] };
+            let count = if is_parameter { 2 } else { 1 };
+            prefixes.iter().flat_map(move |prefix| {
+                let stem = stem.clone();
+                suffixes.into_iter().take(count).map(move |suffix| format!("{prefix}{stem}{suffix}"))
+            })
+        })
+    }
+
+    /// What a part may be called, the usual name first.
+    pub(crate) fn patterns(&self, part: Part) -> impl Iterator<Item = &'static str> {
+        self.tables.iter().copied().flatten().filter(move |(other, _)| *other == part).map(|(_, pattern)| *pattern)
+    }
+
+    /// What names may begin with.
+    pub(crate) fn bodies(&self) -> &'static [&'static str] {
+        self.bodies
+    }
+
+    /// What the name of the output head may begin with.
+    pub(crate) fn heads(&self) -> &'static [&'static str] {
+        self.heads
+    }
+
+    /// Which of two parts the family usually has.
+    pub(crate) fn usual(&self, a: Part, b: Part) -> Part {
+        let mut rows = self.tables.iter().copied().flatten().map(|(part, _)| *part);
+        rows.find(|part| [a, b].contains(part)).unwrap_or(a)
+    }
+}
+
+impl TensorName {
+    /// GGUF's name, as llama.cpp has it. Those of single experts are parts of one tensor.
+    #[must_use]
+    pub fn gguf(&self) -> String {
+        let suffix = if self.bias { "bias" } else { "weight" };
+        format!("{}.{suffix}", filled(gguf(self.part), self.layer.unwrap_or(0), 0))
+    }
+}
+
+/// GGUF's name of a part.
+fn gguf(part: Part) -> &'static str {
+    GGUF.iter().find(|(other, _)| *other == part).map(|(_, name)| *name).expect("every part has a name")
+}
+
+/// Where the number of a layer stands in a pattern.
+const LAYER: &str = "{layer}";
+
+/// Where the number of an expert does.
+pub(crate) const EXPERT: &str = "{expert}";
+
+/// A pattern with its numbers.
+pub(crate) fn filled(pattern: &str, layer: usize, expert: usize) -> String {
+    pattern.replace(LAYER, &layer.to_string()).replace(EXPERT, &expert.to_string())
+}
+
+/// The numbers of layer and expert in a name that fits a pattern.
+fn numbers(pattern: &str, name: &str) -> Option<(Option<usize>, Option<usize>)> {
+    let (mut layer, mut expert) = (None, None);
+    let (mut patterns, mut names) = (pattern.split('.'), name.split('.'));
+    loop {
+        let (pattern, name) = match (patterns.next(), names.next()) {
+            (None, None) => return Some((layer, expert)),
+            (pattern, name) => (pattern?, name?),
+        };
+        let number = || name.parse().ok().filter(|number: &usize| number.to_string() == name);
+        match pattern {
+            LAYER => layer = Some(number()?),
+            EXPERT => expert = Some(number()?),
+            word if word == name => {}
+            _ => return None,
+        }
+    }
+}

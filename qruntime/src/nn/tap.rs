@@ -1,0 +1,86 @@
+//! Products of a network, and who sees what enters them.
+
+use ndarray::{ArrayView2, ArrayViewMut2, s};
+
+use crate::error::Error;
+use crate::experts::Experts;
+use crate::linear::{Linear, WeightName, Workspace};
+
+/// Sees the activations that enter the linear layers of a network, to measure what their weights are
+/// multiplied with.
+///
+/// [`CausalLm::forward_layer`](crate::CausalLm::forward_layer),
+/// [`CausalLm::forward_head`](crate::CausalLm::forward_head) and
+/// [`Encoder::forward_layer`](crate::Encoder::forward_layer) take one.
+pub trait Tap {
+    /// Called before a product with the rows that enter it, one for each token.
+    ///
+    /// Matrices that multiply the same rows (those of queries, keys and values; of gates and up)
+    /// are named in one call. An expert sees the rows that the router sends to it, and is not named
+    /// where these are none. A long sequence may come in several calls.
+    fn input(&mut self, weights: &[WeightName<'_>], x: ArrayView2<'_, f32>);
+}
+
+/// Computes the products of a network.
+pub(crate) struct Products<'a> {
+    pub(crate) workspace: &'a mut Workspace,
+    pub(crate) tap: Option<&'a mut dyn Tap>,
+}
+
+impl Products<'_> {
+    /// See [`Linear::forward_into`].
+    pub(crate) fn one(
+        &mut self,
+        layer: &Linear,
+        x: ArrayView2<'_, f32>,
+        y: ArrayViewMut2<'_, f32>,
+    ) -> Result<(), Error> {
+        self.tell(&[layer], x);
+        layer.forward_into(x, self.workspace, y)
+    }
+
+    /// See [`Linear::forward_each`].
+    pub(crate) fn each(
+        &mut self,
+        layers: &[&Linear],
+        x: ArrayView2<'_, f32>,
+        outputs: &mut [ArrayViewMut2<'_, f32>],
+    ) -> Result<(), Error> {
+        self.tell(layers, x);
+        Linear::forward_each(layers, x, self.workspace, outputs)
+    }
+
+    /// See [`Experts::forward_each`].
+    pub(crate) fn experts(
+        &mut self,
+        mixtures: &[&Experts],
+        x: ArrayView2<'_, f32>,
+        counts: &[usize],
+        outputs: &mut [ArrayViewMut2<'_, f32>],
+    ) -> Result<(), Error> {
+        if self.tap.is_some() {
+            let mut first = 0;
+            for (expert, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+                let layers: Vec<&Linear> = mixtures.iter().map(|mixture| &mixture.layers()[expert]).collect();
+                self.tell(&layers, x.slice(s![first..first + count, ..]));
+                first += count;
+            }
+        }
+        Experts::forward_each(mixtures, x, counts, self.workspace, outputs)
+    }
+
+    fn tell(&mut self, layers: &[&Linear], x: ArrayView2<'_, f32>) {
+        if let Some(tap) = &mut self.tap {
+            let names: Vec<WeightName<'_>> = layers.iter().filter_map(|layer| layer.name()).collect();
+            tap.input(&names, x);
+        }
+    }
+}
+
+/// Lends a tap for one of several calls.
+pub(crate) fn lend<'s>(tap: &'s mut Option<&mut dyn Tap>) -> Option<&'s mut dyn Tap> {
+    match tap {
+        Some(tap) => Some(&mut **tap),
+        None => None,
+    }
+}
