@@ -12,12 +12,12 @@ use crate::error::{Error, FileError, FileErrorKind};
 use crate::files::{MAX_CONFIG, read_json_within};
 use crate::json;
 
-/// What a number of tokens or positions may be: far beyond any network, and small enough that `f32`
+/// How many tokens or positions there may be: far beyond any network, and small enough that `f32`
 /// has every position.
 pub(crate) const SIZES: RangeInclusive<usize> = 1..=1 << 24;
 
-/// How many numbers a row may have: far beyond any network, and small enough that some hundred rows
-/// fit memory.
+/// How many elements a row may have: far beyond any network, and small enough that some hundred
+/// rows fit memory.
 pub(crate) const WIDTHS: RangeInclusive<usize> = 1..=1 << 18;
 
 /// Layers that a network may have: each needs tensors, but a list of them is made before these are
@@ -39,28 +39,21 @@ pub(crate) struct Config {
 impl Config {
     /// Reads a file that holds an object.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        let fields = read_json_within(path, MAX_CONFIG).map_err(Self::as_network)?;
+        let fields = read_json_within(path, MAX_CONFIG)?;
         Ok(Self { path: path.into(), scope: String::new(), fields })
     }
 
     /// Parses the bytes of `config.json`.
     pub(crate) fn from_bytes(text: &[u8]) -> Result<Self, Error> {
         let path = Path::new("config.json");
-        let refuse = |message: String| FileError::new(FileErrorKind::Network, message).in_file(path);
+        let refuse = |kind, message: String| FileError::new(kind, message).in_file(path);
         if text.len() > MAX_CONFIG {
-            return Err(refuse(format!("{} bytes, expected at most {MAX_CONFIG}", text.len())).into());
+            let message = format!("{} bytes, expected at most {MAX_CONFIG}", text.len());
+            return Err(refuse(FileErrorKind::TooLong, message).into());
         }
-        let fields =
-            json::parse(text).map_err(|error| refuse(format!("not the JSON that is expected here: {error}")))?;
+        let bad = |error| refuse(FileErrorKind::Json, format!("not the JSON that is expected here: {error}"));
+        let fields = json::parse(text).map_err(bad)?;
         Ok(Self { path: path.into(), scope: String::new(), fields })
-    }
-
-    /// An error of reading JSON, as one of what describes a network.
-    pub(crate) fn as_network(error: Error) -> Error {
-        match error {
-            Error::File(error) => FileError { kind: FileErrorKind::Network, ..error }.into(),
-            error => error,
-        }
     }
 
     /// A field, unless it is null.

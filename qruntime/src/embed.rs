@@ -35,8 +35,8 @@ pub struct Embeddings {
 }
 
 impl Encoder {
-    /// The tokenizer in the encoder's folder, which cuts texts to [`max_tokens`](EncoderConfig::max_tokens). It is
-    /// opened when it is first asked for.
+    /// The tokenizer in the encoder's folder, which cuts texts to
+    /// [`max_tokens`](EncoderConfig::max_tokens). It is opened when it is first asked for.
     ///
     /// # Errors
     /// As [`Tokenizer::open`].
@@ -44,7 +44,8 @@ impl Encoder {
         self.files().tokenizer(|folder| open(folder, self.config()))
     }
 
-    /// The vectors of texts with the default prompt of the folder, if it has one: a row for each. Long texts are cut.
+    /// The vectors of texts with the default prompt of the folder, if it has one: a row for each.
+    /// Long texts are cut.
     ///
     /// ```no_run
     /// use qruntime::Encoder;
@@ -75,8 +76,8 @@ impl Encoder {
     /// ```
     ///
     /// # Errors
-    /// As [`embed`](Self::embed); if there is no prompt of that name; and if the prompt leaves no room for a text, where
-    /// [`include_prompt`](EncoderConfig::include_prompt) is false.
+    /// As [`embed`](Self::embed); if there is no prompt of that name; and if the prompt leaves no
+    /// room for a text, where [`include_prompt`](EncoderConfig::include_prompt) is false.
     pub fn embed_with(&self, texts: &[impl AsRef<str>], prompt: Prompt<'_>) -> Result<Embeddings, Error> {
         let EncoderConfig { include_prompt, .. } = *self.config();
         let tokenizer = self.tokenizer()?;
@@ -115,8 +116,9 @@ impl Encoder {
     }
 }
 
-/// How many tokens at the beginning of a text belong to its prompt, counted as sentence-transformers counts them: those
-/// that the prompt has alone, but for a special one at its end.
+/// How many tokens at the beginning of a text belong to its prompt, counted as
+/// sentence-transformers counts them: those that the prompt has alone, but for a special one at its
+/// end.
 fn prompt_tokens(tokenizer: &Tokenizer, prompt: &str) -> Result<usize, Error> {
     let (tokens, _) = tokenizer.encode_cut(prompt)?;
     let ends = tokens.last().is_some_and(|&last| tokenizer.is_special(last));
@@ -127,7 +129,7 @@ fn prompt_tokens(tokenizer: &Tokenizer, prompt: &str) -> Result<usize, Error> {
 fn open(folder: &Path, config: &EncoderConfig) -> Result<Tokenizer, Error> {
     let path = folder.join("tokenizer_config.json");
     let settings: Value = match path.exists() {
-        true => read_json_within(&path, MAX_TEXT).map_err(Config::as_network)?,
+        true => read_json_within(&path, MAX_TEXT)?,
         false => json!({}),
     };
     let class = class(folder, &settings)?;
@@ -144,8 +146,8 @@ fn open(folder: &Path, config: &EncoderConfig) -> Result<Tokenizer, Error> {
     tokenizer.with_limit_at(config.max_tokens, left)
 }
 
-/// The class of transformers that reads the tokenizer: what `tokenizer_config.json` says, or `config.json`, or the class
-/// of BERT.
+/// The class of transformers that reads the tokenizer: what `tokenizer_config.json` says, or
+/// `config.json`, or the class of BERT.
 fn class(folder: &Path, settings: &Value) -> Result<String, Error> {
     if let Some(class) = settings["tokenizer_class"].as_str().filter(|class| !class.is_empty()) {
         return Ok(class.to_owned());
@@ -155,8 +157,8 @@ fn class(folder: &Path, settings: &Value) -> Result<String, Error> {
     Ok(class.unwrap_or_else(|| "BertTokenizer".to_owned()))
 }
 
-/// The classes of transformers that make the normalizer and the pre-tokenizer of their own fields, whatever
-/// `tokenizer.json` has. `Fast` may stand behind the name.
+/// The classes of transformers that make the normalizer and the pre-tokenizer of their own fields,
+/// whatever `tokenizer.json` has. `Fast` may stand behind the name.
 const REBUILT: [&str; 10] = [
     "BertTokenizer",
     "DistilBertTokenizer",
@@ -169,11 +171,12 @@ const REBUILT: [&str; 10] = [
     "SplinterTokenizer",
     "SqueezeBertTokenizer",
 ];
-/// The same, without `do_lower_case`, which these classes do not pass on. With `Fast` they are others, which take what
-/// `tokenizer.json` has.
+/// The same, without `do_lower_case`, which these classes do not pass on. With `Fast` they are
+/// others, which take what `tokenizer.json` has.
 const REBUILT_LOWER: [&str; 3] = ["DPRContextEncoderTokenizer", "DPRQuestionEncoderTokenizer", "DPRReaderTokenizer"];
 
-/// Changes what is in `tokenizer.json` as transformers and sentence-transformers do when they load it.
+/// Changes what is in `tokenizer.json` as transformers and sentence-transformers do when they load
+/// it.
 fn change(file: &mut Value, class: &str, settings: &Value, lower_case: bool) {
     let plain = class.strip_suffix("Fast").unwrap_or(class);
     let lower = REBUILT_LOWER.contains(&class);

@@ -96,6 +96,37 @@ pub enum Error {
 }
 
 impl Error {
+    /// A name of this failure for programs in other languages. It stays what it is in later
+    /// versions, whatever becomes of messages; new failures have new codes. A file that was refused
+    /// has the code of its [`FileErrorKind`].
+    ///
+    /// ```
+    /// # use qruntime::{Error, Model};
+    /// let error = Model::read("no such folder").unwrap_err();
+    /// assert_eq!(error.code(), "io");
+    /// ```
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "io",
+            Self::File(error) => error.kind.code(),
+            Self::NoSuchTensor { .. } => "no_such_tensor",
+            Self::WrongKind { .. } => "wrong_kind_of_tensor",
+            Self::Shape(_) => "shape",
+            Self::Isa(_) => "instruction_set",
+            Self::Token { .. } => "token",
+            Self::Context { .. } => "context",
+            Self::NoTokens => "no_tokens",
+            Self::NoSuchPrompt { .. } => "no_such_prompt",
+            Self::OtherModel => "other_model",
+            Self::NoFolder { .. } => "no_folder",
+            Self::Cancelled => "cancelled",
+            Self::NotFinite { .. } => "not_finite",
+            Self::CacheRange { .. } => "cache_range",
+            Self::Option { .. } => "option",
+        }
+    }
+
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
@@ -201,7 +232,7 @@ impl From<IsaError> for Error {
 }
 
 /// What is wrong with a file, for programs; the message says the rest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FileErrorKind {
     /// It is not a safetensors file, or a damaged one.
@@ -214,12 +245,48 @@ pub enum FileErrorKind {
     Tensor,
     /// The files of a model are not all there, or do not agree with each other.
     Shards,
-    /// What describes the network (`config.json` and its like) is not what is expected, or
+    /// It is not JSON, or JSON of another form than its name promises.
+    Json,
+    /// It is longer than a file of its kind may be.
+    TooLong,
+    /// What describes the network (`config.json` and its like) asks for what is not known, or
     /// disagrees with the tensors.
     Network,
     /// It is something else than a checkpoint of plain weights: quantized by another program, an
     /// adapter, a file of another kind, a download that did not arrive.
     Foreign,
+}
+
+impl FileErrorKind {
+    /// All kinds.
+    #[cfg(test)]
+    const ALL: [Self; 9] = [
+        Self::NotSafetensors,
+        Self::Metadata,
+        Self::Version,
+        Self::Tensor,
+        Self::Shards,
+        Self::Json,
+        Self::TooLong,
+        Self::Network,
+        Self::Foreign,
+    ];
+
+    /// The code of the kind, see [`Error::code`].
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotSafetensors => "file_not_safetensors",
+            Self::Metadata => "file_metadata",
+            Self::Version => "file_version",
+            Self::Tensor => "file_tensor",
+            Self::Shards => "file_shards",
+            Self::Json => "file_json",
+            Self::TooLong => "file_too_long",
+            Self::Network => "file_network",
+            Self::Foreign => "file_foreign",
+        }
+    }
 }
 
 /// A file that was refused: what is wrong with it, and where.
@@ -293,3 +360,53 @@ impl fmt::Display for FileError {
 }
 
 impl std::error::Error for FileError {}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// One failure of each kind.
+    fn all() -> Vec<Error> {
+        let name = String::new;
+        let mut errors = vec![
+            Error::Io { path: PathBuf::new(), source: std::io::ErrorKind::NotFound.into() },
+            Error::NoSuchTensor { name: name() },
+            Error::WrongKind { name: name(), found: name(), expected: "" },
+            ShapeError::check("", 0, 1).unwrap_err().into(),
+            "none".parse::<kernels::Isa>().unwrap_err().into(),
+            Error::Token { token: 0, vocabulary: 0 },
+            Error::Context { length: 0, context: 0, longest: 0 },
+            Error::NoTokens,
+            Error::NoSuchPrompt { name: name(), known: vec![] },
+            Error::OtherModel,
+            Error::NoFolder { file: "" },
+            Error::Cancelled,
+            Error::NotFinite { part: NetworkPart::Head },
+            Error::CacheRange { layer: 0, found: 0.0, alternative: None },
+            Error::Option { name: "", found: name(), expected: "" },
+        ];
+        errors.extend(FileErrorKind::ALL.map(|kind| FileError::new(kind, "").into()));
+        errors
+    }
+
+    #[test]
+    fn every_failure_has_a_code_of_its_own() {
+        let codes: Vec<&str> = all().iter().map(Error::code).collect();
+        let distinct: BTreeSet<&str> = codes.iter().copied().collect();
+        assert_eq!(distinct.len(), codes.len(), "{codes:?}");
+        assert!(codes.iter().all(|code| code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')), "{codes:?}");
+    }
+
+    /// Programs in other languages compare with these: they may be added to, but not changed.
+    #[test]
+    fn codes_stay_what_they_are() {
+        let codes: Vec<&str> = all().iter().map(Error::code).collect();
+        let expected = "io no_such_tensor wrong_kind_of_tensor shape instruction_set token context no_tokens \
+                        no_such_prompt other_model no_folder cancelled not_finite cache_range option \
+                        file_not_safetensors file_metadata file_version file_tensor file_shards file_json file_too_long \
+                        file_network file_foreign";
+        assert_eq!(codes.join(" "), expected);
+    }
+}

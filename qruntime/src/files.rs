@@ -72,7 +72,7 @@ pub fn file_names(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<St
 /// Reads a JSON file that may have up to `most` bytes: what is made of it can be 40 times as large.
 pub(crate) fn read_json_within<T: DeserializeOwned>(path: &Path, most: usize) -> Result<T, Error> {
     let text = read_text(path, most)?;
-    let bad = |error| FileError::new(FileErrorKind::Shards, format!("not the JSON that is expected here: {error}"));
+    let bad = |error| FileError::new(FileErrorKind::Json, format!("not the JSON that is expected here: {error}"));
     Ok(json::parse(&text).map_err(|error| bad(error).in_file(path))?)
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn read_text(path: &Path, most: usize) -> Result<Vec<u8>, Error> {
     let (mut file, len) = open(path)?;
     if len > most {
         let message = format!("{len} bytes, expected at most {most}");
-        return Err(FileError::new(FileErrorKind::Shards, message).in_file(path).into());
+        return Err(FileError::new(FileErrorKind::TooLong, message).in_file(path).into());
     }
     let mut text = vec![0; len];
     file.read_exact(&mut text).map_err(Error::io(path))?;

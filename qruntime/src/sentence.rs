@@ -121,7 +121,7 @@ impl Sentence {
         }
 
         let refuse = |message: String| Error::from(FileError::new(FileErrorKind::Network, message).in_file(path));
-        let modules: Vec<Module> = read_json_within(path, MAX_CONFIG).map_err(Config::as_network)?;
+        let modules: Vec<Module> = read_json_within(path, MAX_CONFIG)?;
         if modules.is_empty() {
             return Err(refuse("no modules, expected Transformer and those after it".into()));
         }
