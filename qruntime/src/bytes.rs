@@ -15,8 +15,8 @@ use memmap2::Mmap;
 use crate::error::Error;
 use crate::files::open;
 
-/// In units of what size a processor looks up where memory is. The larger, the fewer look-ups, and
-/// the faster memory is read.
+/// The size of the pages of some memory. The larger they are, the fewer addresses a processor must
+/// look up, and the faster memory is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
     /// As the system gives them to memory that asks for nothing.

@@ -19,7 +19,7 @@ use crate::nn::encoder::{EncoderNetwork, EncoderState};
 use crate::nn::spec::EncoderSpec;
 use crate::nn::tap::{Tap, lend};
 use crate::nn::weights::Weights;
-use crate::nn::{NUMBERS, Spare};
+use crate::nn::{MAX_PASS_ELEMENTS, Spare};
 use crate::parallel;
 use crate::pooling::Pooling;
 use crate::sentence::Sentence;
@@ -43,13 +43,13 @@ struct Inner {
     states: Spare<EncoderState>,
 }
 
-/// What an encoder is, as its folder says.
+/// The configuration of an encoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EncoderConfig {
     /// The family, as `model_type` has it.
     pub family: String,
-    /// Tokens are numbers below this.
+    /// The vocabulary: tokens are below this.
     pub vocab_size: usize,
     /// The longest sequence that the network can take, in tokens.
     pub context: usize,
@@ -94,7 +94,7 @@ impl Encoder {
         Self::new(path, || Model::read(path))
     }
 
-    /// The same, mapping the weights.
+    /// Opens a folder as [`open`](Self::open) does, but maps the weights.
     ///
     /// # Safety
     /// That of [`Model::map`]: nobody changes or truncates the files while the encoder or a clone
@@ -161,19 +161,19 @@ impl Encoder {
         Self(Arc::new(Inner { model, network, names, spec: *spec, config, folder, states: Spare::default() }))
     }
 
-    /// What the encoder is.
+    /// Returns the configuration.
     #[must_use]
     pub fn config(&self) -> &EncoderConfig {
         &self.0.config
     }
 
-    /// Its tensors.
+    /// Returns its tensors.
     #[must_use]
     pub fn model(&self) -> &Model {
         &self.0.model
     }
 
-    /// The folder that it is in; none if it was made from bytes.
+    /// Returns the folder that it is in; `None` if it was made from bytes.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         self.0.folder.path()
@@ -185,8 +185,8 @@ impl Encoder {
         &self.0.folder
     }
 
-    /// The vectors of texts that are already tokens, with those that a tokenizer adds at the
-    /// beginning and the end: a row for each.
+    /// Computes the vectors of texts that are already tokens, with those that a tokenizer adds at
+    /// the beginning and the end: a row for each.
     ///
     /// Computes with the threads of rayon's current pool, as [`Session`](crate::Session) does.
     ///
@@ -228,12 +228,12 @@ impl Encoder {
     }
 
     /// Makes the hidden states that enter layer 0: a row for each token. See
-    /// [`CausalLm::embed_tokens`](crate::CausalLm::embed_tokens) for running a network one layer at a
-    /// time.
+    /// [`CausalLm::embed_tokens`](crate::CausalLm::embed_tokens) for running a network one layer at
+    /// a time.
     ///
     /// # Errors
-    /// If there are no tokens or more than [`context`](EncoderConfig::context), or one is not in the
-    /// vocabulary.
+    /// If there are no tokens or more than [`context`](EncoderConfig::context), or one is not in
+    /// the vocabulary.
     pub fn embed_tokens(&self, tokens: &[u32]) -> Result<Array2<f32>, Error> {
         self.check(tokens)?;
         let mut states = Array2::zeros((tokens.len(), self.config().hidden));
@@ -306,8 +306,8 @@ impl Encoder {
         let network = &self.0.network;
         let EncoderConfig { hidden, dimensions, .. } = *self.config();
         // Fewer where rows are wide, or where many short texts begin tiny heads.
-        let most_rows = BLOCK.min(NUMBERS / self.0.spec.row_numbers());
-        let most = (NUMBERS / self.0.spec.attention.panel_bytes()).max(1);
+        let most_rows = BLOCK.min(MAX_PASS_ELEMENTS / self.0.spec.row_elements());
+        let most = (MAX_PASS_ELEMENTS / self.0.spec.attention.panel_bytes()).max(1);
         while !sequences.is_empty() {
             let mut rows = 0;
             let fits = sequences.iter().take(most).take_while(|tokens| {

@@ -37,7 +37,7 @@ pub struct Experts {
 }
 
 impl Experts {
-    /// A mixture of layers, in the order of the router's numbers.
+    /// Makes a mixture of layers, in the order of the router's outputs.
     ///
     /// # Errors
     /// If there is none, or they differ in shape or in whether they take exact activations.
@@ -65,19 +65,19 @@ impl Experts {
         Self { layers: self.layers.into_iter().map(|layer| layer.with_exact_activations(exact)).collect() }
     }
 
-    /// Columns of each matrix.
+    /// Returns the columns of each matrix.
     #[must_use]
     pub fn in_features(&self) -> usize {
         self.layers[0].in_features()
     }
 
-    /// Rows of each matrix.
+    /// Returns the rows of each matrix.
     #[must_use]
     pub fn out_features(&self) -> usize {
         self.layers[0].out_features()
     }
 
-    /// The experts; there is at least one.
+    /// Returns the experts; there is at least one.
     #[must_use]
     pub fn layers(&self) -> &[Linear] {
         &self.layers
@@ -88,16 +88,16 @@ impl Experts {
     /// and so on.
     ///
     /// # Errors
-    /// If `x` has not `in_features` columns, or `counts` not one number for each expert that
-    /// together are its rows.
+    /// If `x` has not `in_features` columns, or `counts` is not one count for each expert,
+    /// together its rows.
     pub fn forward(&self, x: ArrayView2<'_, f32>, counts: &[usize]) -> Result<Array2<f32>, Error> {
         let mut y = Array2::zeros((x.nrows(), self.out_features()));
         self.forward_into(x, counts, &mut Workspace::default(), y.view_mut())?;
         Ok(y)
     }
 
-    /// The same without allocating more than a list of the experts that have rows, once `workspace`
-    /// has grown.
+    /// Multiplies as [`forward`](Self::forward) does, allocating no more than a list of the experts
+    /// that have rows once `workspace` has grown.
     ///
     /// # Errors
     /// If the shapes do not agree; nothing is written then.

@@ -47,7 +47,7 @@ pub struct Workspace {
 }
 
 impl Linear {
-    /// A layer without bias.
+    /// Makes a layer without bias.
     #[must_use]
     pub fn new(weight: impl Into<SharedWeight>, isa: Isa) -> Self {
         Self { weight: weight.into(), name: None, bias: None, isa, exact: false }
@@ -56,9 +56,9 @@ impl Linear {
     /// Adds a bias.
     ///
     /// # Errors
-    /// If it has not one number per output.
+    /// If it has not one element per output.
     pub fn with_bias(self, bias: Vec<f32>) -> Result<Self, Error> {
-        ShapeError::check("numbers of a bias", bias.len(), self.out_features())?;
+        ShapeError::check("elements of a bias", bias.len(), self.out_features())?;
         Ok(Self { bias: Some(bias), ..self })
     }
 
@@ -76,25 +76,25 @@ impl Linear {
         Self { exact, ..self }
     }
 
-    /// Columns of the matrix.
+    /// Returns the columns of the matrix.
     #[must_use]
     pub fn in_features(&self) -> usize {
         self.weight.cols()
     }
 
-    /// Rows of the matrix.
+    /// Returns the rows of the matrix.
     #[must_use]
     pub fn out_features(&self) -> usize {
         self.weight.rows()
     }
 
-    /// The matrix.
+    /// Returns the matrix.
     #[must_use]
     pub fn weight(&self) -> Weight<'_> {
         self.weight.view()
     }
 
-    /// The name of the matrix; `None` if the layer was made from memory.
+    /// Returns the name of the matrix; `None` if the layer was made from memory.
     #[must_use]
     pub fn name(&self) -> Option<WeightName<'_>> {
         self.name.as_ref().map(|(tensor, matrix)| WeightName { tensor, matrix: *matrix })
@@ -105,13 +105,13 @@ impl Linear {
         Self { name: Some((Arc::clone(tensor), matrix)), ..self }
     }
 
-    /// The bias.
+    /// Returns the bias.
     #[must_use]
     pub fn bias(&self) -> Option<&[f32]> {
         self.bias.as_deref()
     }
 
-    /// Decodes one row of the matrix: of a table of embeddings, that of a token.
+    /// Decodes one row of the matrix: a token's, where the matrix is an embedding.
     ///
     /// # Errors
     /// If `weights` is not [`in_features`](Self::in_features) long, or there is no such row.
@@ -129,7 +129,8 @@ impl Linear {
         Ok(y)
     }
 
-    /// The same without allocating, once `workspace` has grown.
+    /// Multiplies as [`forward`](Self::forward) does, without allocating once `workspace` has
+    /// grown.
     ///
     /// # Errors
     /// If the shapes do not agree.
@@ -195,19 +196,19 @@ impl Linear {
         ShapeError::check("columns of the output", y.ncols(), self.out_features())
     }
 
-    /// Whether it takes unrounded activations.
+    /// Returns whether it takes unrounded activations.
     pub(crate) fn is_exact(&self) -> bool {
         self.exact || self.weight.is_plain()
     }
 
-    /// The work to be done for rows that [`Workspace::prepare`] has prepared.
+    /// Describes the product of rows that [`Workspace::prepare`] has prepared.
     pub(crate) fn product<'p>(&'p self, x: Rows<'p>, y: ArrayViewMut2<'p, f32>) -> Product<'p> {
         Product { isa: self.isa, weights: self.weight.view(), x, bias: self.bias.as_deref(), y }
     }
 }
 
 impl Workspace {
-    /// The rows of `x` in groups of so many rows, as `layer` takes them.
+    /// Prepares the rows of `x`, in groups of so many rows, as `layer` takes them.
     pub(crate) fn prepare<'w>(
         &'w mut self,
         layer: &Linear,
@@ -239,7 +240,7 @@ pub(crate) enum Prepared<'w> {
 }
 
 impl<'w> Prepared<'w> {
-    /// A group by its number, which consists of these of all rows.
+    /// Returns a group by its index, which consists of these of all rows.
     pub(crate) fn group(self, group: usize, rows: Range<usize>) -> Rows<'w> {
         match self {
             Self::Quantized(activations) => Rows::Quantized(activations.group(group)),

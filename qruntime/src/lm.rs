@@ -1,4 +1,4 @@
-//! Language models: networks that say how likely each token is to come next.
+//! Language models: networks that compute the logits of the next token.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -20,7 +20,7 @@ use crate::nn::decoder::{Decoder, DecoderState};
 use crate::nn::spec::DecoderSpec;
 use crate::nn::tap::{Tap, lend};
 use crate::nn::weights::Weights;
-use crate::nn::{NUMBERS, Spare, sized};
+use crate::nn::{MAX_PASS_ELEMENTS, Spare, sized};
 use crate::parallel;
 use crate::sequence::{Limits, Sequence, SessionOptions, Undo};
 #[cfg(feature = "text")]
@@ -38,7 +38,7 @@ use crate::text::{ChatTemplate, Tokenizer};
 ///
 /// let lm = CausalLm::open("story-q4_k")?;
 /// let mut session = lm.session();
-/// let logits = session.feed(&[0, 326, 440])?; // as many numbers as there are tokens
+/// let logits = session.feed(&[0, 326, 440])?; // one for each token of the vocabulary
 /// assert_eq!(logits.len(), lm.config().vocab_size);
 /// for token in session.generate(&mut Greedy).take(20) {
 ///     println!("{}", token?);
@@ -58,13 +58,13 @@ struct Inner {
     states: Spare<State>,
 }
 
-/// What a language model is, as its folder says.
+/// The configuration of a language model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LmConfig {
     /// The family, as `model_type` has it: `llama`, `qwen3_moe`, …
     pub family: String,
-    /// Tokens are numbers below this.
+    /// The vocabulary: tokens are below this.
     pub vocab_size: usize,
     /// The longest sequence that the model is made for, in tokens.
     pub context: usize,
@@ -73,13 +73,13 @@ pub struct LmConfig {
     pub default_context: usize,
     /// Layers.
     pub layers: usize,
-    /// Numbers that go from layer to layer.
+    /// The hidden size: elements that go from layer to layer.
     pub hidden: usize,
     /// Heads of queries in each layer.
     pub heads: usize,
     /// Heads of keys and values in each layer.
     pub kv_heads: usize,
-    /// Numbers of a head.
+    /// The head dimension.
     pub head_dim: usize,
     /// The token that a text begins with, if there is one.
     pub bos: Option<u32>,
@@ -101,15 +101,15 @@ type OnLogits<'a> = dyn FnMut(usize, &[f32]) + 'a;
 /// Called before every layer with the number of tokens computed so far, of all sequences together.
 type OnLayer<'a> = dyn FnMut(usize) -> ControlFlow<()> + 'a;
 
-/// What a computation tells its caller on the way.
+/// Callbacks of a computation.
 #[derive(Default)]
 pub(crate) struct Watch<'a> {
     pub(crate) logits: Option<&'a mut OnLogits<'a>>,
     pub(crate) progress: Option<&'a mut OnLayer<'a>>,
 }
 
-/// Logits that are computed together, unless those of a single row are more: a vocabulary may have
-/// a quarter of a million tokens.
+/// Most logits that are computed together, unless those of a single row are more: a vocabulary may
+/// have a quarter of a million tokens.
 const LOGITS: usize = 1 << 23;
 
 impl CausalLm {
@@ -124,7 +124,7 @@ impl CausalLm {
         Self::new(path, || Model::read(path))
     }
 
-    /// The same, mapping the weights.
+    /// Opens a folder as [`open`](Self::open) does, but maps the weights.
     ///
     /// # Safety
     /// That of [`Model::map`]: nobody changes or truncates the files while the model or a clone of
@@ -147,7 +147,7 @@ impl CausalLm {
         Self::assemble(Some(&folder), path, &file, model)
     }
 
-    /// Makes a model of its parts. `path` is for messages.
+    /// Assembles a model from its parts. `path` is for messages.
     fn assemble(
         folder: Option<&Path>,
         path: &Path,
@@ -188,25 +188,26 @@ impl CausalLm {
         Self(Arc::new(Inner { model, decoder, names, spec, config, folder, states: Spare::default() }))
     }
 
-    /// What the model is.
+    /// Returns the configuration.
     #[must_use]
     pub fn config(&self) -> &LmConfig {
         &self.0.config
     }
 
-    /// What is doubtful about the model's files, in sentences for whoever runs it; mostly nothing.
+    /// Returns what is doubtful about the model's files, in sentences for whoever runs it; mostly
+    /// nothing.
     /// The model runs as `transformers` runs it, which warns of the same.
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
         self.0.decoder.warning().into_iter()
     }
 
-    /// Its tensors.
+    /// Returns its tensors.
     #[must_use]
     pub fn model(&self) -> &Model {
         &self.0.model
     }
 
-    /// The folder that it is in; none if it was made from bytes.
+    /// Returns the folder that it is in; `None` if it was made from bytes.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         self.0.folder.path()
@@ -217,7 +218,7 @@ impl CausalLm {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// An empty cache for one sequence.
+    /// Makes an empty cache for one sequence.
     pub(crate) fn cache(&self, format: KvFormat) -> Cache {
         self.0.decoder.cache(format)
     }
@@ -231,15 +232,15 @@ impl CausalLm {
 
     /// Most rows of sequences that go through the network together.
     fn most_rows(&self, block: usize) -> usize {
-        block.min(NUMBERS / self.0.spec.row_numbers()).max(1)
+        block.min(MAX_PASS_ELEMENTS / self.0.spec.row_elements()).max(1)
     }
 
     /// Makes the hidden states that enter layer 0: a row for each token.
     ///
-    /// With [`forward_layer`](Self::forward_layer) and [`forward_head`](Self::forward_head) this runs
-    /// a network one layer at a time over sequences whose hidden states the caller keeps, with the
-    /// bits of the whole run. So each layer is read once for all sequences, and a [`Tap`] sees what
-    /// enters its matrices:
+    /// With [`forward_layer`](Self::forward_layer) and [`forward_head`](Self::forward_head) this
+    /// runs a network one layer at a time over sequences whose hidden states the caller keeps, with
+    /// the bits of the whole run. So each layer is read once for all sequences, and a [`Tap`] sees
+    /// what enters its matrices:
     ///
     /// ```no_run
     /// use ndarray::ArrayView2;

@@ -49,11 +49,12 @@ impl Model {
     ///
     /// # Safety
     /// While the model, a clone of it or a layer that it handed out lives, nobody may change or
-    /// truncate its files, neither this process nor another one. The operating system does not enforce this. A weight that changes can only
-    /// change results: lengths, offsets and names are taken out of the map and checked once, here.
-    /// But Rust takes mapped bytes for constant, and touching a page beyond the end of a truncated
-    /// file kills the process (`SIGBUS`). `quantize convert` replaces files by renaming, which is
-    /// harmless to a map. Where the promise cannot be made, use [`read`](Self::read).
+    /// truncate its files, neither this process nor another one. The operating system does not
+    /// enforce this. A weight that changes can only change results: lengths, offsets and names are
+    /// taken out of the map and checked once, here. But Rust takes mapped bytes for constant, and
+    /// touching a page beyond the end of a truncated file kills the process (`SIGBUS`).
+    /// `quantize convert` replaces files by renaming, which is harmless to a map. Where the promise
+    /// cannot be made, use [`read`](Self::read).
     ///
     /// # Errors
     /// If a file cannot be opened or is not what it should be, or the environment asks for an
@@ -105,45 +106,45 @@ impl Model {
         Ok(Self(Arc::new(Inner { files, tensors, isa: Isa::from_env()?, warnings })))
     }
 
-    /// The tensors, by name.
+    /// Returns the tensors, by name.
     pub fn tensors(&self) -> impl Iterator<Item = &Entry> {
         self.0.tensors.values().map(|&(f, e)| &self.0.files[f].entries[e])
     }
 
-    /// The tensor of this name.
+    /// Returns the tensor of this name.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&Entry> {
         self.0.tensors.get(name).map(|&(f, e)| &self.0.files[f].entries[e])
     }
 
-    /// How the model was made, as its converter wrote it down; null if it did not.
+    /// Returns how the model was made, as its converter wrote it down; null if it did not.
     #[must_use]
     pub fn recipe(&self) -> &serde_json::Value {
         self.0.files.first().map_or(&serde_json::Value::Null, |file| &file.recipe)
     }
 
-    /// Whether every file carries a description of its tensors: one that was written by this
-    /// library, rather than any safetensors file.
+    /// Returns whether every file carries a description of its tensors: one that was written by
+    /// this library, rather than any safetensors file.
     #[must_use]
     pub fn is_described(&self) -> bool {
         self.0.files.iter().all(|file| file.described)
     }
 
-    /// What a person should know of the files although it is no error, each a sentence:
+    /// Returns what a person should know of the files although it is no error, each a sentence:
     /// [`Checkpoint::warnings`].
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.0.warnings
     }
 
-    /// Bytes of all files together.
+    /// Returns the bytes of all files together.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
         self.0.files.iter().map(|file| file.bytes.len() as u64).sum()
     }
 
-    /// The instruction set that layers of this model use: the best one, or what `QRUNTIME_ISA`
-    /// says.
+    /// Returns the instruction set that layers of this model use: the best one, or what
+    /// `QRUNTIME_ISA` says.
     #[must_use]
     pub fn isa(&self) -> Isa {
         self.0.isa
@@ -161,7 +162,7 @@ impl Model {
         Ok((entry, &file[entry.range.clone()]))
     }
 
-    /// A packed tensor.
+    /// Returns a packed tensor.
     ///
     /// # Errors
     /// If there is none of that name, or it is plain.
@@ -170,13 +171,13 @@ impl Model {
         PackedTensor::new(entry, bytes).ok_or_else(|| wrong_kind(entry, "a packed tensor"))
     }
 
-    /// A tensor of plain numbers.
+    /// Returns a plain tensor.
     ///
     /// # Errors
     /// If there is none of that name, or it is packed.
     pub fn plain(&self, name: &str) -> Result<PlainTensor<'_>, Error> {
         let (entry, bytes) = self.find(name)?;
-        PlainTensor::new(entry, bytes).ok_or_else(|| wrong_kind(entry, "a tensor of plain numbers"))
+        PlainTensor::new(entry, bytes).ok_or_else(|| wrong_kind(entry, "a plain tensor"))
     }
 
     /// The matrices of a tensor, packed or plain, of which there must be so many.
@@ -195,12 +196,12 @@ impl Model {
         Ok(matrices)
     }
 
-    /// A linear layer: the matrix `{name}.weight`, packed or of plain numbers, and `{name}.bias` if
+    /// Makes a linear layer of the matrix `{name}.weight`, packed or plain, and of `{name}.bias` if
     /// there is one. It shares the model's memory: no copy, no repacking.
     ///
     /// # Errors
-    /// If there is no such matrix, its numbers are none that can be multiplied, or the bias is not
-    /// a vector of as many numbers as the matrix has rows.
+    /// If there is no such matrix, its type is none that can be multiplied, or the bias is not a
+    /// vector of as many elements as the matrix has rows.
     pub fn linear(&self, name: &str) -> Result<Linear, Error> {
         let matrix = self.matrices(&format!("{name}.weight"), 1..=1, "one matrix")?;
         let linear = Linear::new(matrix.get(0)?, self.0.isa).named(&matrix.name().into(), 0);
@@ -211,7 +212,7 @@ impl Model {
         }
     }
 
-    /// The experts of a mixture: the tensor `name`, packed or of plain numbers, or else
+    /// Makes the experts of a mixture of the tensor `name`, packed or plain, or else
     /// `{name}.weight`, whose dimensions are experts, outputs, inputs. They have no biases and
     /// share the model's memory.
     ///
@@ -219,7 +220,7 @@ impl Model {
     /// together by [`Experts::new`].
     ///
     /// # Errors
-    /// If there is no such tensor, its numbers are none that can be multiplied, or it holds no
+    /// If there is no such tensor, its type is none that can be multiplied, or it holds no
     /// matrix or more than 65536.
     pub fn experts(&self, name: &str) -> Result<Experts, Error> {
         // As many as no router has: a file of tiny matrices must not cost many times its size.

@@ -104,7 +104,7 @@ impl Network {
         }
     }
 
-    /// Its tensors.
+    /// Returns its tensors.
     #[must_use]
     pub fn model(&self) -> &Model {
         match self {

@@ -8,7 +8,7 @@ pub enum Pooling {
     Mean,
     /// That of the first token.
     Cls,
-    /// The largest number of each element.
+    /// The maximum of each element.
     Max,
     /// Their sum, divided by the square root of how many they are.
     MeanSqrtLen,

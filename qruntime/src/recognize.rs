@@ -19,7 +19,7 @@ const BEGINNINGS: &[(&[u8], &str)] = &[
     (b"{", "JSON text, expected a .safetensors file or a folder with one"),
 ];
 
-/// What a file is that is not safetensors, by its first bytes.
+/// Says what a file is that is not safetensors, by its first bytes.
 pub(crate) fn by_beginning(bytes: &[u8]) -> Option<FileError> {
     let bytes = &bytes[..bytes.len().min(BEGINNING)];
     if let Some(error) = replaced(bytes) {
@@ -34,7 +34,7 @@ pub(crate) fn by_beginning(bytes: &[u8]) -> Option<FileError> {
     is_text.then(|| foreign(format!("text that begins {text:?}, expected weights: download the file again")))
 }
 
-/// What lies in the place of any file, text or not, if its content was not downloaded.
+/// Says what lies in the place of any file, text or not, if its content was not downloaded.
 pub(crate) fn replaced(bytes: &[u8]) -> Option<FileError> {
     if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
         let what = "a Git LFS pointer in place of the file itself: run `git lfs pull` in its folder, or download it";
@@ -50,7 +50,7 @@ pub(crate) fn replaced(bytes: &[u8]) -> Option<FileError> {
         .then(|| foreign("an HTML page in place of the file, such as a login or error page: download it again"))
 }
 
-/// What a link is whose target is missing.
+/// Says what a link is whose target is missing.
 pub(crate) fn dangling(path: &Path) -> Option<FileError> {
     let target = fs::read_link(path).ok()?;
     (!path.exists()).then(|| foreign(format!("{}: download it again", to_nowhere(&target))).in_file(path))

@@ -8,8 +8,8 @@ use crate::error::Error;
 
 /// Chooses tokens from logits.
 pub trait Sampler {
-    /// The next token after `history`, given the logits after its last one: as many numbers as
-    /// there are tokens.
+    /// The next token after `history`, given the logits after its last one: one for each token of
+    /// the vocabulary.
     fn sample(&mut self, logits: &[f32], history: &[u32]) -> u32;
 }
 

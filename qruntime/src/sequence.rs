@@ -29,19 +29,19 @@ impl Default for SessionOptions {
 }
 
 impl SessionOptions {
-    /// With keys and values stored so.
+    /// Sets how keys and values are stored.
     #[must_use]
     pub fn kv(self, kv: KvFormat) -> Self {
         Self { kv, ..self }
     }
 
-    /// With so many tokens at a time.
+    /// Sets how many tokens go through the network together, at most.
     #[must_use]
     pub fn block(self, block: usize) -> Self {
         Self { block, ..self }
     }
 
-    /// With sequences of up to so many tokens.
+    /// Sets how long the sequence may become, in tokens.
     #[must_use]
     pub fn context(self, context: usize) -> Self {
         Self { context: Some(context), ..self }

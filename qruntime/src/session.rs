@@ -11,7 +11,7 @@ use crate::lm::{CausalLm, Watch};
 use crate::sample::Sampler;
 use crate::sequence::{Sequence, SessionOptions};
 
-/// A sequence of tokens, and the keys and values that the network has for it.
+/// A sequence of tokens, with the keys and values that the network has computed for it.
 ///
 /// A clone is a fork: it goes on from here by itself. What is fed or generated later has the same
 /// bits as if the whole sequence had been fed at once.
@@ -27,13 +27,13 @@ pub struct Session {
 }
 
 impl CausalLm {
-    /// An empty sequence.
+    /// Starts an empty sequence.
     #[must_use]
     pub fn session(&self) -> Session {
         self.session_with(SessionOptions::default())
     }
 
-    /// An empty sequence with other options than the usual ones.
+    /// Starts an empty sequence with other options than the usual ones.
     #[must_use]
     pub fn session_with(&self, options: SessionOptions) -> Session {
         let sequence = Sequence::new(self.limits(&options), self.cache(options.kv));
@@ -89,7 +89,7 @@ impl CausalLm {
 }
 
 impl Session {
-    /// The model.
+    /// Returns the model.
     #[must_use]
     pub fn lm(&self) -> &CausalLm {
         &self.lm
@@ -146,7 +146,7 @@ impl Session {
     }
 
     /// Appends tokens and tells `each` the logits after every one of them, with its place in
-    /// `tokens`: to measure how well a text is foreseen. Takes no more memory for a long text than
+    /// `tokens`: to measure how well a text is predicted. Takes no more memory for a long text than
     /// for a short one.
     ///
     /// # Errors
@@ -175,31 +175,31 @@ impl Session {
         self.sequence.logits()
     }
 
-    /// How many tokens the sequence has.
+    /// Returns how many tokens the sequence has.
     #[must_use]
     pub fn len(&self) -> usize {
         self.tokens().len()
     }
 
-    /// Whether it has none.
+    /// Returns whether it has none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tokens().is_empty()
     }
 
-    /// The tokens.
+    /// Returns the tokens.
     #[must_use]
     pub fn tokens(&self) -> &[u32] {
         self.sequence.tokens()
     }
 
-    /// The longest that the sequence may become.
+    /// Returns the longest that the sequence may become.
     #[must_use]
     pub fn context(&self) -> usize {
         self.sequence.limits().context
     }
 
-    /// Bytes that keys and values take.
+    /// Returns the bytes that keys and values take.
     #[must_use]
     pub fn cache_bytes(&self) -> usize {
         self.sequence.cache_bytes()
@@ -211,7 +211,7 @@ impl Session {
         self.sequence.rewind(len);
     }
 
-    /// Another session with the same tokens, which goes on by itself. What is computed is copied.
+    /// Copies the session with what is computed. The copy goes on by itself.
     #[must_use]
     pub fn fork(&self) -> Self {
         self.clone()

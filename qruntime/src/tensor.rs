@@ -29,31 +29,31 @@ impl<'a> PackedTensor<'a> {
         }
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn name(self) -> &'a str {
         &self.entry.name
     }
 
-    /// What the blocks mean.
+    /// Returns the format of the blocks.
     #[must_use]
     pub fn format(self) -> Format {
         self.format
     }
 
-    /// The shape: rows (outputs) and columns (inputs) last.
+    /// Returns the shape: rows (outputs) and columns (inputs) last.
     #[must_use]
     pub fn shape(self) -> &'a [usize] {
         &self.entry.shape
     }
 
-    /// How many matrices the tensor holds.
+    /// Returns how many matrices the tensor holds.
     #[must_use]
     pub fn matrix_count(self) -> usize {
         matrix_count(&self.entry.shape)
     }
 
-    /// One of the matrices.
+    /// Returns one of the matrices.
     ///
     /// # Panics
     /// If `index` is not below [`matrix_count`](Self::matrix_count).
@@ -67,7 +67,7 @@ impl<'a> PackedTensor<'a> {
     }
 }
 
-/// A tensor of plain numbers.
+/// A plain tensor.
 #[derive(Clone, Copy, Debug)]
 pub struct PlainTensor<'a> {
     entry: &'a Entry,
@@ -84,41 +84,41 @@ impl<'a> PlainTensor<'a> {
         }
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn name(self) -> &'a str {
         &self.entry.name
     }
 
-    /// The type of the numbers.
+    /// Returns the type of the elements.
     #[must_use]
     pub fn dtype(self) -> Dtype {
         self.dtype
     }
 
-    /// The shape.
+    /// Returns the shape.
     #[must_use]
     pub fn shape(self) -> &'a [usize] {
         &self.entry.shape
     }
 
-    /// The bytes, little-endian and row-major.
+    /// Returns the bytes, little-endian and row-major.
     #[must_use]
     pub fn as_bytes(self) -> &'a [u8] {
         self.bytes
     }
 
-    /// How many matrices the tensor holds, of its last two dimensions; none if it has fewer
-    /// dimensions, or no numbers.
+    /// Returns how many matrices the tensor holds, of its last two dimensions; 0 if it has fewer
+    /// dimensions, or no elements.
     #[must_use]
     pub fn matrix_count(self) -> usize {
         matrix_count(&self.entry.shape)
     }
 
-    /// One of the matrices.
+    /// Returns one of the matrices.
     ///
     /// # Errors
-    /// If the numbers are not `F32`, `F16` or `BF16`.
+    /// If the elements are not `F32`, `F16` or `BF16`.
     ///
     /// # Panics
     /// If `index` is not below [`matrix_count`](Self::matrix_count).
@@ -130,14 +130,14 @@ impl<'a> PlainTensor<'a> {
         Ok(PlainRef::new(ty, rows, cols, &self.bytes[index * bytes..(index + 1) * bytes])?)
     }
 
-    /// The position of the first NaN or infinity; none if all numbers are finite, or not floating
-    /// point.
+    /// Returns the position of the first NaN or infinity; `None` if all elements are finite, or not
+    /// floating point.
     #[must_use]
     pub fn first_not_finite(self) -> Option<usize> {
         first_not_finite(self.dtype, self.bytes)
     }
 
-    /// The numbers as `f32`.
+    /// Converts the elements to `f32`.
     ///
     /// # Errors
     /// If they are not `F32`, `F16` or `BF16`.
@@ -152,8 +152,8 @@ impl<'a> PlainTensor<'a> {
     }
 }
 
-/// The position of the first NaN or infinity among numbers as safetensors stores them; none if all
-/// are finite, or not floating point.
+/// Returns the position of the first NaN or infinity among elements as safetensors stores them;
+/// `None` if all are finite, or not floating point.
 ///
 /// Floats of 8 bits and fewer count as finite.
 #[must_use]

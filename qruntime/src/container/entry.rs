@@ -10,12 +10,12 @@ use safetensors::Dtype;
 pub enum Storage {
     /// Packed blocks of a format.
     Packed(Format),
-    /// Plain numbers, row-major.
+    /// Plain elements, row-major.
     Plain(Dtype),
 }
 
 impl Storage {
-    /// The type that safetensors has for it: packed blocks are bytes.
+    /// Returns the type that safetensors has for it: packed blocks are bytes.
     #[must_use]
     pub fn dtype(&self) -> Dtype {
         match self {
@@ -28,7 +28,7 @@ impl Storage {
 /// One tensor of a file.
 ///
 /// Invariant: `range` is within the file. For a packed tensor it begins at a multiple of 64 and
-/// holds exactly the panels of `shape`'s matrices; for a plain one exactly its numbers.
+/// holds exactly the panels of `shape`'s matrices; for a plain one exactly its elements.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub(crate) name: String,
@@ -39,37 +39,37 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How the tensor is stored.
+    /// Returns how the tensor is stored.
     #[must_use]
     pub fn storage(&self) -> &Storage {
         &self.storage
     }
 
-    /// The logical shape; rows are outputs, columns inputs, and they come last.
+    /// Returns the logical shape; rows are outputs, columns inputs, and they come last.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Where in the file the tensor's bytes are, padding included.
+    /// Returns where in the file the tensor's bytes are, padding included.
     #[must_use]
     pub fn range(&self) -> Range<usize> {
         self.range.clone()
     }
 
-    /// Bytes in the file, padding included.
+    /// Returns the bytes in the file, padding included.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.range.len()
     }
 
-    /// Numbers in the tensor, padding not included.
+    /// Returns the elements of the tensor, padding not included.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.shape.iter().product()

@@ -44,7 +44,7 @@ struct Planned {
 /// Writes one file, tensor by tensor, in a single pass.
 ///
 /// Packed tensors come first, so that each begins at a multiple of 64 bytes; plain ones follow, the
-/// widest numbers first, so that each is aligned to its numbers. [`Writer::order`] says in which
+/// widest elements first, so that each is aligned to its elements. [`Writer::order`] says in which
 /// order the caller's tensors are to be written.
 pub struct Writer<W> {
     out: W,
@@ -236,7 +236,7 @@ fn misuse(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
-/// Bytes of plain numbers; `None` if they are no whole number, or overflow.
+/// Returns the bytes of plain elements; `None` if they are no whole number, or overflow.
 pub(super) fn plain_bytes(dtype: Dtype, shape: &[usize]) -> Option<usize> {
     let bits = shape.iter().try_fold(dtype.bitsize(), |n, &d| n.checked_mul(d))?;
     (bits % 8 == 0).then_some(bits / 8)

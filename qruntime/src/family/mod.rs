@@ -15,7 +15,7 @@ use kernels::Activation;
 use crate::config::{Config, LAYERS, SIZES, WIDTHS};
 use crate::error::Error;
 use crate::names::{self, Names};
-use crate::nn::NUMBERS;
+use crate::nn::MAX_PASS_ELEMENTS;
 use crate::nn::attention::MAX_HEAD_DIM;
 use crate::nn::spec::{AttentionSpec, DecoderSpec, DenseSpec, EncoderSpec, LayerSpec, Mask, MlpSpec, NormSpec};
 
@@ -60,9 +60,9 @@ pub(crate) fn decoder(config: &Config) -> Result<(&'static str, &'static Names, 
 pub(crate) fn encoder(config: &Config) -> Result<(&'static str, &'static Names, EncoderSpec), Error> {
     let (family, names, spec) = read(config, ENCODERS)?;
     // A text goes through attention as a whole.
-    let longest = NUMBERS / spec.row_numbers();
+    let longest = MAX_PASS_ELEMENTS / spec.row_elements();
     if spec.positions > longest {
-        let expected = format!("at most {longest} with {} numbers for each", spec.row_numbers());
+        let expected = format!("at most {longest} with {} elements for each", spec.row_elements());
         return Err(config.refuse("max_position_embeddings", spec.positions, expected));
     }
     Ok((family, names, spec))
@@ -236,7 +236,7 @@ fn mlp_bias(config: &Config, spec: &mut DecoderSpec) -> Result<(), Error> {
     Ok(())
 }
 
-/// Numbers of a head, where heads share what goes from layer to layer.
+/// Computes the head dimension, where heads share the hidden size.
 fn head_dim(config: &Config, hidden: usize, heads: usize) -> Result<usize, Error> {
     if hidden.is_multiple_of(heads) && (2..=MAX_HEAD_DIM).contains(&(hidden / heads)) {
         return Ok(hidden / heads);

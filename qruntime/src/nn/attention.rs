@@ -47,7 +47,7 @@ struct Scratch {
     out: Vec<f32>,
 }
 
-/// Some rows of one sequence, for one head of keys and values.
+/// Attention of some rows of one sequence, for one head of keys and values.
 struct Task<'a> {
     kv: &'a KvHead,
     /// The number of the head.
@@ -59,8 +59,8 @@ struct Task<'a> {
     out: ArrayViewMut2<'a, f32>,
 }
 
-/// Queries that a task has at most, all heads of its group counted: enough to use what is read of
-/// the cache many times.
+/// Most queries of a task, all heads of its group counted: enough to use what is read of the cache
+/// many times.
 const QUERIES: usize = 64;
 
 impl Attention {
@@ -85,7 +85,7 @@ impl Attention {
         })
     }
 
-    /// What the cache must be made for.
+    /// Returns what the cache must be made for.
     pub(crate) fn spec(&self) -> &AttentionSpec {
         &self.spec
     }
@@ -218,7 +218,7 @@ impl Attention {
         });
     }
 
-    /// The positions that are seen from one, in a sequence of `len`.
+    /// Returns the positions that are seen from one, in a sequence of `len`.
     fn visible(&self, position: usize, len: usize) -> Range<usize> {
         match self.spec.mask {
             Mask::Causal => 0..position + 1,
@@ -247,14 +247,14 @@ impl Attention {
     }
 }
 
-/// The least magnitude that a format of keys and values does not hold.
+/// Returns the least magnitude that a format of keys and values does not hold.
 fn limit(format: KvFormat) -> f32 {
     match format {
-        // What is nearer to 2^16 than to the largest number becomes infinite.
+        // What is nearer to 2^16 than to the largest finite value becomes infinite.
         KvFormat::F16 => 65520.0,
         KvFormat::Q8 => f32::INFINITY,
     }
 }
 
-/// The most numbers that a head may have.
+/// The largest head dimension.
 pub(crate) const MAX_HEAD_DIM: usize = 1024;

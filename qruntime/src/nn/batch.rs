@@ -9,7 +9,7 @@ use super::spec::AttentionSpec;
 pub(crate) struct Cache(Vec<Vec<KvHead>>);
 
 impl Cache {
-    /// Empty, for layers with these attentions.
+    /// Makes an empty cache for layers with these attentions.
     pub(crate) fn new<'a>(layers: impl Iterator<Item = &'a AttentionSpec>, format: KvFormat) -> Self {
         let heads = |spec: &AttentionSpec| (0..spec.kv_heads).map(|_| KvHead::new(format, spec.head_dim)).collect();
         Self(layers.map(heads).collect())
@@ -20,12 +20,12 @@ impl Cache {
         self.0.iter_mut().flatten().for_each(|head| head.truncate(len));
     }
 
-    /// Bytes of memory.
+    /// Returns the bytes of memory that it takes.
     pub(crate) fn bytes(&self) -> usize {
         self.0.iter().flatten().map(KvHead::bytes).sum()
     }
 
-    /// The heads of a layer.
+    /// Returns the heads of a layer.
     pub(crate) fn layer(&mut self, layer: usize) -> &mut [KvHead] {
         &mut self.0[layer]
     }
@@ -52,7 +52,7 @@ pub(crate) struct Place {
     pub(crate) context: usize,
 }
 
-/// The places of all rows.
+/// Returns the places of all rows.
 pub(crate) fn places<'a>(pieces: &'a [Piece<'_>]) -> impl Iterator<Item = Place> + 'a {
     pieces.iter().flat_map(|piece| {
         let positions = piece.start..piece.start + piece.rows;

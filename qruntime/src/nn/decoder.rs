@@ -17,7 +17,7 @@ use crate::linear::{Linear, Workspace};
 use crate::names::Part;
 use crate::parallel;
 
-/// A network that says what comes next.
+/// A decoder: makes logits of the next token.
 pub(crate) struct Decoder {
     isa: Isa,
     embedding: Linear,
@@ -50,10 +50,10 @@ enum AnyMlp {
 /// Memory that a decoder needs, kept between calls. One serves any model.
 #[derive(Default)]
 pub(crate) struct DecoderState {
-    /// What goes from layer to layer.
+    /// Hidden states.
     x: Vec<f32>,
     normed: Vec<f32>,
-    /// What a part of a layer gives.
+    /// The result of attention or of the MLP.
     part: Vec<f32>,
     places: Vec<Place>,
     attention: AttentionState,
@@ -63,8 +63,8 @@ pub(crate) struct DecoderState {
 }
 
 impl DecoderState {
-    /// Prepares for rows of some sequences: notes their places and makes room for them, once as they
-    /// go from layer to layer and once normalized.
+    /// Prepares for rows of some sequences: notes their places and makes room for them, once as
+    /// they go from layer to layer and once normalized.
     fn begin(&mut self, pieces: &[Piece<'_>], hidden: usize) -> (&mut [f32], &mut [f32]) {
         self.places.clear();
         self.places.extend(places(pieces));
@@ -94,17 +94,17 @@ impl Decoder {
         })
     }
 
-    /// What in the files is not as it should be, though the network runs.
+    /// Returns what is doubtful about the files, though the network runs.
     pub(crate) fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
 
-    /// An empty cache for one sequence.
+    /// Makes an empty cache for one sequence.
     pub(crate) fn cache(&self, format: KvFormat) -> Cache {
         Cache::new(self.layers.iter().map(|layer| layer.attention.spec()), format)
     }
 
-    /// An empty cache for one sequence, of one layer alone.
+    /// Makes an empty cache for one sequence, of one layer alone.
     pub(crate) fn layer_cache(&self, layer: usize, format: KvFormat) -> Cache {
         Cache::new(std::iter::once(self.layers[layer].attention.spec()), format)
     }
@@ -151,8 +151,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Takes the rows of a state, which are normalized for the layer, through it, and normalizes them
-    /// for the next one. `slot` is the layer's place in the caches.
+    /// Takes the rows of a state, which are normalized for the layer, through it, and normalizes
+    /// them for the next one. `slot` is the layer's place in the caches.
     fn layer(
         &self,
         i: usize,
@@ -191,8 +191,8 @@ impl Decoder {
         self.logits(0..rows.len() / self.head.in_features(), state, logits, tap)
     }
 
-    /// The logits of some of the rows that [`forward`](Self::forward) has just taken through: as
-    /// many numbers for each as there are tokens, all of them finite.
+    /// Computes the logits of some of the rows that [`forward`](Self::forward) has just taken
+    /// through: one for each token of the vocabulary, all of them finite.
     pub(crate) fn logits(
         &self,
         of: impl ExactSizeIterator<Item = usize> + Clone,
@@ -237,10 +237,10 @@ impl Decoder {
     }
 }
 
-/// Logits that are divided and bent together.
+/// Logits that are divided and capped together.
 const PART: usize = 2048;
 
-/// What is before and after the layers, as far as the files decide it.
+/// Embedding and output head, as far as the files decide where they are.
 struct Ends {
     /// Where the tensors of the layers are.
     body: Weights,
@@ -301,8 +301,8 @@ impl Layer {
         })
     }
 
-    /// Adds what a part of the layer gave to what goes from layer to layer, and normalizes that for
-    /// the next part.
+    /// Adds the result of a part of the layer to the hidden states, and normalizes these for the
+    /// next part.
     fn add(
         &self,
         after: Option<&Norm>,

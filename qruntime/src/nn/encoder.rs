@@ -16,7 +16,7 @@ use crate::linear::{Linear, Workspace};
 use crate::names::Part;
 use crate::parallel;
 
-/// A network that makes a vector of every token.
+/// An encoder: makes a vector of every token.
 pub(crate) struct EncoderNetwork {
     words: Linear,
     positions: Linear,
@@ -36,7 +36,7 @@ struct Layer {
 /// Memory that an encoder needs, kept between calls.
 #[derive(Default)]
 pub(crate) struct EncoderState {
-    /// What goes from layer to layer: of the rows that [`begin`](Self::begin) was told of.
+    /// Hidden states of the rows that [`begin`](Self::begin) was told of.
     pub(crate) x: Vec<f32>,
     part: Vec<f32>,
     places: Vec<Place>,
@@ -151,8 +151,8 @@ impl EncoderNetwork {
             return Err(beyond_range(i, found, x, None));
         }
         add_and_norm(&layer.after_attention, x, part, hidden);
-        // A text goes through attention as a whole. Here rows know nothing of each other, and may be
-        // much wider.
+        // A text goes through attention as a whole. Here rows know nothing of each other, and may
+        // be much wider.
         let rows = layer.mlp.rows_at_once() * hidden;
         for (x, part) in x.chunks(rows).zip(part.chunks_mut(rows)) {
             layer.mlp.forward(x, mlp, &mut products, part)?;

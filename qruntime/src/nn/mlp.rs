@@ -1,4 +1,4 @@
-//! Perceptrons: the part of a layer that looks at every row for itself. Gated ones after Shazeer, 2020.
+//! MLPs: the part of a layer that computes each row by itself. Gated ones after Shazeer, 2020.
 
 use kernels::{Activation, Isa, activate, activate_gated};
 
@@ -6,13 +6,13 @@ use super::norm::ELEMENT;
 use super::spec::DenseSpec;
 use super::tap::Products;
 use super::weights::Weights;
-use super::{NUMBERS, rows, rows_mut, sized};
+use super::{MAX_PASS_ELEMENTS, rows, rows_mut, sized};
 use crate::error::Error;
 use crate::linear::Linear;
 use crate::names::Part;
 use crate::parallel;
 
-/// A perceptron.
+/// The MLP of a layer.
 pub(crate) struct Mlp {
     /// Gate and up, or both in one, or up alone.
     inputs: Vec<Linear>,
@@ -30,14 +30,14 @@ pub(crate) const SHARED: [Part; 4] = [Part::SharedGate, Part::SharedUp, Part::Sh
 pub(crate) struct Middle {
     pub(crate) isa: Isa,
     pub(crate) activation: Activation,
-    /// Numbers of a row that go into the last matrix.
+    /// Elements of a row that enter the last matrix.
     pub(crate) width: usize,
     pub(crate) gated: bool,
     /// Whether one matrix gives gate and up.
     pub(crate) fused: bool,
 }
 
-/// Memory that perceptrons need, kept between calls.
+/// Memory that MLPs need, kept between calls.
 #[derive(Default)]
 pub(crate) struct MlpState {
     /// Gates, or if there are none what is instead of them; then what goes into the last matrix.
@@ -47,7 +47,7 @@ pub(crate) struct MlpState {
 }
 
 impl Middle {
-    /// Numbers of a row in the second of the [`buffers`](Self::buffers).
+    /// Returns the elements of a row in the second of the [`buffers`](Self::buffers).
     pub(crate) fn other_width(&self) -> usize {
         match (self.gated, self.fused) {
             (false, _) => 0,
@@ -99,12 +99,12 @@ impl Mlp {
         })
     }
 
-    /// How many rows take so much memory as there is for them.
+    /// Returns how many rows fit the memory for one forward pass.
     pub(crate) fn rows_at_once(&self) -> usize {
-        (NUMBERS / (self.middle.width + self.middle.other_width())).max(1)
+        (MAX_PASS_ELEMENTS / (self.middle.width + self.middle.other_width())).max(1)
     }
 
-    /// Rows to rows.
+    /// Computes rows from rows.
     pub(crate) fn forward(
         &self,
         x: &[f32],

@@ -24,10 +24,11 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 
 use crate::error::{Error, NetworkPart};
 
-/// Numbers that rows may take which go through a network together, in all.
-pub(crate) const NUMBERS: usize = 1 << 28;
+/// Most `f32` elements of scratch for one forward pass (1 GiB).
+pub(crate) const MAX_PASS_ELEMENTS: usize = 1 << 28;
 
-/// The first `len` numbers of a buffer that grows as it must, and keeps what it has.
+/// Returns the first `len` elements of a buffer, which grows where it is shorter and keeps its
+/// content.
 pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
@@ -35,24 +36,24 @@ pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..len]
 }
 
-/// Numbers as rows of `cols`.
-pub(crate) fn rows(numbers: &[f32], cols: usize) -> ArrayView2<'_, f32> {
-    ArrayView2::from_shape((numbers.len() / cols, cols), numbers).expect("whole rows")
+/// Views elements as rows of `cols`.
+pub(crate) fn rows(elements: &[f32], cols: usize) -> ArrayView2<'_, f32> {
+    ArrayView2::from_shape((elements.len() / cols, cols), elements).expect("whole rows")
 }
 
-/// Numbers as rows of `cols`, to be written.
-pub(crate) fn rows_mut(numbers: &mut [f32], cols: usize) -> ArrayViewMut2<'_, f32> {
-    ArrayViewMut2::from_shape((numbers.len() / cols, cols), numbers).expect("whole rows")
+/// Views elements as rows of `cols`, to be written.
+pub(crate) fn rows_mut(elements: &mut [f32], cols: usize) -> ArrayViewMut2<'_, f32> {
+    ArrayViewMut2::from_shape((elements.len() / cols, cols), elements).expect("whole rows")
 }
 
-/// The largest magnitude of some numbers. Infinity is larger than finite ones, and NaN larger than
-/// all.
-pub(crate) fn largest(numbers: &[f32]) -> f32 {
+/// Returns the largest magnitude of some elements. Infinity is larger than finite ones, and NaN
+/// larger than all.
+pub(crate) fn largest(elements: &[f32]) -> f32 {
     // Without their sign bits floats order as integers do.
-    f32::from_bits(numbers.iter().fold(0, |largest, x| (x.to_bits() & !(1 << 31)).max(largest)))
+    f32::from_bits(elements.iter().fold(0, |largest, x| (x.to_bits() & !(1 << 31)).max(largest)))
 }
 
-/// The part of a network whose results enter a layer, or leave the last one.
+/// Returns the part of a network whose results enter a layer, or leave the last one.
 pub(crate) fn after(layers: usize) -> NetworkPart {
     layers.checked_sub(1).map_or(NetworkPart::Embedding, NetworkPart::Layer)
 }
@@ -72,7 +73,7 @@ pub(crate) fn beyond_range(layer: usize, found: f32, x: &[f32], alternative: Opt
 pub(crate) struct Spare<T>(Mutex<Vec<T>>);
 
 impl<T: Default> Spare<T> {
-    /// Does `work` with memory that no other call has.
+    /// Runs `work` with memory that no other call has.
     pub(crate) fn lend<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         let spare = || self.0.lock().expect("nothing panics that holds it");
         let mut state = spare().pop().unwrap_or_default();

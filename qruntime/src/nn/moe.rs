@@ -1,5 +1,5 @@
-//! Mixtures of experts (Shazeer et al., 2017): every row takes the few perceptrons that a router
-//! chooses for it.
+//! Mixtures of experts (Shazeer et al., 2017): every row takes the few MLPs that a router chooses
+//! for it.
 
 use kernels::softmax;
 
@@ -31,7 +31,7 @@ pub(crate) struct Mixture {
 #[derive(Default)]
 pub(crate) struct MixtureState {
     mlp: MlpState,
-    /// The router's numbers; those of the shared expert's gate.
+    /// What the router gives; then the gates of the shared expert.
     scores: Vec<f32>,
     /// For every row its experts, best first, with their weights and the places of their rows among
     /// the sorted ones.
@@ -82,7 +82,7 @@ impl Mixture {
         })
     }
 
-    /// Rows to rows.
+    /// Computes rows from rows.
     pub(crate) fn forward(
         &self,
         x: &[f32],
@@ -163,7 +163,7 @@ impl Mixture {
         parallel::rows(experts * (chosen + ELEMENT), each, |(scores, choices)| {
             softmax(self.middle.isa, scores);
             for choice in choices.iter_mut() {
-                // The first of the greatest, whatever the numbers are.
+                // The first of the greatest, NaN included.
                 let best = |best: usize, i: usize| if scores[i].total_cmp(&scores[best]).is_gt() { i } else { best };
                 let expert = (1..experts).fold(0, best);
                 *choice = Choice { expert, weight: scores[expert], place: 0 };

@@ -1,11 +1,11 @@
-//! Normalization of rows.
+//! Normalizes rows.
 
 use kernels::Isa;
 
 use super::spec::NormSpec;
 use crate::parallel;
 
-/// What an element of a norm, an activation or a sum costs, in bytes of packed weights.
+/// The cost of an element of a norm, an activation or a sum, in bytes of packed weights.
 pub(crate) const ELEMENT: usize = 8;
 
 /// RMS norm (Zhang and Sennrich, 2019) or layer norm (Ba, Kiros and Hinton, 2016) with its weights.
@@ -30,7 +30,7 @@ impl Norm {
         Self { isa, weight, bias: Some(bias), eps }
     }
 
-    /// One row.
+    /// Normalizes one row.
     pub(crate) fn row(&self, x: &[f32], y: &mut [f32]) {
         match &self.bias {
             None => kernels::rms_norm(self.isa, x, &self.weight, self.eps, y),
@@ -38,7 +38,7 @@ impl Norm {
         }
     }
 
-    /// Rows one after the other.
+    /// Normalizes rows that lie one after the other.
     pub(crate) fn rows(&self, x: &[f32], y: &mut [f32]) {
         let cols = self.weight.len();
         parallel::rows(cols * ELEMENT, y.chunks_mut(cols).zip(x.chunks(cols)), |(y, x)| self.row(x, y));

@@ -7,7 +7,7 @@ use kernels::Isa;
 /// How queries and keys are rotated.
 #[derive(Clone, Debug)]
 pub(crate) struct RopeSpec {
-    /// Radians from one position to the next, for each pair of numbers.
+    /// Radians from one position to the next, for each pair of elements.
     pub(crate) frequencies: Vec<f32>,
     /// Those for sequences that may become longer than `original`, where they are others.
     pub(crate) long: Option<Vec<f32>>,
@@ -28,13 +28,13 @@ pub(crate) struct Rope {
 }
 
 impl Rope {
-    /// For sequences of up to `context` positions.
+    /// Makes a table for sequences of up to `context` positions.
     pub(crate) fn new(isa: Isa, spec: &RopeSpec, context: usize) -> Self {
         let table = |frequencies: &Vec<f32>| Table::new(frequencies.clone(), spec.scale, context);
         Self { isa, original: spec.original, short: table(&spec.frequencies), long: spec.long.as_ref().map(table) }
     }
 
-    /// Rotates heads of `head_dim` numbers, which are at `position` in a sequence that may become
+    /// Rotates heads of `head_dim` elements, which are at `position` in a sequence that may become
     /// as long as `context`.
     pub(crate) fn rotate(&self, heads: &mut [f32], head_dim: usize, position: usize, context: usize) {
         let table = match &self.long {
@@ -63,7 +63,7 @@ impl Table {
         Self { frequencies, scale, blocks: (0..context.div_ceil(BLOCK)).map(|_| OnceLock::new()).collect() }
     }
 
-    /// Cosines and sines of a position.
+    /// Returns cosines and sines of a position.
     fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let pairs = self.frequencies.len();
         let first = position / BLOCK * BLOCK;

@@ -11,7 +11,7 @@ use super::rope::RopeSpec;
 pub(crate) struct DecoderSpec {
     /// Tokens.
     pub(crate) vocabulary: usize,
-    /// Numbers that go from layer to layer.
+    /// The hidden size: elements that go from layer to layer.
     pub(crate) hidden: usize,
     /// The longest sequence.
     pub(crate) context: usize,
@@ -23,15 +23,15 @@ pub(crate) struct DecoderSpec {
     pub(crate) embedding_scale: f32,
     /// Logits are divided by this.
     pub(crate) logits_divisor: f32,
-    /// And then bent into the range from minus to plus this.
+    /// And then capped smoothly to the range from minus to plus this.
     pub(crate) logits_softcap: Option<f32>,
     /// The kinds of positions there are; layers name one by its place.
     pub(crate) ropes: Vec<RopeSpec>,
 }
 
 impl DecoderSpec {
-    /// How many numbers a row takes while it is computed, at most.
-    pub(crate) fn row_numbers(&self) -> usize {
+    /// Returns how many elements a row takes while it is computed, at most.
+    pub(crate) fn row_elements(&self) -> usize {
         let of_mlp = |mlp: &MlpSpec| match mlp {
             MlpSpec::Dense(dense) => 3 * dense.width,
             MlpSpec::Mixture(MixtureSpec { chosen, width, shared, .. }) => {
@@ -42,7 +42,7 @@ impl DecoderSpec {
         3 * self.hidden + self.layers.iter().map(of_layer).max().unwrap_or(0)
     }
 
-    /// The longest sequence for which no rotation changes.
+    /// Returns the longest sequence for which no rotation changes.
     pub(crate) fn default_context(&self) -> usize {
         let originals = self.ropes.iter().filter(|rope| rope.long.is_some()).map(|rope| rope.original);
         originals.min().unwrap_or(self.context)
@@ -75,11 +75,11 @@ pub(crate) struct AttentionSpec {
     pub(crate) heads: usize,
     /// Heads of keys and values.
     pub(crate) kv_heads: usize,
-    /// Numbers of a head.
+    /// The head dimension.
     pub(crate) head_dim: usize,
     /// Scores are multiplied by this.
     pub(crate) scale: f32,
-    /// And then bent into the range from minus to plus this.
+    /// And then capped smoothly to the range from minus to plus this.
     pub(crate) softcap: Option<f32>,
     pub(crate) mask: Mask,
     /// Which of the network's kinds of positions, if queries and keys are rotated.
@@ -94,19 +94,19 @@ pub(crate) struct AttentionSpec {
 }
 
 impl AttentionSpec {
-    /// Numbers of all queries, keys, and values of a row.
+    /// Returns the elements of all queries, keys and values of a row.
     pub(crate) fn widths(&self) -> [usize; 3] {
         [self.heads, self.kv_heads, self.kv_heads].map(|heads| heads * self.head_dim)
     }
 
-    /// Bytes of the keys and values of up to 64 positions: they are kept in panels of so many, of
-    /// values no less than 16 numbers each.
+    /// Returns the bytes of the keys and values of up to 64 positions: they are kept in panels of
+    /// so many, of values no less than 16 elements each.
     pub(crate) fn panel_bytes(&self) -> usize {
         const POSITIONS: usize = 64;
         self.kv_heads * 2 * self.head_dim.max(16) * POSITIONS * size_of::<u16>()
     }
 
-    /// Heads of queries for each head of keys and values.
+    /// Returns how many heads of queries share a head of keys and values.
     pub(crate) fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
@@ -130,7 +130,7 @@ pub(crate) enum MlpSpec {
     Mixture(MixtureSpec),
 }
 
-/// A perceptron: `output(f(inputs(x)))`, or gated, `output(f(gate(x)) · up(x))`.
+/// An MLP: `output(f(inputs(x)))`, or gated, `output(f(gate(x)) · up(x))`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DenseSpec {
     /// Elements between the matrices.
@@ -142,14 +142,14 @@ pub(crate) struct DenseSpec {
     pub(crate) bias: bool,
 }
 
-/// A mixture of gated perceptrons, of which each row takes some.
+/// A mixture of gated MLPs, of which each row takes some.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MixtureSpec {
     /// How many there are.
     pub(crate) experts: usize,
     /// How many a row takes.
     pub(crate) chosen: usize,
-    /// Numbers between the matrices.
+    /// Elements between the matrices.
     pub(crate) width: usize,
     pub(crate) activation: Activation,
     /// Whether the weights of those that a row takes add up to 1.
@@ -164,7 +164,7 @@ pub(crate) struct MixtureSpec {
 pub(crate) struct EncoderSpec {
     /// Tokens.
     pub(crate) vocabulary: usize,
-    /// Numbers that go from layer to layer.
+    /// The hidden size: elements that go from layer to layer.
     pub(crate) hidden: usize,
     /// The longest sequence.
     pub(crate) positions: usize,
@@ -178,8 +178,8 @@ pub(crate) struct EncoderSpec {
 }
 
 impl EncoderSpec {
-    /// How many numbers a row takes while it is computed, but for its perceptron.
-    pub(crate) fn row_numbers(&self) -> usize {
+    /// Returns how many elements a row takes while it is computed, but for its MLP.
+    pub(crate) fn row_elements(&self) -> usize {
         let [queries, keys, values] = self.attention.widths();
         2 * self.hidden + 2 * queries + keys + values
     }

@@ -1,5 +1,5 @@
-//! Finds the tensors of a network by what they do, under the names that the family has for them, and
-//! compares each with the shape that the network needs.
+//! Finds the tensors of a network by what they do, under the names that the family has for them,
+//! and compares each with the shape that the network needs.
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ impl Weights {
         Self { model: model.clone(), path: path.into(), isa, names, body, head, layer: 0 }
     }
 
-    /// What layers compute with.
+    /// Returns the instruction set of the layers.
     pub(crate) fn isa(&self) -> Isa {
         self.isa
     }
