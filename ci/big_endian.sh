@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# ci/big_endian.sh: the formats and their readers on a big-endian processor (64-bit PowerPC under qemu).
+# ci/big_endian.sh: the formats and their readers on a big-endian processor (64-bit PowerPC under
+# qemu).
 #
 # Files are little-endian everywhere. A cast of bytes to numbers that forgets this gives other
 # results here, or other logits of the shipped model, whose hashes the tests know. (qemu 7.2, which

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# ci/bochs.sh MODEL PROGRAM...: runs static x86-64 programs one after the other on an emulated processor (Bochs 3.0), passes their
-# output through and fails if one of them fails, with 77 if the emulator cannot be had. Models: arrow_lake has AVX-VNNI, tigerlake AVX-512; `bochs --help cpu` lists them.
+# ci/bochs.sh MODEL PROGRAM...: runs static x86-64 programs one after the other on an emulated
+# processor (Bochs 3.0), passes their output through and fails if one of them fails, with 77 if the
+# emulator cannot be had. Models: arrow_lake has AVX-VNNI, tigerlake AVX-512; `bochs --help cpu`
+# lists them.
 #
 # The guest is Debian's kernel with an init script and the programs in its initial file system.
-# Environment: PASS_ENV, names of the variables that the programs see; LIMIT, seconds until the guest is given up (1200).
-# The first time it builds Bochs from Debian's source, because the packaged one lacks AVX-VNNI and is three times slower: 3 minutes of
-# processor time, 40 MB from Debian's mirror and root. Then 10 s a start. What it builds stays in target/bochs.
+# Environment: PASS_ENV, names of the variables that the programs see; LIMIT, seconds until the
+# guest is given up (1200). The first time it builds Bochs from Debian's source, because the
+# packaged one lacks AVX-VNNI and is three times slower: 3 minutes of processor time, 40 MB from
+# Debian's mirror and root. Then 10 s a start. What it builds stays in target/bochs.
 set -euo pipefail
 
 model=$1
@@ -81,8 +84,9 @@ chmod +x "$work/root/init"
 (cd "$work/root" && find . | cpio -o -H newc -R 0:0 --quiet) | gzip -1 >"$work/cd/initrd"
 
 cp "$cache/vmlinuz" /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$work/cd/"
-# clearcpuid takes away what Bochs promises and does not keep: fsrm (580), whose string moves corrupt the kernel's memory, and xsavec (323),
-# xsaves (321) and pku (515), whose wrong save area sizes make the kernel switch AVX off. no5lvl, ibt: features that only cost time.
+# clearcpuid takes away what Bochs promises and does not keep: fsrm (580), whose string moves
+# corrupt the kernel's memory, and xsavec (323), xsaves (321) and pku (515), whose wrong save area
+# sizes make the kernel switch AVX off. no5lvl, ibt: features that only cost time.
 cat >"$work/cd/isolinux.cfg" <<'MENU'
 DEFAULT linux
 LABEL linux

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# ci/codegen.sh [TARGET]: reads the machine code of the crate `kernels` and fails where a kernel lost its instruction set.
+# ci/codegen.sh [TARGET]: reads the machine code of the crate `kernels` and fails where a kernel
+# lost its instruction set.
 #
-# A generic function that is not inlined into its kernel's gateway is compiled without the instruction set and runs ten times
-# slower, with every test green. So every gateway must call nothing but panics and memory copies, and every product must have a
-# loop for one row and one for a quad of rows of activations, each with all its multiplications.
+# A generic function that is not inlined into its kernel's gateway is compiled without the
+# instruction set and runs ten times slower, with every test green. So every gateway must call
+# nothing but panics and memory copies, and every product must have a loop for one row and one for a
+# quad of rows of activations, each with all its multiplications.
 #
-# Prints for each format and instruction set the length of the two loops in instructions per row of activations and 256
-# weights (16 rows x 16 columns): "one-row loop, quad loop", the one with the unpacking of a tile, the other without.
+# Prints for each format and instruction set the length of the two loops in instructions per row of
+# activations and 256 weights (16 rows x 16 columns): "one-row loop, quad loop", the one with the
+# unpacking of a tile, the other without.
 #
-# TARGET is x86_64-unknown-linux-gnu (default) or aarch64-unknown-linux-gnu, whose standard library must be installed.
-# Needs objdump, which it installs if missing (as root). 20 s.
+# TARGET is x86_64-unknown-linux-gnu (default) or aarch64-unknown-linux-gnu, whose standard library
+# must be installed. Needs objdump, which it installs if missing (as root). 20 s.
 set -euo pipefail
 
 target=${1:-x86_64-unknown-linux-gnu}
@@ -23,7 +26,8 @@ if ! command -v "$objdump" >/dev/null; then
   apt-get install -qy --no-install-recommends binutils binutils-aarch64-linux-gnu >/dev/null
 fi
 
-# Today's compiler may inline a function that the next one leaves alone: what takes an instruction set says `#[inline(always)]`.
+# Today's compiler may inline a function that the next one leaves alone: what takes an instruction
+# set says `#[inline(always)]`.
 missing=$(find kernels/src -name '*.rs' -exec awk '
   /fn .*(S: Simd|: S[,)])/ { at = FILENAME ":" FNR ": no #[inline(always)]: " $0; bare = previous !~ /#\[inline\(always\)\]/ }
   at && /[{;]$/ { if (bare && /{$/) print at; at = "" }  # the end of a signature; one that ends in ; has no body
@@ -33,14 +37,16 @@ if [ -n "$missing" ]; then
   exit 1
 fi
 
-# The library before linking: there every call still has a name. v0 names say which kernel a gateway is for.
+# The library before linking: there every call still has a name. v0 names say which kernel a gateway
+# is for.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/codegen RUSTFLAGS="-C symbol-mangling-version=v0"
 cargo build --quiet --release -p kernels --lib --target "$target"
 formats=$(sed -n '/^formats! {$/,/^}$/p' kernels/src/format/mod.rs | grep -c ' = "')
 
 "$objdump" -dr --demangle --no-show-raw-insn "$CARGO_TARGET_DIR/$target/release/libkernels.rlib" | awk -v formats="$formats" -v isas="$isas" -v expected="$networks" '
   BEGIN {
-    # For each instruction set: how many multiplications and how many fused multiply-adds a tile and a row of activations take.
+    # For each instruction set: how many multiplications and how many fused multiply-adds a tile and
+    # a row of activations take.
     dots["Avx2"] = 16;      fmas["Avx2"] = 2
     dots["AvxVnni"] = 16;   fmas["AvxVnni"] = 2
     dots["Avx512Vnni"] = 8; fmas["Avx512Vnni"] = 1
@@ -61,7 +67,8 @@ formats=$(sed -n '/^formats! {$/,/^}$/p' kernels/src/format/mod.rs | grep -c ' =
     if (isa ~ /Vnni$/) return op == "vpdpbusd"
     return op == "sdot" ? 1 : op == "smmla" ? 2 : 0
   }
-  # Finds the loops: where a jump leads to an instruction and comes from it, all that is on the way and is not reached otherwise.
+  # Finds the loops: where a jump leads to an instruction and comes from it, all that is on the way
+  # and is not reached otherwise.
   function find_loops(   i, head, from, k, body, node, returns) {
     split("", before); split("", heads); split("", in_loop); split("", length_of); split("", d_of); split("", f_of)
     for (i = 1; i <= n; i++) {
@@ -91,12 +98,14 @@ formats=$(sed -n '/^formats! {$/,/^}$/p' kernels/src/format/mod.rs | grep -c ' =
       if (!d_of[head]) delete length_of[head]
     }
   }
-  # The length, per tile and row, of the loop over tiles with `rows` rows, or 0 if there is none that has all its multiplications. The
-  # one-row loop is alone. In a loop with that of a quad there is another one, for the rows that are left over.
+  # The length, per tile and row, of the loop over tiles with `rows` rows, or 0 if there is none
+  # that has all its multiplications. The one-row loop is alone. In a loop with that of a quad there
+  # is another one, for the rows that are left over.
   function loop_with(rows,   loop, i, tiles, length_, best) {
     for (loop in length_of) {
       if (!innermost(loop) || (rows == 1) != alone(loop)) continue
-      # So many rows and tiles as it has multiplications, or where these are in a loop of their own, multiply-adds.
+      # So many rows and tiles as it has multiplications, or where these are in a loop of their own,
+      # multiply-adds.
       tiles[1] = d_of[loop] / dots[isa] / rows; tiles[2] = f_of[loop] / accumulate() / rows
       for (i in tiles) {
         if (!(length_ = length_if(loop, tiles[i], rows))) continue
@@ -127,8 +136,8 @@ formats=$(sed -n '/^formats! {$/,/^}$/p' kernels/src/format/mod.rs | grep -c ' =
     if (tiles < 1 || tiles != int(tiles) || f_of[loop] < tiles * rows * accumulate()) return 0
     length_ = length_of[loop]
     if ((times = tiles * rows * dots[isa] / d_of[loop]) != 1) {
-      # The compiler left loops over groups of columns in it, or one in a loop over the two halves of a tile: the missing multiplications
-      # say how often these run.
+      # The compiler left loops over groups of columns in it, or one in a loop over the two halves
+      # of a tile: the missing multiplications say how often these run.
       if (times != int(times)) return 0
       inside = 0
       for (other in length_of) if (within(other, loop) && whole(other)) {
@@ -172,7 +181,8 @@ formats=$(sed -n '/^formats! {$/,/^}$/p' kernels/src/format/mod.rs | grep -c ' =
     if (!/::run::gateway::</) next
     symbol = $0; sub(/^[0-9a-f]+ /, "", symbol); sub(/>:$/, "", symbol)
     isa = $0; sub(/>::run::gateway.*/, "", isa); sub(/.*::/, "", isa)
-    # NEON without extensions needs no gateway: what is not inlined into one has the instruction set all the same.
+    # NEON without extensions needs no gateway: what is not inlined into one has the instruction set
+    # all the same.
     if (isa == "Neon") { isa = ""; next }
     kernel = $0; sub(/.*gateway::</, "", kernel); sub(/>>:$/, "", kernel); gsub(/[a-z_0-9]+::/, "", kernel)
     n = total = 0; split("", at); split("", target); split("", ends); split("", d); split("", f)

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# ci/emulate.sh: tests the crate `kernels`, and the shipped model from end to end, on every instruction set that this processor may lack.
+# ci/emulate.sh: tests the crate `kernels`, and the shipped model from end to end, on every
+# instruction set that this processor may lack.
 #
-#   x86-64 under Bochs (ci/bochs.sh)   AVX-VNNI, and AVX-512 VNNI; natively where the processor has them, unless FORCE_EMULATION=1
-#   AArch64 under qemu                 without dot product, with it, and with matrix multiplication; and its machine code (ci/codegen.sh)
+#   x86-64 under Bochs (ci/bochs.sh) AVX-VNNI, and AVX-512 VNNI; natively where the processor has
+#   them, unless FORCE_EMULATION=1 AArch64 under qemu without dot product, with it, and with matrix
+#   multiplication; and its machine code (ci/codegen.sh)
 #
-# Beside the compilers this takes 4 minutes of processor time, and 3 more once to build Bochs.
-# Needs Debian packages, which it installs (as root): a C cross linker and qemu for AArch64, for Bochs see there; and Rust's standard
-# library for AArch64 from rustup, or where that cannot be had Debian's compiler with its own.
-# What cannot be installed or run is named at the end, and the script fails; with ALLOW_SKIP=1 it does not.
+# Beside the compilers this takes 4 minutes of processor time, and 3 more once to build Bochs. Needs
+# Debian packages, which it installs (as root): a C cross linker and qemu for AArch64, for Bochs see
+# there; and Rust's standard library for AArch64 from rustup, or where that cannot be had Debian's
+# compiler with its own. What cannot be installed or run is named at the end, and the script fails;
+# with ALLOW_SKIP=1 it does not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -53,7 +56,8 @@ x86() {
   fi
 }
 if [ "$(uname -m)" = x86_64 ]; then
-  # The guest has no shared libraries. The target is named so that the flags are not for build scripts and macros.
+  # The guest has no shared libraries. The target is named so that the flags are not for build
+  # scripts and macros.
   programs=$(RUSTFLAGS="-C target-feature=+crt-static" build_for x86_64-unknown-linux-gnu)
   x86 arrow_lake avx-vnni,avx2 avx_vnni
   x86 tigerlake avx512-vnni,avx2 avx512bw avx512vl avx512_vnni
@@ -65,7 +69,8 @@ fi
 arm() {
   export EXPECT_ISA=$2
   echo "== $EXPECT_ISA ($(date -u +%H:%M:%S))"
-  # The library path goes into the emulated environment: -L alone lets two C libraries mix where libc6:arm64 is installed.
+  # The library path goes into the emulated environment: -L alone lets two C libraries mix where
+  # libc6:arm64 is installed.
   for program in $programs; do
     qemu-aarch64-static -cpu "$1" -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH=/usr/aarch64-linux-gnu/lib "$program" --quiet
   done

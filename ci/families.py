@@ -32,8 +32,8 @@ from transformers.masking_utils import eager_mask
 
 FOLDER = Path(__file__).parent.parent / "qruntime/tests/data/families"
 
-# Least distance between the scores of the last expert that is chosen and the first that is not. The rounding of the cache moves scores
-# by some thousandths.
+# Least distance between the scores of the last expert that is chosen and the first that is not. The
+# rounding of the cache moves scores by some thousandths.
 MARGIN = 0.02
 
 
@@ -44,7 +44,8 @@ class Family:
     config: dict
     dtype: torch.dtype = torch.float16
     lengths: tuple = (30,)
-    # Names and config.json as transformers 5 holds them: experts in one tensor, `rope_parameters`, `dtype`.
+    # Names and config.json as transformers 5 holds them: experts in one tensor, `rope_parameters`,
+    # `dtype`.
     new_names: bool = False
     new_config: bool = False
     # The file has an output head, whatever config.json says.
@@ -125,7 +126,8 @@ FAMILIES = {
     "llama-bias": Family(decoder(*LLAMA, hidden_size=24, head_dim=12, attention_bias=True, mlp_bias=True), torch.float32, new_config=True),
     "llama-rope-llama3": Family(decoder(*LLAMA, head_dim=24, rope_scaling=LLAMA3_ROPE), torch.bfloat16, (40,)),
     "llama-rope-linear": Family(decoder(*LLAMA, tie_word_embeddings=True, rope_scaling={"type": "linear", "factor": 4.0})),
-    # What people do to files by hand: a head that was trained on, and rotations for a longer context.
+    # What people do to files by hand: a head that was trained on, and rotations for a longer
+    # context.
     "llama-own-head": Family(decoder(*LLAMA, tie_word_embeddings=True), own_head=True),
     "llama-rope-both": Family(decoder(*LLAMA, tie_word_embeddings=True, rope_theta=None, rope_scaling={
         "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},

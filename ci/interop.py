@@ -206,7 +206,8 @@ def check(quantize, decode, checkpoint, folder, format, rounding):
             differing += check_nearest(weights, blocks, format)
         x = weights.reshape(-1, length).astype(np.float64)
         norms.append(np.linalg.norm(x - read.reshape(-1, length), axis=1))
-        # Each difference is some roundings of numbers below 4 max |x| off; the sum of their squares is a factor, below.
+        # Each difference is some roundings of numbers below 4 max |x| off; the sum of their squares
+        # is a factor, below.
         slacks.append(8 * 2.0**-24 * 4 * abs(x).max(axis=1) * length**0.5)
         count += weights.size
     ties = f", {differing} codes differ from gguf's by its second rounding" if differing else ""

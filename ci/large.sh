@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# ci/large.sh FOLDER [GB]: converts a synthetic checkpoint of GB gigabytes (8) and fails where the converter used more memory
-# than it promises: one largest tensor as f32, and 256 MB, whatever the size of the model.
+# ci/large.sh FOLDER [GB]: converts a synthetic checkpoint of GB gigabytes (8) and fails where the
+# converter used more memory than it promises: one largest tensor as f32, and 256 MB, whatever the
+# size of the model.
 #
-# Prints peak resident memory, time, CPU time and speed for q4_0 (both roundings) and q8_0, and verifies the results.
-# The checkpoint is like a Llama's: F16, shards and an index, hidden size 8192; its largest tensor is 32000 x 8192. FOLDER must not
-# exist; it takes 2.1 times GB while this runs and is removed at the end. What the page cache holds is read from memory: for a
-# figure that includes the disk take GB larger than the memory.
+# Prints peak resident memory, time, CPU time and speed for q4_0 (both roundings) and q8_0, and
+# verifies the results. The checkpoint is like a Llama's: F16, shards and an index, hidden size
+# 8192; its largest tensor is 32000 x 8192. FOLDER must not exist; it takes 2.1 times GB while this
+# runs and is removed at the end. What the page cache holds is read from memory: for a figure that
+# includes the disk take GB larger than the memory.
 #
-# Not part of .ci/run. Needs python3 and GNU time, which it installs if missing (as root, on Debian). 8 GB: 2 minutes on 2 cores.
+# Not part of .ci/run. Needs python3 and GNU time, which it installs if missing (as root, on
+# Debian). 8 GB: 2 minutes on 2 cores.
 set -euo pipefail
 
 folder=${1:?folder to work in}
@@ -43,7 +46,8 @@ for tensor in tensors:
         shards.append([])
     shards[-1].append(tensor)
 
-# One block of numbers, over and over: its length is a prime, so no two rows are the same for a long while.
+# One block of numbers, over and over: its length is a prime, so no two rows are the same for a long
+# while.
 random.seed(1)
 count = 1048583
 numbers = memoryview(struct.pack(f"<{count}e", *(random.gauss(0, 0.02) for _ in range(count))))

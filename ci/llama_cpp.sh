@@ -1,6 +1,7 @@
-# Sourced, with `here` set to this folder and `skip` to what is to be done where the tools cannot be had: `build_llama_cpp PROGRAM...` builds programs of
-# llama.cpp from the source that PyPI's llama-cpp-python carries, CMake's release build for this machine (GGML_NATIVE), and sets `llama` to
-# where they are. Source and build are kept in target/llama.cpp.
+# Sourced, with `here` set to this folder and `skip` to what is to be done where the tools cannot be
+# had: `build_llama_cpp PROGRAM...` builds programs of llama.cpp from the source that PyPI's
+# llama-cpp-python carries, CMake's release build for this machine (GGML_NATIVE), and sets `llama`
+# to where they are. Source and build are kept in target/llama.cpp.
 #
 # Needs gcc, python3 with venv, PyPI, and cmake, which it installs if missing (as root, on Debian).
 version=0.3.36

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# ci/llama_cpp_logits.sh STORIES260K.gguf TINYSTORIES: writes quantize-cli/tests/data/llama_cpp.logits, what llama.cpp says of the first 600 bytes of a text.
+# ci/llama_cpp_logits.sh STORIES260K.gguf TINYSTORIES: writes
+# quantize-cli/tests/data/llama_cpp.logits, what llama.cpp says of the first 600 bytes of a text.
 #
-# Not part of .ci/run: ci/llama_cpp.sh builds llama.cpp and says what that needs. Says so and stops where the tools cannot be had.
+# Not part of .ci/run: ci/llama_cpp.sh builds llama.cpp and says what that needs. Says so and stops
+# where the tools cannot be had.
 set -euo pipefail
 
 here=$(dirname "$0")

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# ci/llama_cpp_quality.sh [CHECKPOINT...]: sets our encoders beside llama.cpp's, format by format: the error that each leaves in the
-# same matrices (of models/storyteller-6m, of every CHECKPOINT, and of noise), and the processor time that each takes.
+# ci/llama_cpp_quality.sh [CHECKPOINT...]: sets our encoders beside llama.cpp's, format by format:
+# the error that each leaves in the same matrices (of models/storyteller-6m, of every CHECKPOINT,
+# and of noise), and the processor time that each takes.
 #
-# Not part of .ci/run: the first time takes ten minutes on 2 cores, then two. ci/llama_cpp.sh builds llama.cpp and says what that needs. Says so and
-# stops where the tools cannot be had.
+# Not part of .ci/run: the first time takes ten minutes on 2 cores, then two. ci/llama_cpp.sh builds
+# llama.cpp and says what that needs. Says so and stops where the tools cannot be had.
 set -euo pipefail
 
 here=$(dirname "$0")

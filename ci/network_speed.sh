@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# ci/network_speed.sh [ARGUMENT...]: a whole Llama of 1.1 billion random weights, ours beside llama.cpp's and candle's: tokens per second of a
-# prompt and of generation, the time to the first token, memory. ARGUMENTs go to the program (benches/peers/src/bin/network): --threads 1,2
-# --format q4_0,q4_k,f16 --rounds 5 --json, ... What it prints goes to standard output.
+# ci/network_speed.sh [ARGUMENT...]: a whole Llama of 1.1 billion random weights, ours beside
+# llama.cpp's and candle's: tokens per second of a prompt and of generation, the time to the first
+# token, memory. ARGUMENTs go to the program (benches/peers/src/bin/network): --threads 1,2 --format
+# q4_0,q4_k,f16 --rounds 5 --json, ... What it prints goes to standard output.
 #
-# SIZE=tiny makes a model of two small layers instead, to see whether everything works. The models are made the first time, in
-# target/network: 6 GB, of which `rm -r target/network` gets rid.
+# SIZE=tiny makes a model of two small layers instead, to see whether everything works. The models
+# are made the first time, in target/network: 6 GB, of which `rm -r target/network` gets rid.
 #
-# Not part of .ci/run. Needs what benches/peers needs (cmake, a C++ compiler, libclang), python3 with venv, and PyPI. On two cores the first time
-# takes half an hour, then a quarter of an hour for each format.
+# Not part of .ci/run. Needs what benches/peers needs (cmake, a C++ compiler, libclang), python3
+# with venv, and PyPI. On two cores the first time takes half an hour, then a quarter of an hour for
+# each format.
 set -euo pipefail
 
 here=$(dirname "$0")

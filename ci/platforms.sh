@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The platforms that are meant, but those on which tests run: everything compiles for them. A target's standard library is
-# downloaded once (`rustup target add`); without a network it must be there already.
+# The platforms that are meant, but those on which tests run: everything compiles for them. A
+# target's standard library is downloaded once (`rustup target add`); without a network it must be
+# there already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# ci/references.sh [DATA]: makes qruntime/tests/data/{minilm,stories260K}.safetensors anew: what PyPI's sentence-transformers and transformers
-# make of real models on real texts (ci/references.py). DATA, ../shared/data if not given, has them.
+# ci/references.sh [DATA]: makes qruntime/tests/data/{minilm,stories260K}.safetensors anew: what
+# PyPI's sentence-transformers and transformers make of real models on real texts
+# (ci/references.py). DATA, ../shared/data if not given, has them.
 #
-# Not part of .ci/run, which tests with what is committed. Needs what ci/families.sh needs, then two minutes.
+# Not part of .ci/run, which tests with what is committed. Needs what ci/families.sh needs, then two
+# minutes.
 set -euo pipefail
 
 here=$(dirname "$0")

@@ -52,7 +52,8 @@ def main():
     base = {name: json.loads((DATA / "sentence" / name).read_text()) for name in ("tokenizer.json", "config.json", "tokenizer_config.json")}
     lines = []
     changed = list(cases(*base.values()))
-    # In a process of its own each: what a name means depends on the classes that were looked up before.
+    # In a process of its own each: what a name means depends on the classes that were looked up
+    # before.
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         answers = pool.map(answer, [base | files for files in changed], chunksize=1)
     for files, tokens in zip(changed, answers):

@@ -1,12 +1,13 @@
-# Sourced: `venv` is a virtual environment of Python, made the first time from PyPI. It has what ci/requirements.txt names, or, where
-# `environment` is set to NAME, ci/requirements-NAME.txt. Needs python3 (3.11 or later) with venv and pip (22.3 or later), which it
-# installs if missing (as root, on Debian).
+# Sourced: `venv` is a virtual environment of Python, made the first time from PyPI. It has what
+# ci/requirements.txt names, or, where `environment` is set to NAME, ci/requirements-NAME.txt. Needs
+# python3 (3.11 or later) with venv and pip (22.3 or later), which it installs if missing (as root,
+# on Debian).
 target=${CARGO_TARGET_DIR:-target}
 venv=$target/${environment:-interop}
 requirements=$(dirname "${BASH_SOURCE[0]}")/requirements${environment:+-$environment}.txt
 
-# make_venv PYTHON: of this interpreter, and with its pip: the one that `venv` would put into the environment comes by a program
-# (ensurepip) that does not tell why it fails.
+# make_venv PYTHON: of this interpreter, and with its pip: the one that `venv` would put into the
+# environment comes by a program (ensurepip) that does not tell why it fails.
 make_venv() {
   rm -rf "$venv"
   "$1" -m venv --without-pip "$venv" &&

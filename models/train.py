@@ -150,7 +150,8 @@ def batch(data, step, args, decaying):
     return rows[:, :-1], rows[:, 1:]
 
 
-# ---------------------------------------------------------------- the model (names as in Hugging Face)
+# ---------------------------------------------------------------- the model (names as in Hugging
+# Face)
 
 class Attention(nn.Module):
     def __init__(self, c):

@@ -266,7 +266,8 @@ mod tests {
 
     #[test]
     fn draws_follow_the_probabilities() {
-        // Probabilities 1/2, 1/4, 1/8, 1/8: five standard deviations of 10 000 draws are at most 250.
+        // Probabilities 1/2, 1/4, 1/8, 1/8: five standard deviations of 10,000 draws are 250 at
+        // most.
         let logits = [0.0, -1.0, -2.0, -2.0].map(|x: f32| x * core::f32::consts::LN_2);
         for (found, expected) in counts(plain(), &logits, &[]).into_iter().zip([5000i64, 2500, 1250, 1250]) {
             assert!((found as i64 - expected).abs() <= 250, "{found} draws, expected {expected}");

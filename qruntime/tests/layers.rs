@@ -154,7 +154,8 @@ fn a_tap_sees_exactly_what_is_multiplied() {
                 linear(&name("self_attn.o_proj")).forward(seen.of(&name("self_attn.o_proj")).view()).unwrap();
             let after = &before + &attended + linear(&name("mlp.down_proj")).forward(down.view()).unwrap();
             assert_eq!(bits(&after), bits(&states[0]));
-            // Four products for each piece: queries with keys and values, output, gate with up, down.
+            // Four products for each piece: queries with keys and values, output, gate with up,
+            // down.
             assert_eq!(seen.calls.len(), 4 * before.nrows().div_ceil(block));
             assert_eq!(seen.calls[0].len(), 3);
         }

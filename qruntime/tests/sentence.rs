@@ -105,8 +105,8 @@ fn vectors_are_those_of_sentence_transformers() {
     }
 }
 
-/// Classes of tokenizers that make the normalizer of their own fields, and classes that take that of `tokenizer.json`
-/// (`tests/data/tokenizer_classes.json`, made by `ci/sentences.sh`).
+/// Classes of tokenizers that make the normalizer of their own fields, and classes that take that
+/// of `tokenizer.json` (`tests/data/tokenizer_classes.json`, made by `ci/sentences.sh`).
 #[test]
 fn classes_of_tokenizers_are_those_of_transformers() {
     let file = fs::read(folder().with_file_name("tokenizer_classes.json")).unwrap();

@@ -50,7 +50,8 @@ fn conversations_are_what_transformers_makes_of_them() {
     assert!(count > 0, "no conversations");
 }
 
-/// Single templates, with what Jinja2 makes of them: `None` if it refuses. `ci/templates.txt` has many more.
+/// Single templates, with what Jinja2 makes of them: `None` if it refuses. `ci/templates.txt` has
+/// many more.
 #[test]
 fn templates_are_what_jinja2_makes_of_them() {
     for (template, expected) in [

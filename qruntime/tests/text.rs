@@ -337,7 +337,8 @@ fn leading_spaces_of_sentencepiece_are_kept_in_a_stream() {
     check_stream(&tokenizer, TEXT);
 }
 
-/// Texts that are hard to cut, and what GPT-2's and BERT's own tokenizers make of them (llama.cpp's test vocabularies).
+/// Texts that are hard to cut, and what GPT-2's and BERT's own tokenizers make of them (llama.cpp's
+/// test vocabularies).
 #[test]
 fn tokens_are_those_of_the_original_tokenizers() {
     for (folder, vocabulary) in [("tokenizers/gpt2", "gpt-2"), ("all-MiniLM-L6-v2", "bert-bge")] {

@@ -1,4 +1,5 @@
-//! Speed and accuracy on the same weights: one row of the table for each format and way of rounding.
+//! Speed and accuracy on the same weights: one row of the table for each format and way of
+//! rounding.
 //!
 //! `cargo run --release -p benches --bin accuracy -- [CHECKPOINT]`, by default the model in this
 //! repository. Encodes every matrix of the checkpoint that a conversion would pack; errors are over

@@ -1,5 +1,5 @@
-//! Says what a folder is that is no checkpoint: each common mistake has a sentence that names it and
-//! what to do.
+//! Says what a folder is that is no checkpoint: each common mistake has a sentence that names it
+//! and what to do.
 
 use std::fs;
 use std::path::Path;

@@ -6,8 +6,8 @@ use crate::error::Error;
 use crate::experts::Experts;
 use crate::linear::{Linear, WeightName, Workspace};
 
-/// Sees the activations that enter the linear layers of a network, to measure what their weights are
-/// multiplied with.
+/// Sees the activations that enter the linear layers of a network, to measure what their weights
+/// are multiplied with.
 ///
 /// [`CausalLm::forward_layer`](crate::CausalLm::forward_layer),
 /// [`CausalLm::forward_head`](crate::CausalLm::forward_head) and

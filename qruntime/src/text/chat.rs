@@ -30,8 +30,8 @@ impl Message {
 }
 
 /// The chat template of a model: a program in Jinja that comes with it, in `chat_template.jinja`,
-/// `additional_chat_templates/`, `tokenizer_config.json` or `chat_template.json`. It is run as transformers runs it,
-/// within bounds of time and memory that `docs/security.md` states.
+/// `additional_chat_templates/`, `tokenizer_config.json` or `chat_template.json`. It is run as
+/// transformers runs it, within bounds of time and memory that `docs/security.md` states.
 ///
 /// ```no_run
 /// use qruntime::{CausalLm, Message};
@@ -61,11 +61,12 @@ const ABSENT: [&str; 2] = ["tools", "documents"];
 const OWN: [&str; 2] = ["messages", "add_generation_prompt"];
 
 impl ChatTemplate {
-    /// Opens the template in a folder, if it has one. Of several with names it is the one named `default`; for
-    /// conversations with tools, the one named `tool_use`.
+    /// Opens the template in a folder, if it has one. Of several with names it is the one named
+    /// `default`; for conversations with tools, the one named `tool_use`.
     ///
     /// # Errors
-    /// If a file cannot be read, the template is no Jinja, or none of several templates has one of these names.
+    /// If a file cannot be read, the template is no Jinja, or none of several templates has one of
+    /// these names.
     pub fn open(folder: impl AsRef<Path>) -> Result<Option<Self>, Error> {
         let folder = folder.as_ref();
         let config = folder.join("tokenizer_config.json");
@@ -81,8 +82,8 @@ impl ChatTemplate {
         Ok(Some(Self { default, tool_use, tokens: special_tokens(folder, &fields)?, date: None }))
     }
 
-    /// Makes a template of its text. It knows no special tokens: those that it writes (`bos_token`, `eos_token`) are
-    /// variables of [`render_with`](Self::render_with) like any others.
+    /// Makes a template of its text. It knows no special tokens: those that it writes (`bos_token`,
+    /// `eos_token`) are variables of [`render_with`](Self::render_with) like any others.
     ///
     /// # Errors
     /// If the text is no Jinja, or too long.
@@ -91,8 +92,8 @@ impl ChatTemplate {
         Ok(Self { default: Some((PathBuf::new(), template)), tool_use: None, tokens: Map::new(), date: None })
     }
 
-    /// Tells templates that ask for it what day it is; others do not change. A library has no clock. A date has no
-    /// time: templates that write one write midnight.
+    /// Tells templates that ask for it what day it is; others do not change. A library has no
+    /// clock. A date has no time: templates that write one write midnight.
     #[must_use]
     pub fn with_date(mut self, date: Date) -> Self {
         self.date = Some(date);
@@ -113,12 +114,13 @@ impl ChatTemplate {
         self.render_with(messages, &Map::new(), ask)
     }
 
-    /// The same with variables by name: `tools` and `documents`, which all templates may ask for, and whatever else
-    /// this one knows, such as `enable_thinking`. Messages are whatever is an object in JSON: those with a list of
-    /// parts as content, with tool calls, or with results of tools.
+    /// The same with variables by name: `tools` and `documents`, which all templates may ask for,
+    /// and whatever else this one knows, such as `enable_thinking`. Messages are whatever is an
+    /// object in JSON: those with a list of parts as content, with tool calls, or with results of
+    /// tools.
     ///
-    /// As in transformers, fields of messages that are null are left out, and reasoning (`reasoning_content`,
-    /// `thinking` or `reasoning`) is there under the first two names.
+    /// As in transformers, fields of messages that are null are left out, and reasoning
+    /// (`reasoning_content`, `thinking` or `reasoning`) is there under the first two names.
     ///
     /// ```no_run
     /// use qruntime::CausalLm;
@@ -142,8 +144,8 @@ impl ChatTemplate {
     /// ```
     ///
     /// # Errors
-    /// As [`render`](Self::render), if a message is no object, and if a variable is named `messages` or
-    /// `add_generation_prompt`, which are arguments here.
+    /// As [`render`](Self::render), if a message is no object, and if a variable is named
+    /// `messages` or `add_generation_prompt`, which are arguments here.
     pub fn render_with<M: Serialize>(
         &self,
         messages: &[M],
@@ -189,7 +191,8 @@ type Source = (PathBuf, String);
 /// The templates `default` and `tool_use`.
 type Sources = (Option<Source>, Option<Source>);
 
-/// The templates `default` and `tool_use` of a folder. Files of their own come before the tokenizer's configuration.
+/// The templates `default` and `tool_use` of a folder. Files of their own come before the
+/// tokenizer's configuration.
 fn sources(folder: &Path, config: &Path, fields: &Value) -> Result<Option<Sources>, Error> {
     let more = folder.join("additional_chat_templates");
     let main = [folder.join("chat_template.jinja"), more.join("default.jinja")];
@@ -238,9 +241,10 @@ fn named(path: &Path, field: &Value) -> Result<Option<Sources>, Error> {
     }
 }
 
-/// The special tokens that templates know by name, as transformers finds them: fields of `tokenizer_config.json`
-/// whose names end with `_token`, and those of `extra_special_tokens` where these have names.
-/// `special_tokens_map.json` comes before them in folders that are so old that `added_tokens_decoder` is not there.
+/// The special tokens that templates know by name, as transformers finds them: fields of
+/// `tokenizer_config.json` whose names end with `_token`, and those of `extra_special_tokens` where
+/// these have names. `special_tokens_map.json` comes before them in folders that are so old that
+/// `added_tokens_decoder` is not there.
 fn special_tokens(folder: &Path, config: &Value) -> Result<Map<String, Value>, Error> {
     let mut tokens = Map::new();
     let mut add = |fields: &Value| {

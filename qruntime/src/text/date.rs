@@ -29,8 +29,8 @@ const MONTHS: [&str; 12] = [
 const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
 impl Date {
-    /// The day that so many days are after 1 January 1970 (Hinnant, "chrono-compatible low-level date algorithms",
-    /// 2013).
+    /// The day that so many days are after 1 January 1970 (Hinnant, "chrono-compatible low-level
+    /// date algorithms", 2013).
     #[must_use]
     pub fn from_days(days: u32) -> Self {
         let days = i64::from(days) + 719_468;
@@ -63,7 +63,8 @@ impl Date {
         self.days() - Self { month: 1, day: 1, ..self }.days()
     }
 
-    /// Year and week of ISO 8601: weeks begin on Monday, and the first one has the year's first Thursday.
+    /// Year and week of ISO 8601: weeks begin on Monday, and the first one has the year's first
+    /// Thursday.
     fn iso_week(self) -> (i32, i64) {
         let thursday = self.of_year() + 3 - (self.weekday() + 6) % 7;
         let length = |year: i32| Self { year, month: 12, day: 31 }.of_year() + 1;
@@ -74,9 +75,9 @@ impl Date {
         }
     }
 
-    /// As C's `strftime` writes it where the language is C and the time is midnight, UTC: a date has no time. What
-    /// `strftime` does not know is left as it is. A `-` after the `%` leaves out zeros at the beginning, `_` makes
-    /// them spaces.
+    /// As C's `strftime` writes it where the language is C and the time is midnight, UTC: a date
+    /// has no time. What `strftime` does not know is left as it is. A `-` after the `%` leaves out
+    /// zeros at the beginning, `_` makes them spaces.
     pub(crate) fn format(self, format: &str) -> String {
         let mut text = String::new();
         let mut rest = format;

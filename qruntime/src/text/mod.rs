@@ -11,7 +11,8 @@ pub use chat::{ChatTemplate, Message};
 pub use date::Date;
 pub use tokenizer::{DecodeStream, Tokenizer};
 
-/// Bytes of `tokenizer_config.json` and of a template: the first may list a thousand tokens with all they are.
+/// Bytes of `tokenizer_config.json` and of a template: the first may list a thousand tokens with
+/// all they are.
 pub(crate) const MAX_TEXT: usize = 16 << 20;
 
 /// A special token as `tokenizer_config.json` has it: its text, or an object with that.

@@ -143,7 +143,8 @@ fn calls_do_not_go_on_for_ever() {
     );
 }
 
-/// The real bounds; many more ways to reach them are in `src/text/jinja/bounds.rs`, with smaller ones.
+/// The real bounds; many more ways to reach them are in `src/text/jinja/bounds.rs`, with smaller
+/// ones.
 #[test]
 fn time_and_memory_are_bounded() {
     const TWICE: &str =

@@ -1,5 +1,5 @@
-//! The tree of a template. Chains (`a + b + c`, `a.b.c`, `a|b|c`, `elif`) are lists, so that only what is nested
-//! in the text makes the tree deeper.
+//! The tree of a template. Chains (`a + b + c`, `a.b.c`, `a|b|c`, `elif`) are lists, so that only
+//! what is nested in the text makes the tree deeper.
 
 use std::sync::Arc;
 
@@ -102,7 +102,8 @@ pub(super) enum Expr {
     List(Vec<Self>),
     Tuple(Vec<Self>),
     Dict(Vec<(Self, Self)>),
-    /// A value with its conditions, each with the value if it is not met; the last one is asked first.
+    /// A value with its conditions, each with the value if it is not met; the last one is asked
+    /// first.
     If(Box<Self>, Vec<(Self, Option<Self>)>),
     Or(Vec<Self>),
     And(Vec<Self>),

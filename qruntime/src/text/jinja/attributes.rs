@@ -1,5 +1,5 @@
-//! Attributes and items of values, and the methods of lists and mappings. What would change a value is refused, as
-//! in Jinja2's immutable sandbox.
+//! Attributes and items of values, and the methods of lists and mappings. What would change a value
+//! is refused, as in Jinja2's immutable sandbox.
 
 use std::sync::Arc;
 

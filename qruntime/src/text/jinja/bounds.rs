@@ -1,6 +1,6 @@
-//! Templates that would take time or memory without end: one row for each way. They run with a twentieth of the steps
-//! and a sixteenth of the bytes that a rendering may take, so that all of them take seconds; `tests/hostile_text.rs`
-//! has some with the real bounds.
+//! Templates that would take time or memory without end: one row for each way. They run with a
+//! twentieth of the steps and a sixteenth of the bytes that a rendering may take, so that all of
+//! them take seconds; `tests/hostile_text.rs` has some with the real bounds.
 
 use serde_json::{Map, json};
 

@@ -1,4 +1,5 @@
-//! Calls: arguments, the functions that templates know, macros, and loops that are called by their own bodies.
+//! Calls: arguments, the functions that templates know, macros, and loops that are called by their
+//! own bodies.
 
 use std::cell::Cell;
 use std::rc::Rc;

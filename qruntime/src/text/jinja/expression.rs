@@ -10,8 +10,8 @@ use super::parser::Parser;
 use super::tests::TESTS;
 
 impl Parser {
-    /// An expression, or several with commas between them: a tuple. `conditional` says whether `a if b else c` may
-    /// be one; `ends` are words that end a tuple after a comma.
+    /// An expression, or several with commas between them: a tuple. `conditional` says whether
+    /// `a if b else c` may be one; `ends` are words that end a tuple after a comma.
     pub(super) fn tuple(&mut self, conditional: bool, ends: &[&str]) -> Result<Expr, Fault> {
         let first = self.tuple_item(conditional)?;
         if !self.is_operator(",") {

@@ -10,7 +10,8 @@ use super::strings::{self, capitalized, expect_int, expect_text, lines, replaced
 use super::value::{Heap, Kind, Missing, Text, Value};
 use super::{attributes, select};
 
-/// The filters of Jinja2. Those that chat templates have no use for are refused where they are reached.
+/// The filters of Jinja2. Those that chat templates have no use for are refused where they are
+/// reached.
 pub(super) const FILTERS: [&str; 54] = [
     "abs",
     "attr",
@@ -454,7 +455,8 @@ fn text_filter(heap: &mut Heap, name: &str, value: &Value, args: Args) -> Result
     }
 }
 
-/// Words with a first letter in upper case. They end at spaces, hyphens and opening brackets alone, in the filter.
+/// Words with a first letter in upper case. They end at spaces, hyphens and opening brackets alone,
+/// in the filter.
 fn title(heap: &mut Heap, text: &Text) -> Result<Value, Fault> {
     heap.take(text.len())?;
     let (mut out, mut begins) = (String::new(), true);

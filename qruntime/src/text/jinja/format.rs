@@ -7,7 +7,8 @@ use super::operators::get_text;
 use super::print::{float, printed, repr};
 use super::value::{Heap, Kind, Value};
 
-/// Most characters that a width or a precision asks for. The standard library counts them in 16 bits.
+/// Most characters that a width or a precision asks for. The standard library counts them in 16
+/// bits.
 const MAX_WIDTH: usize = 1 << 15;
 
 /// How a value is written.

@@ -1,4 +1,5 @@
-//! Tokens of a template, with Jinja2's rules for whitespace under `trim_blocks` and `lstrip_blocks`.
+//! Tokens of a template, with Jinja2's rules for whitespace under `trim_blocks` and
+//! `lstrip_blocks`.
 
 use std::sync::Arc;
 
@@ -107,8 +108,8 @@ impl<'s> Lexer<'s> {
         }
     }
 
-    /// The text before a tag, which begins `at` bytes from here and has a sign. The space between the beginning of
-    /// the line and a block is not part of it.
+    /// The text before a tag, which begins `at` bytes from here and has a sign. The space between
+    /// the beginning of the line and a block is not part of it.
     fn text_before(&mut self, at: usize, sign: Option<u8>, block: bool) {
         let (line, at_line_start) = (self.line, self.at_line_start);
         let whole = self.take(at);

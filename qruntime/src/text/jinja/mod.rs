@@ -1,11 +1,13 @@
-//! An interpreter of the Jinja that chat templates are written in, with the semantics of Jinja2 and Python as
-//! transformers uses them: `ImmutableSandboxedEnvironment` with `trim_blocks`, `lstrip_blocks`, loop controls, its
-//! own `tojson`, `raise_exception`, `strftime_now`, and `{% generation %}`, which changes nothing.
+//! An interpreter of the Jinja that chat templates are written in, with the semantics of Jinja2 and
+//! Python as transformers uses them: `ImmutableSandboxedEnvironment` with `trim_blocks`,
+//! `lstrip_blocks`, loop controls, its own `tojson`, `raise_exception`, `strftime_now`, and
+//! `{% generation %}`, which changes nothing.
 //!
-//! Templates come from strangers, so everything has a bound, stated below: the length of a template, how deeply it
-//! and its values are nested, the steps and the memory that a rendering takes. Parsing and rendering run on a thread
-//! of their own, whose stack holds the deepest of what the bounds allow; where there are no threads (wasm32), on the
-//! caller's, which is small: fewer levels are allowed there.
+//! Templates come from strangers, so everything has a bound, stated below: the length of a
+//! template, how deeply it and its values are nested, the steps and the memory that a rendering
+//! takes. Parsing and rendering run on a thread of their own, whose stack holds the deepest of what
+//! the bounds allow; where there are no threads (wasm32), on the caller's, which is small: fewer
+//! levels are allowed there.
 
 mod ast;
 mod attributes;
@@ -44,10 +46,12 @@ pub(crate) const MAX_DEPTH: usize = if cfg!(target_family = "wasm") { 60 } else 
 /// Levels of a value: of lists within lists.
 pub(crate) const MAX_VALUE_DEPTH: usize = if cfg!(target_family = "wasm") { 64 } else { 200 };
 
-/// Steps of a rendering: operations, and values that they touch, or 32 bytes of a text. About a second.
+/// Steps of a rendering: operations, and values that they touch, or 32 bytes of a text. About a
+/// second.
 pub(crate) const MAX_STEPS: u64 = 20_000_000;
 
-/// Bytes of all values and text that a rendering makes together, whether it keeps them or not, its output included.
+/// Bytes of all values and text that a rendering makes together, whether it keeps them or not, its
+/// output included.
 pub(crate) const MAX_BYTES: usize = 256 << 20;
 
 /// What a rendering may take.
@@ -127,7 +131,8 @@ impl Template {
     }
 }
 
-/// Does something on a stack that is large enough. Should the interpreter panic, the template is refused.
+/// Does something on a stack that is large enough. Should the interpreter panic, the template is
+/// refused.
 #[cfg(not(target_family = "wasm"))]
 fn with_stack<T: Send>(work: impl FnOnce() -> Result<T, Fault> + Send) -> Result<T, Fault> {
     std::thread::scope(|scope| {

@@ -58,7 +58,8 @@ pub(super) fn equal(heap: &mut Heap, a: &Value, b: &Value) -> Result<bool, Fault
     })
 }
 
-/// The order of two values, if they have one. `sign` is for the error of those that cannot be compared.
+/// The order of two values, if they have one. `sign` is for the error of those that cannot be
+/// compared.
 pub(super) fn order(heap: &mut Heap, a: &Value, b: &Value, sign: &str) -> Result<Option<Ordering>, Fault> {
     heap.steps(1)?;
     match (a, b) {

@@ -161,8 +161,8 @@ impl Parser {
 
     // Statements.
 
-    /// Statements up to a block that begins with one of these words, which is returned and taken; without words, up
-    /// to the end.
+    /// Statements up to a block that begins with one of these words, which is returned and taken;
+    /// without words, up to the end.
     fn body(&mut self, ends: &[&'static str]) -> Result<(Vec<Statement>, &'static str), Fault> {
         let mut body = Vec::new();
         loop {

@@ -151,7 +151,8 @@ fn quoted(heap: &mut Heap, text: &str, out: &mut String) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What Python calls printable. Rust's table is the same, but for marks that it escapes at the beginning.
+/// What Python calls printable. Rust's table is the same, but for marks that it escapes at the
+/// beginning.
 pub(super) fn is_printable(c: char) -> bool {
     let mut text = ['a', c].iter().collect::<String>();
     text.retain(|c| c != '"' && c != '\'' && c != '\\');

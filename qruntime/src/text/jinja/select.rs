@@ -13,8 +13,8 @@ pub(super) fn sorted(heap: &mut Heap, keys: &[Value], reverse: bool) -> Result<V
     heap.take(keys.len() * 4 * size_of::<usize>())?;
     let mut places: Vec<usize> = (0..keys.len()).collect();
     let mut merged = places.clone();
-    // Merges runs of doubled length. The standard library's sort cannot be stopped, and may panic where the order
-    // is none (NaN).
+    // Merges runs of doubled length. The standard library's sort cannot be stopped, and may panic
+    // where the order is none (NaN).
     let mut width = 1;
     while width < places.len() {
         for start in (0..places.len()).step_by(width.saturating_mul(2)) {

@@ -151,7 +151,8 @@ pub(super) fn capitalized(text: &str) -> String {
     title_case(first) + &chars.as_str().to_lowercase()
 }
 
-/// A character at the beginning of a word. What becomes several letters has the first one in upper case: `ß`, `Ss`.
+/// A character at the beginning of a word. What becomes several letters has the first one in upper
+/// case: `ß`, `Ss`.
 fn title_case(c: char) -> String {
     let mut upper = c.to_uppercase();
     let first = upper.next();

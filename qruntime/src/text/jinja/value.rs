@@ -1,8 +1,8 @@
 //! Values of a template, as Python has them, and the account of what a rendering has used.
 //!
-//! Values form no cycles: lists and mappings never change, and what does change (namespaces, what `loop.changed`
-//! saw) lies in tables of its own. A value knows how deep it is when it is made, so that dropping, printing and
-//! comparing one recurses to a stated depth.
+//! Values form no cycles: lists and mappings never change, and what does change (namespaces, what
+//! `loop.changed` saw) lies in tables of its own. A value knows how deep it is when it is made, so
+//! that dropping, printing and comparing one recurses to a stated depth.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -258,8 +258,8 @@ impl Heap {
         self.steps(1 + bytes / BYTES_PER_STEP)
     }
 
-    /// Takes the steps of finding a text among `count` others, of which `alike` are as long: only these are looked at
-    /// to their ends.
+    /// Takes the steps of finding a text among `count` others, of which `alike` are as long: only
+    /// these are looked at to their ends.
     pub(super) fn search(&mut self, text: &str, count: usize, alike: usize) -> Result<(), Fault> {
         self.scan(count.saturating_mul(4).saturating_add(text.len().saturating_mul(1 + alike)))
     }

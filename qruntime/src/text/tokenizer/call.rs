@@ -13,10 +13,12 @@ pub(super) const STEP_GROWTH: usize = 64;
 /// Bytes that are free in every call: short texts may grow as they like.
 const FREE: usize = 64 << 10;
 
-/// Bytes of a text that the searches of a call may read for each of its own, and those that are free.
+/// Bytes of a text that the searches of a call may read for each of its own, and those that are
+/// free.
 const READ: usize = 64;
 const FREE_READ: usize = 1 << 24;
-/// A text so short may be searched in any case: a search reads at most half the square of its length.
+/// A text so short may be searched in any case: a search reads at most half the square of its
+/// length.
 const SHORT: usize = 256;
 
 /// Text of a user that looks like an added token. The pipeline sees one character in its place
@@ -42,7 +44,8 @@ struct Call {
     left: usize,
     /// What the call is refused for. The crate goes on where a normalizer gives an error.
     refusal: Option<String>,
-    /// Bytes that searches have read, where they were counted, and that they can have read elsewhere.
+    /// Bytes that searches have read, where they were counted, and that they can have read
+    /// elsewhere.
     read: usize,
     unread: usize,
     masks: Vec<Mask>,
@@ -64,8 +67,8 @@ pub(super) fn refuse(reason: &str) {
     CALL.with_borrow_mut(|call| call.refusal.get_or_insert_with(|| reason.to_owned()).len());
 }
 
-/// Runs `call` on `bytes` of text. Returns what it gives, and why it is refused if it asked for more
-/// than it may have.
+/// Runs `call` on `bytes` of text. Returns what it gives, and why it is refused if it asked for
+/// more than it may have.
 pub(super) fn run<T>(bytes: usize, masks: Vec<Mask>, call: impl FnOnce() -> T) -> (T, Option<String>) {
     let left = bytes.saturating_mul(GROWTH).saturating_add(FREE);
     CALL.set(Call { bytes, left, masks, ..Call::default() });

@@ -25,13 +25,14 @@ const MAX_PIECES: usize = 1 << 20;
 /// Bytes of a piece. The longest known, 128 spaces that are spelled in bytes, has 256.
 const MAX_PIECE: usize = 4096;
 /// Bytes of a piece of a Unigram model, whose tree is as deep, and is taken down by recursion. At
-/// every byte of a text, all pieces that begin there are copied. SentencePiece makes pieces of at most
-/// 16 characters.
+/// every byte of a text, all pieces that begin there are copied. SentencePiece makes pieces of at
+/// most 16 characters.
 const MAX_UNIGRAM_PIECE: usize = 256;
 /// Nodes of the tree of a Unigram model, which takes some 340 bytes for each. The 250,002 pieces of
 /// XLM-R have 782,760, and 901,629 pieces made of them (XLM-V has so many) 3.4 million.
 const MAX_UNIGRAM_NODES: usize = 4 << 20;
-/// Characters of a word of a WordPiece model. What a word costs grows with their cube; 100 are usual.
+/// Characters of a word of a WordPiece model. What a word costs grows with their cube; 100 are
+/// usual.
 const MAX_WORD: usize = 256;
 /// Bytes of what marks the beginning or the end of a word: `##`, `</w>`.
 const MAX_MARK: usize = 64;
@@ -76,8 +77,8 @@ struct ModelFields {
     ignore_merges: Option<bool>,
 }
 
-/// Makes a tokenizer of the text of a `tokenizer.json`, after `change` has had its normalizer, its pre-tokenizer,
-/// its truncation and the type of its model.
+/// Makes a tokenizer of the text of a `tokenizer.json`, after `change` has had its normalizer, its
+/// pre-tokenizer, its truncation and the type of its model.
 pub(super) fn pipeline(json: &[u8], change: impl FnOnce(&mut Value)) -> tokenizers::Result<Pipeline> {
     if json.len() > MAX_FILE {
         return Err(format!("{} bytes, expected at most {MAX_FILE}", json.len()).into());
@@ -154,8 +155,8 @@ impl ModelFields {
         }
     }
 
-    /// Makes the model. `dropout`, which makes a BPE model skip merges at random, is not read: it is
-    /// for training, and the same text has the same tokens here.
+    /// Makes the model. `dropout`, which makes a BPE model skip merges at random, is not read: it
+    /// is for training, and the same text has the same tokens here.
     fn build(self) -> tokenizers::Result<ModelWrapper> {
         let kind = self.kind().to_owned();
         for (name, mark) in [

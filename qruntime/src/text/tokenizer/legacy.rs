@@ -1,7 +1,8 @@
-//! Tokenizers of folders without `tokenizer.json`: the files of before, as transformers converts them.
+//! Tokenizers of folders without `tokenizer.json`: the files of before, as transformers converts
+//! them.
 //!
-//! `vocab.json` and `merges.txt` are byte-level BPE, `vocab.txt` is BERT's WordPiece. What is done to
-//! a text before and after is code of a class of transformers, whose name the folder says.
+//! `vocab.json` and `merges.txt` are byte-level BPE, `vocab.txt` is BERT's WordPiece. What is done
+//! to a text before and after is code of a class of transformers, whose name the folder says.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -27,7 +27,8 @@ pub use stream::DecodeStream;
 const FILE: &str = "tokenizer.json";
 
 /// A tokenizer: `tokenizer.json`, which says all there is to say, as it does for transformers since
-/// version 5: `add_bos_token` and `add_eos_token` of `tokenizer_config.json` do not count beside it.
+/// version 5: `add_bos_token` and `add_eos_token` of `tokenizer_config.json` do not count beside
+/// it.
 ///
 /// A clone shares what takes memory, and costs next to nothing.
 #[derive(Clone)]
@@ -41,23 +42,24 @@ struct Inner {
 
 impl Tokenizer {
     /// Opens the tokenizer of a folder. Padding and truncation that the file asks for are left out:
-    /// they belong to batches of a fixed length. So is the `dropout` of a BPE model, which makes its
-    /// tokens random: it belongs to training.
+    /// they belong to batches of a fixed length. So is the `dropout` of a BPE model, which makes
+    /// its tokens random: it belongs to training.
     ///
-    /// A folder without `tokenizer.json` may have the files of before: `vocab.json` and `merges.txt` of
-    /// GPT-2, Qwen 2 and 3 or RoBERTa, or `vocab.txt` of BERT. They are read as transformers 5 reads
-    /// them, with the options and special tokens of `tokenizer_config.json`, `special_tokens_map.json`
-    /// and `added_tokens.json`.
+    /// A folder without `tokenizer.json` may have the files of before: `vocab.json` and
+    /// `merges.txt` of GPT-2, Qwen 2 and 3 or RoBERTa, or `vocab.txt` of BERT. They are read as
+    /// transformers 5 reads them, with the options and special tokens of `tokenizer_config.json`,
+    /// `special_tokens_map.json` and `added_tokens.json`.
     ///
     /// # Errors
-    /// If there is none of these, it cannot be understood, or something in it is beyond the
-    /// bounds that keep memory and time in proportion to the file and to texts (`docs/security.md`).
+    /// If there is none of these, it cannot be understood, or something in it is beyond the bounds
+    /// that keep memory and time in proportion to the file and to texts (`docs/security.md`).
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open_changed(folder.as_ref(), |_| ())
     }
 
-    /// The same; `change` gets an object with the normalizer and the pre-tokenizer of the file, which it
-    /// may change before anything is made of them, its truncation and the type of its model.
+    /// The same; `change` gets an object with the normalizer and the pre-tokenizer of the file,
+    /// which it may change before anything is made of them, its truncation and the type of its
+    /// model.
     pub(crate) fn open_changed(folder: &Path, change: impl FnOnce(&mut Value)) -> Result<Self, Error> {
         let path = folder.join(FILE);
         if !path.exists()
@@ -106,14 +108,14 @@ impl Tokenizer {
         Ok(self)
     }
 
-    /// The tokens of a text. With `special`, those are added that the model expects around a text: one
-    /// at the beginning, for some models one at the end. What looks like a special token in the text
-    /// becomes that token; see [`encode_plain`](Self::encode_plain) for the text of strangers.
+    /// The tokens of a text. With `special`, those are added that the model expects around a text:
+    /// one at the beginning, for some models one at the end. What looks like a special token in the
+    /// text becomes that token; see [`encode_plain`](Self::encode_plain) for the text of strangers.
     ///
     /// # Errors
-    /// If the tokenizer has no token for a part of the text; makes it much longer before it is split:
-    /// more than 8 times, where that is more than 64 KiB; or would read it again and again to split
-    /// it: more than 64 times and 16 MiB beside.
+    /// If the tokenizer has no token for a part of the text; makes it much longer before it is
+    /// split: more than 8 times, where that is more than 64 KiB; or would read it again and again
+    /// to split it: more than 64 times and 16 MiB beside.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, Error> {
         self.encode_masked(text, Vec::new(), special)
     }
@@ -209,12 +211,12 @@ fn spell(byte: u8) -> char {
     char::from_u32(0x100 + u32::from(before)).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
-/// What the crate `tokenizers` makes of `bytes` of text. Some files make it panic where others give an
-/// error; a file must not end the program that opens it.
+/// What the crate `tokenizers` makes of `bytes` of text. Some files make it panic where others give
+/// an error; a file must not end the program that opens it.
 ///
-/// Nothing half done is seen after a panic, which is what is asserted here: a tokenizer that is being
-/// made is dropped; one that is used is behind `&`, and what changes there are caches in locks, which
-/// that crate passes by once they are poisoned.
+/// Nothing half done is seen after a panic, which is what is asserted here: a tokenizer that is
+/// being made is dropped; one that is used is behind `&`, and what changes there are caches in
+/// locks, which that crate passes by once they are poisoned.
 fn guarded<T>(
     path: &Path,
     what: &str,

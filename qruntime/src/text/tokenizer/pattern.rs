@@ -1,9 +1,10 @@
 //! What regular expressions of a tokenizer may be.
 //!
-//! Most are run by the crate `regex`, in time that grows with the text for every match, whatever they
-//! are. Those that look around (`\s+(?!\S)` stands in nearly every tokenizer) are run by backtracking
-//! in `fancy-regex`. Among these, only such are let through that have one way to go back: a match
-//! costs no more than the text is long then. What all matches cost together is counted ([`super::search`]).
+//! Most are run by the crate `regex`, in time that grows with the text for every match, whatever
+//! they are. Those that look around (`\s+(?!\S)` stands in nearly every tokenizer) are run by
+//! backtracking in `fancy-regex`. Among these, only such are let through that have one way to go
+//! back: a match costs no more than the text is long then. What all matches cost together is
+//! counted ([`super::search`]).
 
 use fancy_regex::{Assertion, Expr};
 use serde_json::Value;

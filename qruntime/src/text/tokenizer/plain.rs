@@ -1,8 +1,8 @@
 //! Text in which nothing becomes a special token: what users type.
 //!
-//! What looks like an added token in such a text is masked: a character that occurs nowhere stands in
-//! its place while the pipeline looks for added tokens, and is taken away again before the text is
-//! split. That way the tokens on both sides are as if it were any other text.
+//! What looks like an added token in such a text is masked: a character that occurs nowhere stands
+//! in its place while the pipeline looks for added tokens, and is taken away again before the text
+//! is split. That way the tokens on both sides are as if it were any other text.
 
 use std::collections::BTreeSet;
 
@@ -22,16 +22,17 @@ fn candidates() -> impl Iterator<Item = char> {
     (FIRST..='\u{fdef}').chain('\u{100000}'..='\u{10fffd}')
 }
 
-/// How many times a text is looked through. Another look finds tokens that overlap with those of the
-/// one before.
+/// How many times a text is looked through. Another look finds tokens that overlap with those of
+/// the one before.
 const LOOKS: usize = 8;
 
 impl Tokenizer {
     /// The tokens of a text that may come from anybody: what looks like a special token in it is
     /// ordinary text. `special` is as in [`encode`](Self::encode).
     ///
-    /// Special are the tokens that the file calls so, and other added ones that are in brackets, such as
-    /// `<think>` or `[TOOL]`: some models have tokens of that kind that are not called special.
+    /// Special are the tokens that the file calls so, and other added ones that are in brackets,
+    /// such as `<think>` or `[TOOL]`: some models have tokens of that kind that are not called
+    /// special.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -41,9 +42,9 @@ impl Tokenizer {
         self.encode_masked(&text, masks.masks, special)
     }
 
-    /// The tokens of a conversation that `render` writes down, with the special tokens of its template,
-    /// while what looks like one in a message is ordinary text. In messages of the assistant, tokens
-    /// stay that it can have written: those that the file does not call special.
+    /// The tokens of a conversation that `render` writes down, with the special tokens of its
+    /// template, while what looks like one in a message is ordinary text. In messages of the
+    /// assistant, tokens stay that it can have written: those that the file does not call special.
     ///
     /// ```no_run
     /// use qruntime::{CausalLm, Message};
@@ -55,8 +56,8 @@ impl Tokenizer {
     /// # Ok::<(), qruntime::Error>(())
     /// ```
     ///
-    /// `render` gets the messages with a character that occurs in none of them for each such text; a
-    /// template that looks into messages sees that character.
+    /// `render` gets the messages with a character that occurs in none of them for each such text;
+    /// a template that looks into messages sees that character.
     ///
     /// # Errors
     /// Those of `render`, and as [`encode`](Self::encode).

@@ -1,9 +1,9 @@
 //! Searches texts with a regular expression, and counts what it reads of them.
 //!
-//! A match may have one byte and need a look at all that follows: `.*[^A-Z]|[A-Z]` reads capitals to
-//! the end of the text for each of them. In short texts, that is let pass. In longer ones, matches are
-//! looked for place by place; before each, an automaton that follows every way to match at once tells
-//! how far any of them can read:
+//! A match may have one byte and need a look at all that follows: `.*[^A-Z]|[A-Z]` reads capitals
+//! to the end of the text for each of them. In short texts, that is let pass. In longer ones,
+//! matches are looked for place by place; before each, an automaton that follows every way to match
+//! at once tells how far any of them can read:
 //!
 //! ```text
 //! at = 0
@@ -207,8 +207,8 @@ mod tests {
     use super::Search;
     use crate::text::tokenizer::call::run;
 
-    /// Counted or not, the matches are the same: with patterns of known tokenizers and others, in texts that have all
-    /// that these speak of.
+    /// Counted or not, the matches are the same: with patterns of known tokenizers and others, in
+    /// texts that have all that these speak of.
     #[test]
     fn counting_changes_no_match() {
         let text = "Hello  wörld, it's 12345678 o'clock!\r\n\n  \t x<|y|>  HTTPServer don'T 漢字かな 😀😀\u{2028}\u{1}e\u{301} ";

@@ -1,8 +1,8 @@
-//! Normalizers, pre-tokenizers, decoders and post-processors: the crate's, in the order of the file,
-//! under bounds that the crate does not have.
+//! Normalizers, pre-tokenizers, decoders and post-processors: the crate's, in the order of the
+//! file, under bounds that the crate does not have.
 //!
-//! The crate's own reading of these parts guesses at types from fields; here the field `type` decides,
-//! so that what was checked is what is built.
+//! The crate's own reading of these parts guesses at types from fields; here the field `type`
+//! decides, so that what was checked is what is built.
 
 use std::sync::Arc;
 
@@ -42,8 +42,8 @@ use super::search::Search;
 /// Steps of a normalizer, a pre-tokenizer, a decoder or a post-processor. The longest known has
 /// seven.
 const MAX_STEPS: usize = 32;
-/// Bytes that all steps of a pre-tokenizer may make of one, together: they cannot be looked at while
-/// it runs. A byte becomes at most 3 as bytes are spelled, and at most 8 where spaces are.
+/// Bytes that all steps of a pre-tokenizer may make of one, together: they cannot be looked at
+/// while it runs. A byte becomes at most 3 as bytes are spelled, and at most 8 where spaces are.
 const SPLIT_GROWTH: usize = 32;
 /// Tokens that a post-processor may put around a text, and pieces of its template.
 const MAX_ADDED: usize = 256;
