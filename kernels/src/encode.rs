@@ -24,8 +24,7 @@ use core::marker::PhantomData;
 use crate::block::ACTIVATION_BLOCK;
 use crate::error::{EncodeError, ShapeError};
 use crate::format::{
-    BlockFormat, Coded, Format, FormatVisitor, Importance, LONGEST_BLOCK, LONGEST_BLOCK_BYTES, Lanes, PANEL_ROWS,
-    Rounding,
+    BlockFormat, Format, FormatVisitor, Importance, LONGEST_BLOCK, LONGEST_BLOCK_BYTES, Lanes, PANEL_ROWS, Rounding,
 };
 use crate::isa::{Isa, Kernel, Simd};
 use crate::panel;
@@ -189,7 +188,8 @@ impl<F: BlockFormat, const GIVEN: bool> Kernel for EncodeAs<'_, F, GIVEN> {
         let columns = &mut columns[..F::LEN];
         let equal = [1.0; LONGEST_BLOCK];
         let mut own = [1.0; LONGEST_BLOCK];
-        let mut coded = Coded::default();
+        let mut codes = [[0.0; PANEL_ROWS]; LONGEST_BLOCK];
+        let codes = &mut codes[..F::LEN];
         let mut first_try = [0; PANEL_ROWS * LONGEST_BLOCK_BYTES];
         let first_try = &mut first_try[..F::PANEL_BYTES];
         for (i, block) in panel.chunks_exact_mut(F::PANEL_BYTES).enumerate() {
@@ -228,13 +228,14 @@ impl<F: BlockFormat, const GIVEN: bool> Kernel for EncodeAs<'_, F, GIVEN> {
                     first_try.copy_from_slice(block);
                 }
                 let factors = Importance::<GIVEN>::new(factors);
-                let overflow = F::encode(simd, rounding, factors, columns, &mut coded, block);
+                let fit = F::fit(simd, rounding, factors, columns);
+                let found = code::<F, S, GIVEN>(simd, &fit, columns, codes, &own[..len]);
+                let overflow = F::store(simd, &fit, codes, block);
                 if overflow != 0 {
                     let row = overflow.trailing_zeros() as usize;
                     let magnitude = columns.iter().fold(0.0f32, |max, column| max.max(column[row].abs()));
                     return Err(EncodeError::ScaleOverflow { row, col: first, magnitude });
                 }
-                let found = distort::<GIVEN>(&columns[..len], &coded.decoded, &own);
                 if again == 0 {
                     kept = found;
                 } else {
@@ -279,6 +280,27 @@ struct RowDistortions {
 }
 
 impl RowDistortions {
+    /// Adds the squared differences of `columns` and the weights that they decode to, as far as
+    /// there is importance.
+    ///
+    /// In double precision, in which no square of a weight overflows or underflows.
+    #[inline(always)]
+    fn add<const GIVEN: bool>(&mut self, columns: &[Lanes], decoded: &[Lanes], importance: &[f32]) {
+        let Self { mut error, mut weighted, mut signal } = *self;
+        for ((column, decoded), &importance) in columns.iter().zip(decoded).zip(importance) {
+            for row in 0..PANEL_ROWS {
+                let weight = f64::from(column[row]);
+                let difference = weight - f64::from(decoded[row]);
+                error[row] += difference * difference;
+                if GIVEN {
+                    weighted[row] += f64::from(importance) * (difference * difference);
+                }
+                signal[row] += weight * weight;
+            }
+        }
+        *self = Self { error, weighted, signal };
+    }
+
     /// Keeps the better of two encodings, row by row: where `other` has less error, its error and
     /// the bytes of `block`; elsewhere the bytes of `before`, which are copied into `block`.
     #[inline(always)]
@@ -310,24 +332,35 @@ fn all_finite(weights: &[f32]) -> bool {
     weights.iter().fold(0, |max: u32, w| max.max(w.to_bits() & 0x7fff_ffff)) < f32::INFINITY.to_bits()
 }
 
-/// Sums the squared differences of `columns`, without padding, and the weights that they decode to.
-///
-/// In double precision, in which no square of a weight overflows or underflows.
+/// Rounds each column to its codes. Returns the distance of the weights that they decode to from
+/// `columns`, as far as there is importance; the columns behind are padding.
 #[inline(always)]
-fn distort<const GIVEN: bool>(columns: &[Lanes], decoded: &[Lanes], importance: &[f32]) -> RowDistortions {
-    let RowDistortions { mut error, mut weighted, mut signal } = RowDistortions::default();
-    for ((column, decoded), &importance) in columns.iter().zip(decoded).zip(importance) {
-        for row in 0..PANEL_ROWS {
-            let weight = f64::from(column[row]);
-            let difference = weight - f64::from(decoded[row]);
-            error[row] += difference * difference;
-            if GIVEN {
-                weighted[row] += f64::from(importance) * (difference * difference);
-            }
-            signal[row] += weight * weight;
+fn code<F: BlockFormat, S: Simd, const GIVEN: bool>(
+    simd: S,
+    fit: &F::Fit<S>,
+    columns: &[Lanes],
+    codes: &mut [Lanes],
+    importance: &[f32],
+) -> RowDistortions {
+    let mut distortions = RowDistortions::default();
+    // Tile by tile: all decoded weights of a long block would take the cache from columns and codes.
+    let mut decoded = [[0.0; PANEL_ROWS]; ACTIVATION_BLOCK];
+    let tiles = columns.chunks_exact(ACTIVATION_BLOCK).zip(codes.chunks_exact_mut(ACTIVATION_BLOCK));
+    for (tile, (columns, codes)) in tiles.enumerate() {
+        let first = tile * ACTIVATION_BLOCK;
+        for (i, ((x, code), decoded)) in columns.iter().zip(codes).zip(&mut decoded).enumerate() {
+            let found = F::code(simd, fit, first + i, simd.load_f32(x));
+            simd.store(found.0, code);
+            simd.store(found.1, decoded);
+        }
+        if let Some(importance) = importance.get(first..) {
+            distortions.add::<GIVEN>(columns, &decoded, importance);
         }
     }
-    RowDistortions { error, weighted: if GIVEN { weighted } else { error }, signal }
+    if !GIVEN {
+        distortions.weighted = distortions.error;
+    }
+    distortions
 }
 
 #[cfg(test)]
@@ -352,10 +385,6 @@ mod tests {
             }
             let mut panel = vec![0xaa; F::PANEL_BYTES];
             assert_eq!(F::store(simd, &fit, &codes, &mut panel), 0);
-            let mut together = vec![0x55; F::PANEL_BYTES];
-            let importance = Importance::<GIVEN>::new(importance);
-            F::encode(simd, rounding, importance, columns, &mut Coded::default(), &mut together);
-            assert!(panel == together);
             for row in 0..PANEL_ROWS {
                 let mut block = Vec::new();
                 let mut field = 0;

@@ -72,27 +72,6 @@ pub(crate) trait BlockFormat: 'static {
     /// rows' scales overflowed, one bit each.
     fn store<S: Simd>(simd: S, fit: &Self::Fit<S>, codes: &[Lanes], block: &mut [u8]) -> u16;
 
-    /// Encodes a block of a panel: fits it to its columns, rounds each column by itself, and stores
-    /// the codes. Leaves codes and decoded weights in `coded`.
-    #[inline(always)]
-    fn encode<S: Simd, const GIVEN: bool>(
-        simd: S,
-        rounding: Rounding,
-        importance: Importance<'_, GIVEN>,
-        columns: &[Lanes],
-        coded: &mut Coded,
-        block: &mut [u8],
-    ) -> u16 {
-        let fit = Self::fit(simd, rounding, importance, columns);
-        let (codes, decoded) = (&mut coded.codes[..Self::LEN], &mut coded.decoded[..Self::LEN]);
-        for (i, ((x, code), decoded)) in columns.iter().zip(&mut *codes).zip(decoded).enumerate() {
-            let found = Self::code(simd, &fit, i, simd.load_f32(x));
-            simd.store(found.0, code);
-            simd.store(found.1, decoded);
-        }
-        Self::store(simd, &fit, codes, block)
-    }
-
     /// The unpacked fields that all tiles of a block share, such as scales.
     type Header<S: Simd>: Copy;
 
@@ -119,20 +98,6 @@ pub(crate) trait BlockFormat: 'static {
             prefetch(simd, block, 0, 1);
             Self::unpack(simd, block, &header, 0).multiply_add(simd, x, acc);
         }
-    }
-}
-
-/// The columns of a block of a panel as codes, whole numbers, and as the weights that these decode
-/// to.
-pub(crate) struct Coded {
-    pub(crate) codes: [Lanes; LONGEST_BLOCK],
-    pub(crate) decoded: [Lanes; LONGEST_BLOCK],
-}
-
-impl Default for Coded {
-    fn default() -> Self {
-        let zeros = [[0.0; PANEL_ROWS]; LONGEST_BLOCK];
-        Self { codes: zeros, decoded: zeros }
     }
 }
 
