@@ -1,9 +1,9 @@
-//! Products of packed weights that are not in a cache, with one thread, beside products in `f32` and
-//! beside a plain read of the same bytes.
+//! Products of packed weights that are not in a cache, with one thread, beside products in `f32`
+//! and beside a plain read of the same bytes.
 //!
 //! Ids: `product/{format}/{instruction set}/{side}x{side}x{rows}`. With one row the throughput is
-//! bytes of weights, to compare with `read`; with more it is operations (two for a multiply-add), to
-//! compare with `f32`.
+//! bytes of weights, to compare with `read`; with more it is operations (two for a multiply-add),
+//! to compare with `f32`.
 
 use std::hint::black_box;
 

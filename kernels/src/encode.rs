@@ -343,7 +343,8 @@ fn code<F: BlockFormat, S: Simd, const GIVEN: bool>(
     importance: &[f32],
 ) -> RowDistortions {
     let mut distortions = RowDistortions::default();
-    // Tile by tile: all decoded weights of a long block would take the cache from columns and codes.
+    // Tile by tile: all decoded weights of a long block would take the cache from columns and
+    // codes.
     let mut decoded = [[0.0; PANEL_ROWS]; ACTIVATION_BLOCK];
     let tiles = columns.chunks_exact(ACTIVATION_BLOCK).zip(codes.chunks_exact_mut(ACTIVATION_BLOCK));
     for (tile, (columns, codes)) in tiles.enumerate() {

@@ -159,7 +159,8 @@ impl fmt::Debug for PlainRef<'_> {
 /// Multiplies `x_rows` rows of activations by a plain matrix.
 ///
 /// `out[panel · x_rows + row]` receives the 16 outputs of a panel for a row of activations, as in
-/// [`multiply`](crate::multiply); in the last panel, outputs beyond the matrix's rows are undefined.
+/// [`multiply`](crate::multiply); in the last panel, outputs beyond the matrix's rows are
+/// undefined.
 ///
 /// # Errors
 /// If the lengths do not agree.

@@ -342,7 +342,8 @@ fn importance_lessens_the_weighted_error_of_every_block_and_gives_the_same_bytes
             println!("{format} around {offset}: weighted error {:.3} of that without importance", sums[0] / sums[1]);
             match format {
                 Format::Q8_0 => assert!(sums[0] == sums[1], "there is no search"),
-                // Its scales are powers of two, three of which are tried: away from zero one is best.
+                // Its scales are powers of two, three of which are tried: away from zero one is
+                // best.
                 Format::Mxfp4 if offset == 0.0 => assert!(sums[0] < sums[1], "{format}"),
                 Format::Mxfp4 => assert!(sums[0] <= sums[1], "{format}"),
                 _ => assert!(sums[0] < 0.9 * sums[1], "{format}: {sums:?}"),

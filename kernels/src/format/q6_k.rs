@@ -1,5 +1,5 @@
-//! `q6_k`: 256 columns in 16 sub-blocks of 16 with a signed 8-bit scale each, 6-bit codes around 32.
-//! 210 bytes.
+//! `q6_k`: 256 columns in 16 sub-blocks of 16 with a signed 8-bit scale each, 6-bit codes around
+//! 32. 210 bytes.
 //!
 //! In each half of 128 columns byte `l` of the 64 bytes of low bits holds columns `l` and `l + 64`,
 //! and byte `l` of the 32 bytes of high bits holds columns `l`, `l + 32`, `l + 64` and `l + 96`,
