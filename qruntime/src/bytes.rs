@@ -1,5 +1,4 @@
-//! Bytes that stay as they are: a mapped file, or memory of their own in pages of a size to be
-//! chosen.
+//! Immutable bytes: a mapped file, or owned memory in pages of a chosen size.
 
 use std::fmt;
 #[cfg(any(test, not(any(unix, windows))))]
@@ -15,31 +14,31 @@ use memmap2::Mmap;
 use crate::error::Error;
 use crate::files::open;
 
-/// The size of the pages of some memory. The larger they are, the fewer addresses a processor must
-/// look up, and the faster memory is read.
+/// The page size of a piece of memory. With larger pages, the processor looks up fewer addresses
+/// and reads memory faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
-    /// As the system gives them to memory that asks for nothing.
+    /// The system's default.
     Usual,
-    /// The smallest, 4 KiB on most systems, even where the usual ones are huge.
+    /// The smallest, 4 KiB on most systems, even where the default is huge.
     Small,
-    /// Huge ones where the system has them: 2 MiB on most.
+    /// Huge pages where the system has them, 2 MiB on most.
     Huge,
 }
 
-/// Bytes that stay as they are: a mapped file, or memory of their own. They begin at a page, so
-/// that offsets in a file are alignments in memory; on systems without pages (WebAssembly) at a
+/// Immutable bytes: a mapped file, or owned memory. They begin at a page boundary, so an offset in
+/// a file has the same alignment in memory; on systems without pages (WebAssembly), they begin at a
 /// multiple of 64.
 pub struct Bytes(Memory);
 
 enum Memory {
-    /// None for no bytes, which cannot be mapped.
+    /// `None` for an empty file, which cannot be mapped.
     Mapped(Option<Mmap>),
     #[cfg(any(test, not(any(unix, windows))))]
     Aligned(Aligned),
 }
 
-/// Memory that begins at a multiple of 64 bytes, where nothing can be mapped.
+/// Memory that begins at a multiple of 64 bytes, for systems that cannot map.
 #[cfg(any(test, not(any(unix, windows))))]
 struct Aligned {
     memory: Vec<u8>,
@@ -81,13 +80,13 @@ impl Bytes {
         Ok(Self(Memory::Mapped(Some(map))))
     }
 
-    /// Reads a file into memory of its own.
+    /// Reads a file into owned memory.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let (mut file, len) = open(path)?;
         Self::fill(len, Pages::Huge, |bytes| file.read_exact(bytes)).map_err(Error::io(path))
     }
 
-    /// Copies bytes into pages of a size.
+    /// Copies bytes into pages of the given size.
     ///
     /// ```
     /// use qruntime::{Bytes, Pages};
@@ -97,8 +96,8 @@ impl Bytes {
     /// ```
     ///
     /// # Errors
-    /// If the system refuses the memory. That it has no pages of that size is no error: then it
-    /// gives others.
+    /// If the system refuses the memory. If it has no pages of that size, it provides others; this
+    /// is not an error.
     pub fn copy(bytes: &[u8], pages: Pages) -> std::io::Result<Self> {
         Self::fill(bytes.len(), pages, |copy| {
             copy.copy_from_slice(bytes);
@@ -112,7 +111,8 @@ impl Bytes {
             return Ok(Self(Memory::Mapped(None)));
         }
         let mut map = memmap2::MmapMut::map_anon(len)?;
-        // Before a page is touched. A system without huge pages says no, and gives plain ones.
+        // Advise before a page is touched. A system without huge pages refuses and provides plain
+        // ones.
         #[cfg(target_os = "linux")]
         let _ = match pages {
             Pages::Usual => Ok(()),
@@ -153,7 +153,7 @@ impl fmt::Debug for Bytes {
 mod tests {
     use super::*;
 
-    /// What systems without pages have.
+    /// Tests the memory used on systems without pages.
     #[test]
     fn memory_that_is_not_mapped_is_aligned() {
         for len in [0, 1, 63, 64, 1000] {

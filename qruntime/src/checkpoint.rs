@@ -1,8 +1,6 @@
-//! The files of a model, as Hugging Face lays them out: which hold its tensors, and whether they
-//! agree on who holds what.
-//!
-//! For programs that read checkpoints themselves, piece by piece; [`Model`](crate::Model) begins
-//! here, too.
+//! The files of a model in Hugging Face's layout: which files hold its tensors, and whether index
+//! and shards agree. This is for programs that read checkpoints piece by piece;
+//! [`Model`](crate::Model) uses it, too.
 
 mod foreign;
 mod instead;
@@ -28,7 +26,7 @@ const MODEL: &str = "model.safetensors";
 #[derive(Debug)]
 pub struct Checkpoint {
     files: Vec<PathBuf>,
-    /// Where the index is, and which file it has for each tensor.
+    /// The path of the index, and the file that it names for each tensor.
     index: Option<(PathBuf, BTreeMap<String, String>)>,
     warnings: Vec<String>,
 }
@@ -39,14 +37,15 @@ struct Index {
 }
 
 impl Checkpoint {
-    /// Finds the files of the model at `path`. That is the file itself; or, in a folder, the first
-    /// that is there of: `model.safetensors`, the shards that `model.safetensors.index.json` lists,
-    /// the only `.safetensors` file. This is the order of `transformers`. None of them is opened.
+    /// Finds the files of the model at `path`: the file itself, or in a folder the first of these
+    /// that exists: `model.safetensors`, the shards that `model.safetensors.index.json` lists, the
+    /// only `.safetensors` file. This is the order of `transformers`. None of the weight files is
+    /// opened.
     ///
     /// # Errors
-    /// If the folder has nothing of the kind (the message says what it has instead) or cannot be
-    /// read; if its index cannot be read, is malformed, or lists no shard, one that is missing or
-    /// one that is not directly in the folder.
+    /// If the folder has none of these (the message says what it has instead) or cannot be read; if
+    /// its index cannot be read, is malformed, lists no shard, or lists one that is missing or not
+    /// directly in the folder.
     pub fn find(path: &Path) -> Result<Self, Error> {
         let single = |file, warnings| Self { files: vec![file], index: None, warnings };
         if !path.is_dir() {
@@ -77,30 +76,30 @@ impl Checkpoint {
         Ok(single(path.join(only(&names).map_err(|error| error.in_file(path))?), warnings))
     }
 
-    /// The files, sorted by name.
+    /// Returns the files, sorted by name.
     #[must_use]
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
 
-    /// What a person should know although it is no error: files that are left out, each warning a
-    /// sentence.
+    /// Returns warnings about files that are ignored, each a sentence.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Checks that index and shards agree on who holds what. `tensors` is what the files hold: for
-    /// each tensor the position of its file in [`files`](Self::files), and its name.
+    /// Checks that index and shards agree on which file holds which tensor. `tensors` lists the
+    /// content of the files: for each tensor, the position of its file in [`files`](Self::files)
+    /// and its name.
     ///
     /// # Errors
-    /// If two files have a tensor of the same name; if a tensor is not in the file where the index
-    /// has it, or not in the index.
+    /// If two files have a tensor of the same name; if a tensor is not in the file that the index
+    /// names, or not in the index.
     ///
     /// # Panics
-    /// If a position is none of a file.
+    /// If a position is out of range.
     pub fn check<'a>(&self, tensors: impl IntoIterator<Item = (usize, &'a str)>) -> Result<(), Error> {
-        // Without an index there is one file, which has been found to agree with itself.
+        // Without an index there is only one file, whose names have been found to be unique.
         let Some((index, weight_map)) = &self.index else { return Ok(()) };
         let file_name = |file: usize| self.files[file].file_name().unwrap_or_default();
         let refuse =
@@ -126,7 +125,7 @@ impl Checkpoint {
     }
 }
 
-/// A warning if an index beside a single file lists other files.
+/// Returns a warning if an index beside a single file lists other files.
 fn stale(index: &Path) -> Option<String> {
     if !is_there(index) {
         return None;
@@ -149,14 +148,14 @@ fn shards_disagree(tensor: &str, message: String) -> FileError {
     FileError { kind: FileErrorKind::Shards, ..FileError::tensor(tensor, message) }
 }
 
-/// The shards that an index lists, each once. Errors name a tensor that wants the shard.
+/// Returns the shards that an index lists, each once. Errors name a tensor of the shard.
 fn shards(folder: &Path, weight_map: &BTreeMap<String, String>) -> Result<Vec<PathBuf>, FileError> {
     let wanted: BTreeMap<&String, &String> = weight_map.iter().map(|(tensor, shard)| (shard, tensor)).collect();
     if wanted.is_empty() {
         return Err(FileError::new(FileErrorKind::Shards, "lists no shards"));
     }
     let find = |(shard, tensor): (&String, &String)| {
-        // The index is as untrusted as any file: it must not lead out of its folder.
+        // The index is untrusted: it must not lead out of its folder.
         if !is_plain_name(shard) {
             let message = format!("shard {shard:?}, expected the name of a file in the same folder");
             return Err(shards_disagree(tensor, message));
@@ -174,7 +173,7 @@ fn shards(folder: &Path, weight_map: &BTreeMap<String, String>) -> Result<Vec<Pa
     wanted.into_iter().map(find).collect()
 }
 
-/// The one file among these that can be a model without an index.
+/// Returns the only one of these files that can be a model without an index.
 fn only(names: &[String]) -> Result<&str, FileError> {
     let message = match names {
         [name] if !is_one_of_several(name) => return Ok(name),
@@ -186,7 +185,7 @@ fn only(names: &[String]) -> Result<&str, FileError> {
     Err(FileError::new(FileErrorKind::Shards, message))
 }
 
-/// Whether a name ends like `-00002-of-00003.safetensors`.
+/// Returns whether a name ends like `-00002-of-00003.safetensors`.
 fn is_one_of_several(name: &str) -> bool {
     name.trim_end_matches(".safetensors")
         .rsplit_once("-of-")
@@ -194,12 +193,12 @@ fn is_one_of_several(name: &str) -> bool {
         .is_some_and(|count: u32| count > 1)
 }
 
-/// Reads a JSON file of a checkpoint, which may be as long as the header of a safetensors file, but
-/// no longer.
+/// Reads a JSON file of a checkpoint, which may be at most as long as the header of a safetensors
+/// file.
 ///
 /// # Errors
-/// If the file cannot be read or is not an ordinary one, is too long, or is not JSON of the form
-/// that `T` has.
+/// If the file cannot be read, is not an ordinary file, is too long, or is not JSON of the form of
+/// `T`.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     files::read_json_within(path, MAX_HEADER)
 }

@@ -1,6 +1,5 @@
-//! Reads `config.json` and its like. They are as untrusted as any file: every value is checked
-//! before it is used, and what is wrong is reported with the file, the field, what was found and
-//! what was expected.
+//! Reads `config.json` and similar files. They are untrusted: every value is checked before it is
+//! used, and errors name the file, the field, what was found and what was expected.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -12,26 +11,26 @@ use crate::error::{Error, FileError, FileErrorKind};
 use crate::files::{MAX_CONFIG, read_json_within};
 use crate::json;
 
-/// How many tokens or positions there may be: far beyond any network, and small enough that `f32`
-/// has every position.
+/// The permitted numbers of tokens or positions: far beyond any network, and small enough that
+/// `f32` represents every position.
 pub(crate) const SIZES: RangeInclusive<usize> = 1..=1 << 24;
 
-/// How many elements a row may have: far beyond any network, and small enough that some hundred
-/// rows fit memory.
+/// The permitted numbers of elements of a row: far beyond any network, and small enough that some
+/// hundred rows fit in memory.
 pub(crate) const WIDTHS: RangeInclusive<usize> = 1..=1 << 18;
 
-/// Layers that a network may have: each needs tensors, but a list of them is made before these are
-/// looked for.
+/// Most layers of a network. Each needs tensors, but a list of layers is made before the tensors
+/// are looked up.
 pub(crate) const LAYERS: usize = 4096;
 
-/// Names in a list of [`Config::some_of`]: each may make a row of results longer.
+/// Most names in a list of [`Config::some_of`]: each may make a row of results longer.
 const MAX_NAMES: usize = 16;
 
-/// A JSON object, and where it is from.
+/// A JSON object, and the file that it is from.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     path: PathBuf,
-    /// What its fields are called in messages begins with this.
+    /// The prefix of field names in messages.
     scope: String,
     fields: Map<String, Value>,
 }
@@ -56,17 +55,17 @@ impl Config {
         Ok(Self { path: path.into(), scope: String::new(), fields })
     }
 
-    /// A field, unless it is null.
+    /// Returns a field, unless it is null.
     pub(crate) fn get(&self, field: &str) -> Option<&Value> {
         self.fields.get(field).filter(|value| !value.is_null())
     }
 
-    /// Whether there is such a field that is not null.
+    /// Returns whether a field exists and is not null.
     pub(crate) fn has(&self, field: &str) -> bool {
         self.get(field).is_some()
     }
 
-    /// The error of a field.
+    /// Makes the error of a field.
     pub(crate) fn refuse(&self, field: &str, found: impl Display, expected: impl Display) -> Error {
         FileError::field(&format!("{}{field}", self.scope), found, expected).in_file(&self.path).into()
     }
@@ -75,8 +74,7 @@ impl Config {
         self.refuse(field, "missing", expected)
     }
 
-    /// Reads a field that may be missing: `read` says what a value means, `expected` what it should
-    /// be.
+    /// Reads a field that may be missing. `read` converts the value, and `expected` describes it.
     fn optional<'a, T>(
         &'a self,
         field: &str,
@@ -90,12 +88,12 @@ impl Config {
         }
     }
 
-    /// A whole number within a range.
+    /// Reads an integer within a range.
     pub(crate) fn size(&self, field: &str, range: RangeInclusive<usize>) -> Result<usize, Error> {
         self.size_if(field, range.clone())?.ok_or_else(|| self.missing(field, whole(&range)))
     }
 
-    /// A whole number within a range, if there is one.
+    /// Reads an integer within a range, if the field exists.
     pub(crate) fn size_if(&self, field: &str, range: RangeInclusive<usize>) -> Result<Option<usize>, Error> {
         self.optional(field, whole(&range), |value| {
             let size = value.as_u64().and_then(|n| usize::try_from(n).ok())?;
@@ -103,34 +101,33 @@ impl Config {
         })
     }
 
-    /// A number within a range.
+    /// Reads a number within a range.
     pub(crate) fn number(&self, field: &str, range: RangeInclusive<f64>) -> Result<f64, Error> {
         self.number_if(field, range.clone())?.ok_or_else(|| self.missing(field, real(&range)))
     }
 
-    /// A number within a range, if there is one.
+    /// Reads a number within a range, if the field exists.
     pub(crate) fn number_if(&self, field: &str, range: RangeInclusive<f64>) -> Result<Option<f64>, Error> {
         self.optional(field, real(&range), |value| value.as_f64().filter(|number| range.contains(number)))
     }
 
-    /// True or false, if it is there.
+    /// Reads a boolean, if the field exists.
     pub(crate) fn flag_if(&self, field: &str) -> Result<Option<bool>, Error> {
         self.optional(field, "true or false", Value::as_bool)
     }
 
-    /// Text, if there is some.
+    /// Reads a string, if the field exists.
     pub(crate) fn text_if(&self, field: &str) -> Result<Option<&str>, Error> {
         self.optional(field, "text", Value::as_str)
     }
 
-    /// The first of a list of texts, if there is one.
+    /// Reads the first of a list of strings, if the field exists.
     pub(crate) fn first_text(&self, field: &str) -> Result<Option<String>, Error> {
         let list = self.optional(field, "a list of texts", Value::as_array)?;
         Ok(list.and_then(|list| list.first()).and_then(Value::as_str).map(str::to_owned))
     }
 
-    /// The same, with these values for fields that are not there: what a family means by leaving
-    /// them out. Null stays null.
+    /// Returns the same object with a family's defaults for missing fields. Null stays null.
     pub(crate) fn with_defaults(&self, defaults: Value) -> Self {
         let mut config = self.clone();
         for (field, value) in defaults.as_object().into_iter().flatten() {
@@ -139,7 +136,7 @@ impl Config {
         config
     }
 
-    /// The same, with `to` where a field of a section says `from`.
+    /// Returns the same object with `to` where a field of a section says `from`.
     pub(crate) fn with_renamed(&self, section: &str, field: &str, from: &str, to: &str) -> Self {
         let mut config = self.clone();
         if let Some(value) = config.fields.get_mut(section).and_then(|section| section.get_mut(field))
@@ -150,24 +147,24 @@ impl Config {
         config
     }
 
-    /// The same, with the fields of `other` where that has some.
+    /// Returns the same object with the fields of `other` added or replaced.
     pub(crate) fn overlaid(&self, other: &Self) -> Self {
         let mut config = self.clone();
         config.fields.extend(other.fields.clone());
         config
     }
 
-    /// Whether there are no fields.
+    /// Returns whether there are no fields.
     pub(crate) fn is_empty(&self) -> bool {
         self.fields.is_empty()
     }
 
-    /// The names of its fields.
+    /// Returns the names of the fields.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.fields.keys().map(String::as_str)
     }
 
-    /// What a name means by a table, if the field is there.
+    /// Looks up a name in a table, if the field exists.
     pub(crate) fn one_of<T: Copy>(&self, field: &str, table: &[(&str, T)]) -> Result<Option<T>, Error> {
         let names: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
         self.optional(field, names.join(", "), |value| {
@@ -176,7 +173,7 @@ impl Config {
         })
     }
 
-    /// A name that means something by a table, or a list of such; at least one.
+    /// Looks up a name or a list of names in a table; there must be at least one.
     pub(crate) fn some_of<T: Copy>(&self, field: &str, table: &[(&str, T)]) -> Result<Vec<T>, Error> {
         let names: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
         let expected = format!("{}, or a list of such", names.join(", "));
@@ -188,7 +185,7 @@ impl Config {
         found?.ok_or_else(|| self.missing(field, expected))
     }
 
-    /// So many names, each of which means something by a table; if the field is there.
+    /// Looks up a list of `count` names in a table, if the field exists.
     pub(crate) fn each_of<T: Copy>(
         &self,
         field: &str,
@@ -203,7 +200,7 @@ impl Config {
         })
     }
 
-    /// So many numbers within a range.
+    /// Reads a list of `count` numbers within a range.
     pub(crate) fn numbers(&self, field: &str, count: usize, range: RangeInclusive<f64>) -> Result<Vec<f64>, Error> {
         let expected = format!("{count} numbers from {} to {}", range.start(), range.end());
         let numbers = self.optional(field, &expected, |value| {
@@ -213,7 +210,7 @@ impl Config {
         numbers?.ok_or_else(|| self.missing(field, expected))
     }
 
-    /// A whole number, or a list of some, not more than there may be layers; none if the field is
+    /// Reads an integer or a list of at most [`LAYERS`] integers; the list is empty if the field is
     /// missing.
     pub(crate) fn sizes(&self, field: &str, range: RangeInclusive<usize>) -> Result<Vec<usize>, Error> {
         let size =
@@ -230,8 +227,8 @@ impl Config {
         Ok(sizes?.unwrap_or_default())
     }
 
-    /// Tokens: a whole number or a list of some, not more than there may be layers. Those outside
-    /// of the range are left out: `-1` stands for "none" in some files.
+    /// Reads tokens: an integer or a list of at most [`LAYERS`] integers. Those outside the range
+    /// are left out: `-1` means "none" in some files.
     pub(crate) fn tokens(&self, field: &str, range: RangeInclusive<usize>) -> Result<Vec<usize>, Error> {
         let token = |value: &Value| match value.as_i64() {
             Some(token) => Some(usize::try_from(token).ok().filter(|token| range.contains(token))),
@@ -245,12 +242,12 @@ impl Config {
         Ok(tokens?.into_iter().flatten().flatten().collect())
     }
 
-    /// An object within this one.
+    /// Reads an object within this one.
     pub(crate) fn section(&self, field: &str) -> Result<Self, Error> {
         self.section_if(field)?.ok_or_else(|| self.missing(field, "an object"))
     }
 
-    /// An object within this one, if there is one.
+    /// Reads an object within this one, if the field exists.
     pub(crate) fn section_if(&self, field: &str) -> Result<Option<Self>, Error> {
         let fields = self.optional(field, "an object", Value::as_object)?;
         let scope = format!("{}{field}.", self.scope);
@@ -266,7 +263,7 @@ fn real(range: &RangeInclusive<f64>) -> String {
     format!("a number from {} to {}", range.start(), range.end())
 }
 
-/// A value for a message: not all of a long one.
+/// Formats a value for a message, abbreviated if it is long.
 fn shown(value: &Value) -> String {
     const LONGEST: usize = 40;
     match value {

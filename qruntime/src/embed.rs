@@ -1,4 +1,4 @@
-//! Texts for sentence encoders: prompts before them, lower case, and what does not fit.
+//! Prepares texts for sentence encoders: prompts, lower case, and truncation.
 
 use std::path::Path;
 
@@ -11,16 +11,16 @@ use crate::error::Error;
 use crate::files::read_json_within;
 use crate::text::{MAX_TEXT, Tokenizer};
 
-/// The text that is put before every text that is to be embedded.
+/// The text that precedes every text to embed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Prompt<'a> {
-    /// The default of the folder, [`EncoderConfig::default_prompt`]; none if it has no default.
+    /// The folder's default, [`EncoderConfig::default_prompt`]; no prompt if it has no default.
     #[default]
     Default,
-    /// That of this name, of [`EncoderConfig::prompts`].
+    /// The prompt of this name in [`EncoderConfig::prompts`].
     Named(&'a str),
-    /// This text. An empty one is no prompt.
+    /// This text. An empty text means no prompt.
     Text(&'a str),
 }
 
@@ -28,23 +28,23 @@ pub enum Prompt<'a> {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Embeddings {
-    /// A row for each text, of [`dimensions`](EncoderConfig::dimensions) elements.
+    /// One row of [`dimensions`](EncoderConfig::dimensions) elements for each text.
     pub vectors: Array2<f32>,
-    /// Whether a text was cut to [`max_tokens`](EncoderConfig::max_tokens), for each.
+    /// For each text, whether it was cut to [`max_tokens`](EncoderConfig::max_tokens).
     pub cut: Vec<bool>,
 }
 
 impl Encoder {
-    /// The tokenizer in the encoder's folder, which cuts texts to
-    /// [`max_tokens`](EncoderConfig::max_tokens). It is opened when it is first asked for.
+    /// Returns the tokenizer in the encoder's folder, which cuts texts to
+    /// [`max_tokens`](EncoderConfig::max_tokens). The first call opens it.
     ///
     /// # Errors
-    /// As [`Tokenizer::open`].
+    /// See [`Tokenizer::open`].
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
         self.files().tokenizer(|folder| open(folder, self.config()))
     }
 
-    /// The vectors of texts with the default prompt of the folder, if it has one: a row for each.
+    /// Embeds texts with the folder's default prompt, if it has one; returns one row for each text.
     /// Long texts are cut.
     ///
     /// ```no_run
@@ -58,12 +58,12 @@ impl Encoder {
     /// ```
     ///
     /// # Errors
-    /// As [`tokenizer`](Self::tokenizer), and if a text cannot be encoded.
+    /// See [`tokenizer`](Self::tokenizer). Also if a text cannot be encoded.
     pub fn embed(&self, texts: &[impl AsRef<str>]) -> Result<Array2<f32>, Error> {
         Ok(self.embed_with(texts, Prompt::Default)?.vectors)
     }
 
-    /// The vectors of texts that have a prompt before them, and whether they were cut.
+    /// Embeds texts with a prompt; also returns which texts were cut.
     ///
     /// ```no_run
     /// use qruntime::{Encoder, Prompt};
@@ -76,8 +76,9 @@ impl Encoder {
     /// ```
     ///
     /// # Errors
-    /// As [`embed`](Self::embed); if there is no prompt of that name; and if the prompt leaves no
-    /// room for a text, where [`include_prompt`](EncoderConfig::include_prompt) is false.
+    /// See [`embed`](Self::embed). Also if there is no prompt of that name, or if
+    /// [`include_prompt`](EncoderConfig::include_prompt) is false and the prompt leaves no room for
+    /// a text.
     pub fn embed_with(&self, texts: &[impl AsRef<str>], prompt: Prompt<'_>) -> Result<Embeddings, Error> {
         let EncoderConfig { include_prompt, .. } = *self.config();
         let tokenizer = self.tokenizer()?;
@@ -100,7 +101,7 @@ impl Encoder {
         Ok(Embeddings { vectors: self.embed_ids_after(&sequences, skipped)?, cut })
     }
 
-    /// The text of a prompt.
+    /// Returns the text of a prompt.
     fn prompt<'a>(&'a self, prompt: Prompt<'a>) -> Result<&'a str, Error> {
         let EncoderConfig { prompts, default_prompt, .. } = self.config();
         let name = match (prompt, default_prompt) {
@@ -116,16 +117,16 @@ impl Encoder {
     }
 }
 
-/// How many tokens at the beginning of a text belong to its prompt, counted as
-/// sentence-transformers counts them: those that the prompt has alone, but for a special one at its
-/// end.
+/// Returns how many tokens at the beginning of a text belong to its prompt, counted as
+/// sentence-transformers does: the tokens of the prompt alone, without a special token at its end.
 fn prompt_tokens(tokenizer: &Tokenizer, prompt: &str) -> Result<usize, Error> {
     let (tokens, _) = tokenizer.encode_cut(prompt)?;
     let ends = tokens.last().is_some_and(|&last| tokenizer.is_special(last));
     Ok(tokens.len() - usize::from(ends))
 }
 
-/// Opens the tokenizer of an encoder: `tokenizer.json`, but for what files beside it say otherwise.
+/// Opens the tokenizer of an encoder: `tokenizer.json`, with the changes that the files beside it
+/// make.
 fn open(folder: &Path, config: &EncoderConfig) -> Result<Tokenizer, Error> {
     let path = folder.join("tokenizer_config.json");
     let settings: Value = match path.exists() {
@@ -135,7 +136,7 @@ fn open(folder: &Path, config: &EncoderConfig) -> Result<Tokenizer, Error> {
     let class = class(folder, &settings)?;
     let mut left_in_file = false;
     let tokenizer = Tokenizer::open_changed(folder, |file| {
-        // Of the truncation that the file may ask for, the side counts.
+        // Of the file's own truncation settings, only the side matters.
         left_in_file = file.pointer("/truncation/direction") == Some(&"Left".into());
         change(file, &class, &settings, config.lower_case);
     })?;
@@ -146,8 +147,8 @@ fn open(folder: &Path, config: &EncoderConfig) -> Result<Tokenizer, Error> {
     tokenizer.with_limit_at(config.max_tokens, left)
 }
 
-/// The class of transformers that reads the tokenizer: what `tokenizer_config.json` says, or
-/// `config.json`, or the class of BERT.
+/// Returns the transformers class that reads the tokenizer: the one that `tokenizer_config.json` or
+/// `config.json` names, or else BERT's.
 fn class(folder: &Path, settings: &Value) -> Result<String, Error> {
     if let Some(class) = settings["tokenizer_class"].as_str().filter(|class| !class.is_empty()) {
         return Ok(class.to_owned());
@@ -157,8 +158,8 @@ fn class(folder: &Path, settings: &Value) -> Result<String, Error> {
     Ok(class.unwrap_or_else(|| "BertTokenizer".to_owned()))
 }
 
-/// The classes of transformers that make the normalizer and the pre-tokenizer of their own fields,
-/// whatever `tokenizer.json` has. `Fast` may stand behind the name.
+/// The transformers classes that build the normalizer and the pre-tokenizer from their own fields,
+/// whatever `tokenizer.json` says. Their names may end in `Fast`.
 const REBUILT: [&str; 10] = [
     "BertTokenizer",
     "DistilBertTokenizer",
@@ -171,12 +172,12 @@ const REBUILT: [&str; 10] = [
     "SplinterTokenizer",
     "SqueezeBertTokenizer",
 ];
-/// The same, without `do_lower_case`, which these classes do not pass on. With `Fast` they are
-/// others, which take what `tokenizer.json` has.
+/// Classes that do the same but do not pass on `do_lower_case`. Their `Fast` variants are different
+/// classes, which use `tokenizer.json` as it is.
 const REBUILT_LOWER: [&str; 3] = ["DPRContextEncoderTokenizer", "DPRQuestionEncoderTokenizer", "DPRReaderTokenizer"];
 
-/// Changes what is in `tokenizer.json` as transformers and sentence-transformers do when they load
-/// it.
+/// Changes the content of `tokenizer.json` as transformers and sentence-transformers do when they
+/// load it.
 fn change(file: &mut Value, class: &str, settings: &Value, lower_case: bool) {
     let plain = class.strip_suffix("Fast").unwrap_or(class);
     let lower = REBUILT_LOWER.contains(&class);
@@ -184,7 +185,7 @@ fn change(file: &mut Value, class: &str, settings: &Value, lower_case: bool) {
         let setting = |name: &str, otherwise: Value| settings.get(name).cloned().unwrap_or(otherwise);
         file["normalizer"] = json!({
             "type": "BertNormalizer",
-            // A field of this class alone.
+            // Only this class has the field.
             "clean_text": if plain == "FunnelTokenizer" { setting("clean_text", true.into()) } else { true.into() },
             "handle_chinese_chars": setting("tokenize_chinese_chars", true.into()),
             "strip_accents": setting("strip_accents", Value::Null),

@@ -1,4 +1,4 @@
-//! Encoders: networks that make a vector of a text, to be compared with those of others.
+//! Encoders: networks that embed a text as a vector, to be compared with others.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,12 +24,12 @@ use crate::parallel;
 use crate::pooling::Pooling;
 use crate::sentence::Sentence;
 
-/// A sentence encoder: a folder as sentence-transformers lays it out, its matrices packed by
-/// `quantize convert` or plain.
+/// A sentence encoder, opened from a folder in sentence-transformers' layout. Its matrices are
+/// plain or packed by `quantize convert`.
 ///
 /// Cloning is cheap: clones share the weights, and threads may use them at once. A text's vector
-/// has the same bits on every processor, with any number of threads, and for a text alone or among
-/// others.
+/// has the same bits on every processor, with any number of threads, for a text alone or in a
+/// batch.
 #[derive(Clone)]
 pub struct Encoder(Arc<Inner>);
 
@@ -47,33 +47,34 @@ struct Inner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EncoderConfig {
-    /// The family, as `model_type` has it.
+    /// The family, which is `model_type`.
     pub family: String,
-    /// The vocabulary: tokens are below this.
+    /// The size of the vocabulary: tokens are below this.
     pub vocab_size: usize,
     /// The longest sequence that the network can take, in tokens.
     pub context: usize,
-    /// The length that sequences are to be cut to, in tokens: what `sentence_bert_config.json`
-    /// says, or else `tokenizer_config.json`; not more than `context`.
+    /// The length to cut sequences to, in tokens: from `sentence_bert_config.json`, or else
+    /// `tokenizer_config.json`; at most `context`.
     pub max_tokens: usize,
-    /// Layers.
+    /// The number of layers.
     pub layers: usize,
-    /// Elements of a token's vector.
+    /// The hidden size: elements of a token's vector.
     pub hidden: usize,
     /// Elements of a text's vector: `hidden` for each way of pooling.
     pub dimensions: usize,
-    /// How a text's vector is made of its tokens'. Where there are several ways, their vectors are
-    /// put one after the other; there is at least one.
+    /// How the vectors of a text's tokens become the vector of the text. If there are several ways,
+    /// their vectors are concatenated; there is at least one.
     pub pooling: Vec<Pooling>,
-    /// Whether the tokens of a prompt count in pooling, as those of the text do.
+    /// Whether the tokens of a prompt are pooled with those of the text.
     pub include_prompt: bool,
     /// Whether vectors are scaled to length 1.
     pub normalize: bool,
-    /// Whether texts become lower case before they become tokens, whatever the tokenizer does.
+    /// Whether texts are converted to lower case before they are tokenized, whatever the tokenizer
+    /// does.
     pub lower_case: bool,
-    /// Prompts by name: texts that are put before a text that is to be embedded.
+    /// Prompts by name: texts that precede a text to embed.
     pub prompts: BTreeMap<String, String>,
-    /// The name of the prompt that is used unless another one is asked for.
+    /// The name of the prompt that is used by default.
     pub default_prompt: Option<String>,
 }
 
@@ -81,14 +82,14 @@ pub struct EncoderConfig {
 const BLOCK: usize = 512;
 
 impl Encoder {
-    /// Opens a folder with `config.json`, `modules.json` and what that names beside its safetensors
-    /// files, reading the weights into memory. Without `modules.json`, vectors are means and are
-    /// not normalized.
+    /// Opens a folder with `config.json`, `modules.json` and the modules that it names beside the
+    /// safetensors files, reading the weights into memory. Without `modules.json`, vectors are
+    /// means and are not normalized.
     ///
     /// # Errors
-    /// If the files cannot be read, are damaged, are of a family that is not known, or the tensors
-    /// are not those that `config.json` speaks of; if `modules.json` or a file beside it asks for
-    /// what is not known.
+    /// If the files cannot be read, are damaged or are of an unknown family; if the tensors are not
+    /// those that `config.json` describes; if `modules.json` or a file beside it asks for something
+    /// unknown.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         Self::new(path, || Model::read(path))
@@ -101,20 +102,20 @@ impl Encoder {
     /// of it lives.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// See [`open`](Self::open).
     #[expect(unsafe_code, reason = "hands the caller's promise on to the map")]
     pub unsafe fn map(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        // SAFETY: the caller makes the promise.
+        // SAFETY: the caller upholds this function's contract.
         Self::new(path, || unsafe { Model::map(path) })
     }
 
-    /// Makes an encoder of files in memory: the bytes of `config.json` and of the safetensors file,
-    /// which are copied, and what `modules.json` would say. For data within the program, or where
-    /// there are no files.
+    /// Makes an encoder from files in memory: the bytes of `config.json` and of the safetensors
+    /// file, which are copied, and what `modules.json` would say. Use it for data within the
+    /// program, or where there are no files.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// See [`open`](Self::open).
     pub fn from_bytes(config: &[u8], weights: &[u8], pooling: Pooling, normalize: bool) -> Result<Self, Error> {
         let sentence = Sentence { pooling: vec![pooling], normalize, ..Sentence::default() };
         let config = Config::from_bytes(config)?;
@@ -122,14 +123,15 @@ impl Encoder {
     }
 
     fn new(path: &Path, model: impl FnOnce() -> Result<Model, Error>) -> Result<Self, Error> {
-        // Says what a folder is that is no checkpoint, before anything else is missed.
+        // If the folder is not a checkpoint, say what it is before reporting anything else
+        // missing.
         Checkpoint::find(path)?;
         let folder = folder(path);
         let file = Config::read(&folder.join("config.json"))?;
         Self::assemble(Some(&folder), path, &file, Sentence::read(&folder)?, model)
     }
 
-    /// Makes an encoder of its parts. `path` is for messages.
+    /// Assembles an encoder from its parts. `path` is for messages.
     fn assemble(
         folder: Option<&Path>,
         path: &Path,
@@ -146,11 +148,11 @@ impl Encoder {
         Ok(Self(Arc::new(Inner { model, network, names, spec, config, folder, states: Spare::default() })))
     }
 
-    /// Uses another instruction set: for tests, measurements and bug reports. Results stay the
-    /// same. Weights are shared with clones, which keep theirs.
+    /// Uses another instruction set, for tests, measurements and bug reports. Results stay the
+    /// same. Clones share the weights but keep their instruction set.
     ///
     /// # Panics
-    /// Never: the layers have been built before.
+    /// Never: the same layers have been built before.
     #[must_use]
     pub fn with_isa(self, isa: Isa) -> Self {
         let Inner { model, names, spec, config, folder, .. } = &*self.0;
@@ -167,28 +169,28 @@ impl Encoder {
         &self.0.config
     }
 
-    /// Returns its tensors.
+    /// Returns the tensors.
     #[must_use]
     pub fn model(&self) -> &Model {
         &self.0.model
     }
 
-    /// Returns the folder that it is in; `None` if it was made from bytes.
+    /// Returns the encoder's folder; `None` if it was made from bytes.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         self.0.folder.path()
     }
 
-    /// The folder, and what is read from it later.
+    /// Returns the folder, with what is read from it later.
     #[cfg(feature = "text")]
     pub(crate) fn files(&self) -> &Folder {
         &self.0.folder
     }
 
-    /// Computes the vectors of texts that are already tokens, with those that a tokenizer adds at
-    /// the beginning and the end: a row for each.
+    /// Computes the vectors of texts that are already tokenized, with the tokens that a tokenizer
+    /// adds at both ends: one row for each.
     ///
-    /// Computes with the threads of rayon's current pool, as [`Session`](crate::Session) does.
+    /// It computes on the threads of rayon's current pool, as [`Session`](crate::Session) does.
     ///
     /// # Errors
     /// If a sequence has no tokens or more than [`context`](EncoderConfig::context), or a token is
@@ -198,7 +200,7 @@ impl Encoder {
         self.embed_ids_after(sequences, 0)
     }
 
-    /// The same, but the first `skipped` tokens of each sequence do not count in pooling.
+    /// Does the same, but leaves the first `skipped` tokens of each sequence out of pooling.
     pub(crate) fn embed_ids_after(
         &self,
         sequences: &[impl AsRef<[u32]>],
@@ -227,13 +229,13 @@ impl Encoder {
         }
     }
 
-    /// Makes the hidden states that enter layer 0: a row for each token. See
+    /// Computes the hidden states that enter layer 0, one row per token. See
     /// [`CausalLm::embed_tokens`](crate::CausalLm::embed_tokens) for running a network one layer at
     /// a time.
     ///
     /// # Errors
-    /// If there are no tokens or more than [`context`](EncoderConfig::context), or one is not in
-    /// the vocabulary.
+    /// If there are no tokens or more than [`context`](EncoderConfig::context), or a token is not
+    /// in the vocabulary.
     pub fn embed_tokens(&self, tokens: &[u32]) -> Result<Array2<f32>, Error> {
         self.check(tokens)?;
         let mut states = Array2::zeros((tokens.len(), self.config().hidden));
@@ -242,12 +244,12 @@ impl Encoder {
         Ok(states)
     }
 
-    /// Takes hidden states of whole sequences, a row for each token, through one layer, in place.
+    /// Runs one layer in place on the hidden states of whole sequences, one row per token.
     ///
     /// # Errors
-    /// If a sequence is longer than the context, or its rows have another length than
-    /// [`hidden`](EncoderConfig::hidden); if a key or value is too large ([`Error::CacheRange`]) or
-    /// not finite ([`Error::NotFinite`]). Some sequences have then gone through the layer.
+    /// If a sequence exceeds the context, or its rows do not have [`hidden`](EncoderConfig::hidden)
+    /// elements; if a key or value is too large ([`Error::CacheRange`]) or not finite
+    /// ([`Error::NotFinite`]). Some sequences may already have gone through the layer then.
     ///
     /// # Panics
     /// If there is no such layer.
@@ -277,11 +279,11 @@ impl Encoder {
         })
     }
 
-    /// Makes the vector of a text from the hidden states that have left the last layer, a row for
-    /// each of its tokens.
+    /// Computes the vector of a text from the hidden states that have left the last layer, one row
+    /// per token.
     ///
     /// # Errors
-    /// If there are no rows, they have another length than [`hidden`](EncoderConfig::hidden), or an
+    /// If there are no rows, they do not have [`hidden`](EncoderConfig::hidden) elements, or an
     /// element is not finite.
     pub fn pool(&self, states: ArrayView2<'_, f32>) -> Result<Vec<f32>, Error> {
         ShapeError::check("columns of hidden states", states.ncols(), self.config().hidden)?;
@@ -328,8 +330,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// Makes the vector of a text from those of its tokens, of which the first `skipped` do not
-    /// count. More must be there.
+    /// Computes the vector of a text from those of its tokens except the first `skipped`. There
+    /// must be more tokens than that.
     fn pool_rows(&self, rows: &[f32], skipped: usize, vector: &mut [f32]) {
         let EncoderConfig { hidden, pooling, normalize, .. } = self.config();
         let all = rows.chunks(*hidden).enumerate().skip(skipped);

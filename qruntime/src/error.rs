@@ -1,4 +1,4 @@
-//! What can go wrong, by who is at fault.
+//! Errors, by who is at fault.
 
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use kernels::{IsaError, KvFormat, ShapeError};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// The operating system reported an error.
     Io {
         /// The file.
         path: PathBuf,
-        /// Its answer.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A file is not what it should be.
+    /// A file is invalid.
     File(FileError),
     /// The model has no such tensor.
     NoSuchTensor {
@@ -34,25 +34,25 @@ pub enum Error {
     },
     /// The caller's lengths do not agree.
     Shape(ShapeError),
-    /// The instruction set that was asked for cannot be had.
+    /// The requested instruction set is not available.
     Isa(IsaError),
     /// A network was given a token that is not in its vocabulary.
     Token {
         /// The token.
         token: u32,
-        /// How many tokens the vocabulary has.
+        /// The size of the vocabulary.
         vocabulary: usize,
     },
-    /// A sequence would be longer than its context.
+    /// A sequence would exceed its context.
     Context {
-        /// How long it would be, in tokens.
+        /// The length it would have, in tokens.
         length: usize,
-        /// How long it may be.
+        /// The length it may have.
         context: usize,
-        /// How long the model lets a sequence be.
+        /// The longest sequence that the model allows.
         longest: usize,
     },
-    /// A sequence without a token: there is nothing to compute from.
+    /// A sequence has no tokens: there is nothing to compute from.
     NoTokens,
     /// A sentence encoder has no prompt of this name.
     NoSuchPrompt {
@@ -63,12 +63,12 @@ pub enum Error {
     },
     /// A session was handed to a model that it does not belong to.
     OtherModel,
-    /// A file was asked for of a model that was made from bytes.
+    /// A model that was made from bytes was asked for a file.
     NoFolder {
         /// The file.
         file: &'static str,
     },
-    /// The caller broke a computation off.
+    /// The caller cancelled a computation.
     Cancelled,
     /// A result of a network is NaN or infinite.
     NotFinite {
@@ -81,10 +81,10 @@ pub enum Error {
         layer: usize,
         /// The magnitude.
         found: f32,
-        /// A format that would hold it, where the caller can choose one.
+        /// A format that would hold it, if the caller can choose one.
         alternative: Option<KvFormat>,
     },
-    /// An option is out of its range.
+    /// An option is out of range.
     Option {
         /// The option.
         name: &'static str,
@@ -96,9 +96,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// A name of this failure for programs in other languages. It stays what it is in later
-    /// versions, whatever becomes of messages; new failures have new codes. A file that was refused
-    /// has the code of its [`FileErrorKind`].
+    /// Returns the name of this failure for programs in other languages. Messages may change in
+    /// later versions, but codes do not; new failures get new codes. A refused file has the code of
+    /// its [`FileErrorKind`].
     ///
     /// ```
     /// # use qruntime::{Error, Model};
@@ -190,7 +190,7 @@ pub enum NetworkPart {
     Embedding,
     /// A layer, from 0.
     Layer(usize),
-    /// What comes after the last layer: the final norm and the output head.
+    /// The final norm and the output head.
     Head,
 }
 
@@ -231,7 +231,7 @@ impl From<IsaError> for Error {
     }
 }
 
-/// What is wrong with a file, for programs; the message says the rest.
+/// What is wrong with a file, for programs; the message gives the details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FileErrorKind {
@@ -239,21 +239,21 @@ pub enum FileErrorKind {
     NotSafetensors,
     /// Its description of the packed tensors cannot be read.
     Metadata,
-    /// It was written for a later version of this library.
+    /// It needs a later version of this library.
     Version,
     /// A tensor's description does not agree with its bytes.
     Tensor,
-    /// The files of a model are not all there, or do not agree with each other.
+    /// Files of a model are missing or do not agree with each other.
     Shards,
-    /// It is not JSON, or JSON of another form than its name promises.
+    /// It is not JSON, or not JSON of the expected form.
     Json,
-    /// It is longer than a file of its kind may be.
+    /// It exceeds the maximum length of a file of its kind.
     TooLong,
-    /// What describes the network (`config.json` and its like) asks for what is not known, or
-    /// disagrees with the tensors.
+    /// The description of the network (`config.json` and its companions) asks for something unknown
+    /// or disagrees with the tensors.
     Network,
-    /// It is something else than a checkpoint of plain weights: quantized by another program, an
-    /// adapter, a file of another kind, a download that did not arrive.
+    /// It is not a checkpoint of plain weights, but quantized by another program, an adapter, a
+    /// file of another kind, or an incomplete download.
     Foreign,
 }
 
@@ -272,7 +272,7 @@ impl FileErrorKind {
         Self::Foreign,
     ];
 
-    /// The code of the kind, see [`Error::code`].
+    /// Returns the code of the kind; see [`Error::code`].
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -289,7 +289,7 @@ impl FileErrorKind {
     }
 }
 
-/// A file that was refused: what is wrong with it, and where.
+/// The error of a refused file: what is wrong with it, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileError {
     pub(crate) kind: FileErrorKind,
@@ -303,17 +303,17 @@ impl FileError {
         Self { kind, path: None, tensor: None, message: message.into() }
     }
 
-    /// A tensor whose description does not agree with its bytes.
+    /// Makes the error of a tensor whose description does not agree with its bytes.
     pub(crate) fn tensor(name: &str, message: impl Into<String>) -> Self {
         Self { tensor: Some(name.into()), ..Self::new(FileErrorKind::Tensor, message) }
     }
 
-    /// A field of `config.json` or its like. `found` may quote the file.
+    /// Makes the error of a field of `config.json` or a companion. `found` may quote the file.
     pub(crate) fn field(field: &str, found: impl fmt::Display, expected: impl fmt::Display) -> Self {
         Self::new(FileErrorKind::Network, format!("\"{field}\": {found}, expected {expected}"))
     }
 
-    /// A tensor that is not what the network needs.
+    /// Makes the error of a tensor that is not what the network needs.
     pub(crate) fn network(tensor: &str, message: impl Into<String>) -> Self {
         Self { kind: FileErrorKind::Network, ..Self::tensor(tensor, message) }
     }
@@ -323,19 +323,19 @@ impl FileError {
         self
     }
 
-    /// What is wrong.
+    /// Returns what is wrong.
     #[must_use]
     pub fn kind(&self) -> FileErrorKind {
         self.kind
     }
 
-    /// The file, where it has a name.
+    /// Returns the file, if it has a name.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
 
-    /// The tensor, where it is one's fault.
+    /// Returns the tensor at fault, if there is one.
     #[must_use]
     pub fn tensor_name(&self) -> Option<&str> {
         self.tensor.as_deref()
@@ -351,7 +351,7 @@ impl fmt::Display for FileError {
         if let Some(name) = &self.tensor {
             write!(f, "tensor \"{}\": ", name.escape_debug())?;
         }
-        // It may quote the file, which must not speak to a terminal.
+        // The message may quote the file, which must not send control characters to a terminal.
         self.message.chars().try_for_each(|c| match c {
             c if c.is_control() => c.escape_default().fmt(f),
             c => f.write_char(c),
@@ -367,7 +367,7 @@ mod tests {
 
     use super::*;
 
-    /// One failure of each kind.
+    /// Returns one failure of each kind.
     fn all() -> Vec<Error> {
         let name = String::new;
         let mut errors = vec![
@@ -399,7 +399,7 @@ mod tests {
         assert!(codes.iter().all(|code| code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')), "{codes:?}");
     }
 
-    /// Programs in other languages compare with these: they may be added to, but not changed.
+    /// Programs in other languages compare with these codes: add codes, but never change one.
     #[test]
     fn codes_stay_what_they_are() {
         let codes: Vec<&str> = all().iter().map(Error::code).collect();

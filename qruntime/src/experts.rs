@@ -1,4 +1,4 @@
-//! The experts of a mixture: one layer for each group of rows.
+//! The experts of a mixture: each group of rows has its own layer.
 
 use std::fmt;
 
@@ -9,12 +9,12 @@ use crate::error::Error;
 use crate::linear::{Linear, Workspace};
 use crate::parallel::{self, Product};
 
-/// Layers of one shape, each of which multiplies its own rows: those of the tokens that a router
+/// The experts of a mixture: layers of one shape, each of which multiplies the rows that a router
 /// sent to it.
 ///
-/// All experts are multiplied at once on the threads of rayon's current pool: they do not wait for
-/// each other, and one expert with many rows is as good as many with one. The result has the bits
-/// of [`Linear::forward`] of each expert alone.
+/// All experts are multiplied at once on the threads of rayon's current pool. They do not wait for
+/// each other, and the work is shared evenly even if one expert has most of the rows. The result
+/// has the same bits as [`Linear::forward`] of each expert alone.
 ///
 /// ```
 /// # use kernels::{Format, Isa, Matrix, Rounding};
@@ -32,7 +32,7 @@ use crate::parallel::{self, Product};
 /// ```
 #[derive(Clone)]
 pub struct Experts {
-    /// Not empty; as `new` has checked.
+    /// Not empty, and consistent as `new` has checked.
     layers: Vec<Linear>,
 }
 
@@ -40,7 +40,7 @@ impl Experts {
     /// Makes a mixture of layers, in the order of the router's outputs.
     ///
     /// # Errors
-    /// If there is none, or they differ in shape or in whether they take exact activations.
+    /// If there are no layers, or they differ in shape or in whether they take exact activations.
     pub fn new(layers: Vec<Linear>) -> Result<Self, Error> {
         ShapeError::check("experts", layers.len(), layers.len().max(1))?;
         let first = &layers[0];
@@ -88,19 +88,19 @@ impl Experts {
     /// and so on.
     ///
     /// # Errors
-    /// If `x` has not `in_features` columns, or `counts` is not one count for each expert,
-    /// together its rows.
+    /// If `x` does not have `in_features` columns, or `counts` does not have one count for each
+    /// expert, which sum up to the rows of `x`.
     pub fn forward(&self, x: ArrayView2<'_, f32>, counts: &[usize]) -> Result<Array2<f32>, Error> {
         let mut y = Array2::zeros((x.nrows(), self.out_features()));
         self.forward_into(x, counts, &mut Workspace::default(), y.view_mut())?;
         Ok(y)
     }
 
-    /// Multiplies as [`forward`](Self::forward) does, allocating no more than a list of the experts
-    /// that have rows once `workspace` has grown.
+    /// Multiplies as [`forward`](Self::forward) does. Once `workspace` has grown, it allocates only
+    /// a list of the experts that have rows.
     ///
     /// # Errors
-    /// If the shapes do not agree; nothing is written then.
+    /// If the shapes do not agree. On error, nothing is written.
     pub fn forward_into(
         &self,
         x: ArrayView2<'_, f32>,
@@ -115,8 +115,8 @@ impl Experts {
     /// [`Linear::forward_each`].
     ///
     /// # Errors
-    /// If there are not as many outputs as mixtures, or shapes do not agree; nothing is written
-    /// then.
+    /// If the numbers of outputs and mixtures differ, or shapes do not agree. On error, nothing is
+    /// written.
     pub fn forward_each(
         mixtures: &[&Self],
         x: ArrayView2<'_, f32>,
@@ -133,7 +133,7 @@ impl Experts {
         }
         let with_rows = counts.iter().filter(|&&count| count > 0).count();
         let mut outputs = outputs.iter_mut();
-        // One region, unless some take exact activations and some do not.
+        // One region, unless only some mixtures take exact activations.
         for mixtures in mixtures.chunk_by(|a, b| a.layers[0].is_exact() == b.layers[0].is_exact()) {
             let x = workspace.prepare(&mixtures[0].layers[0], x, counts)?;
             let mut products: Vec<Product<'_>> = Vec::with_capacity(mixtures.len() * with_rows);

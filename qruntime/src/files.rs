@@ -1,5 +1,5 @@
-//! Reads files of a model other than weights. They are as untrusted as any file: only ordinary ones
-//! are opened, and each may have so many bytes and no more.
+//! Reads files of a model other than weights. They are untrusted: only ordinary files are opened,
+//! and each has a maximum size.
 
 use std::fs::{File, Metadata, read_dir, symlink_metadata};
 use std::io::{ErrorKind, Read};
@@ -11,12 +11,12 @@ use crate::error::{Error, FileError, FileErrorKind};
 use crate::json;
 use crate::recognize;
 
-/// Bytes of a file that says what a network is: a hundred times those of the longest.
+/// Maximum size of a file that describes a network: a hundred times the largest known.
 pub(crate) const MAX_CONFIG: usize = 4 << 20;
 
-/// Opens an ordinary file and says how long it is: a pipe or a device has no length to trust.
+/// Opens an ordinary file and returns its length; pipes and devices have none to trust.
 pub(crate) fn open(path: &Path) -> Result<(File, usize), Error> {
-    // Asked before the file is opened, too: opening a pipe would wait for someone to write into it.
+    // Checked before the file is opened, too: opening a pipe would wait for a writer.
     let ordinary = |metadata: Metadata| {
         let len = usize::try_from(metadata.len()).ok().filter(|_| metadata.is_file());
         len.ok_or_else(|| {
@@ -35,13 +35,12 @@ pub(crate) fn open(path: &Path) -> Result<(File, usize), Error> {
     })
 }
 
-/// Whether a name is taken in a folder, if only by a link to nowhere, which is then reported as
-/// such when it is opened.
+/// Returns whether a path exists, even as a dangling link; opening that then reports it.
 pub(crate) fn is_there(path: &Path) -> bool {
     symlink_metadata(path).is_ok()
 }
 
-/// Whether a name denotes something directly inside a folder, on every system.
+/// Returns whether a name denotes something directly inside a folder, on every system.
 #[must_use]
 pub fn is_plain_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
@@ -49,8 +48,8 @@ pub fn is_plain_name(name: &str) -> bool {
     one && !name.contains(|c: char| c.is_control() || matches!(c, '/' | '\\' | ':'))
 }
 
-/// Sorted names of the ordinary files in a folder that are wanted. Names that are not UTF-8 are
-/// left out.
+/// Returns the names of the `wanted` ordinary files in a folder, sorted. Names that are not UTF-8
+/// are left out.
 ///
 /// # Errors
 /// If the folder cannot be read.
@@ -69,15 +68,14 @@ pub fn file_names(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<St
     Ok(names)
 }
 
-/// Reads a JSON file that may have up to `most` bytes: what is made of it can be 40 times as large.
+/// Reads a JSON file of at most `most` bytes: the parsed value can be 40 times as large.
 pub(crate) fn read_json_within<T: DeserializeOwned>(path: &Path, most: usize) -> Result<T, Error> {
     let text = read_text(path, most)?;
     let bad = |error| FileError::new(FileErrorKind::Json, format!("not the JSON that is expected here: {error}"));
     Ok(json::parse(&text).map_err(|error| bad(error).in_file(path))?)
 }
 
-/// Reads a file that says something of a model. It may have so many bytes, and is no pipe or
-/// device.
+/// Reads a file of a model. It may have at most `most` bytes and must not be a pipe or device.
 pub(crate) fn read_text(path: &Path, most: usize) -> Result<Vec<u8>, Error> {
     let (mut file, len) = open(path)?;
     if len > most {

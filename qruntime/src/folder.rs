@@ -9,9 +9,9 @@ use crate::error::Error;
 #[cfg(feature = "text")]
 use crate::text::Tokenizer;
 
-/// A model's folder, and what is read from it when it is first asked for.
+/// A model's folder, and what is read from it on first use.
 pub(crate) struct Folder {
-    /// None if the model was made from bytes.
+    /// `None` if the model was made from bytes.
     path: Option<PathBuf>,
     #[cfg(feature = "text")]
     tokenizer: OnceLock<Tokenizer>,
@@ -30,19 +30,19 @@ impl Folder {
         self.path.as_deref()
     }
 
-    /// Where the model is, for messages.
+    /// Returns where the model is, for messages.
     pub(crate) fn shown(&self) -> &Path {
         self.path.as_deref().unwrap_or(Path::new("memory"))
     }
 
-    /// The folder, to read a file from it.
+    /// Returns the folder, to read a file from it.
     #[cfg(feature = "text")]
     pub(crate) fn with(&self, file: &'static str) -> Result<&Path, Error> {
         self.path().ok_or(Error::NoFolder { file })
     }
 
-    /// The tokenizer in the folder, opened by the first call. Of several threads that open it, the
-    /// first one's stays.
+    /// Returns the tokenizer in the folder, which the first call opens. If several threads open it
+    /// at once, the first result is kept.
     #[cfg(feature = "text")]
     pub(crate) fn tokenizer(&self, open: impl FnOnce(&Path) -> Result<Tokenizer, Error>) -> Result<&Tokenizer, Error> {
         match self.tokenizer.get() {
@@ -52,7 +52,7 @@ impl Folder {
     }
 }
 
-/// Where `config.json` and its like are: in the folder, or beside the file.
+/// Returns where `config.json` and its companions are: in the folder, or beside the file.
 pub(crate) fn folder(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !path.is_dir() => parent.into(),

@@ -1,14 +1,14 @@
-//! JSON as Python writes it: `NaN`, `Infinity` and `-Infinity` stand where a number may.
+//! JSON as Python writes it: `NaN`, `Infinity` and `-Infinity` may stand for numbers.
 
 use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
 
-/// Parses JSON. A bare `NaN`, `Infinity` or `-Infinity` becomes a text of that name: whoever
-/// ignores the field is not disturbed, and whoever reads a number there refuses it.
+/// Parses JSON. A bare `NaN`, `Infinity` or `-Infinity` becomes a string of that name: code that
+/// ignores the field is not affected, and code that expects a number refuses it.
 ///
 /// # Errors
-/// Says what is wrong, and where.
+/// What is wrong, and where.
 pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     if text.starts_with(b"\xEF\xBB\xBF") {
         return Err("begins with a UTF-8 byte order mark: save the file without it".into());
@@ -16,7 +16,7 @@ pub(crate) fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     serde_json::from_slice(&quoted(text)).map_err(|error| error.to_string())
 }
 
-/// The same JSON with quotes around what is not a JSON value.
+/// Returns the JSON with quotes around values that JSON does not have.
 fn quoted(text: &[u8]) -> Cow<'_, [u8]> {
     const VALUES: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
     let mut quoted = Vec::new();

@@ -1,7 +1,7 @@
-//! Maps quantized models, multiplies in place, and runs networks.
+//! Maps quantized models, multiplies them in place, and runs networks.
 //!
-//! A language model is a [`CausalLm`], a sequence of tokens a [`Session`]; a sentence encoder is an
-//! [`Encoder`]:
+//! A language model is a [`CausalLm`], and a sequence of its tokens is a [`Session`]. A sentence
+//! encoder is an [`Encoder`].
 //!
 //! ```no_run
 //! use qruntime::{CausalLm, Greedy};
@@ -17,7 +17,7 @@
 //! # Ok::<(), qruntime::Error>(())
 //! ```
 //!
-//! Below that are matrices:
+//! Below these are matrices:
 //!
 //! ```no_run
 //! use ndarray::Array2;
@@ -37,27 +37,27 @@
 //! # Ok::<(), qruntime::Error>(())
 //! ```
 //!
-//! A [`Model`] is a safetensors file or a folder as Hugging Face lays it out. Its matrices, packed
-//! or plain, are multiplied where they lie ([`Linear`], for a mixture [`Experts`]), and their rows
-//! can be read back ([`Linear::decode_row`]: embeddings). Layers own a share of the model's memory
-//! and borrow nothing: an application keeps them beside the model, or without it.
+//! A [`Model`] is a safetensors file or a folder in Hugging Face's layout. Its matrices, packed or
+//! plain, are multiplied in place ([`Linear`], or [`Experts`] for a mixture), and their rows can be
+//! decoded ([`Linear::decode_row`], for embeddings). Layers share ownership of the model's memory
+//! and borrow nothing: an application can keep them beside the model, or without it.
 //!
 //! # Threads
 //!
-//! Whatever computes splits its work over rayon's current pool, so the application decides about
-//! threads: those of the global pool, or those of the pool in whose `ThreadPool::install` it calls.
-//! The calling thread computes as well, waits for no other job of the pool and runs none meanwhile:
-//! it may hold a lock, and all other threads of the pool may be blocked. Networks that are put
-//! together of layers run each token within [`keep_awake`]; those above do it themselves.
+//! Computations split their work over rayon's current pool, so the application chooses the threads:
+//! those of the global pool, or of the pool in whose `ThreadPool::install` it calls. The calling
+//! thread computes as well and neither waits for nor runs other jobs of the pool, so it may hold a
+//! lock, and all other threads of the pool may be blocked. Programs that build networks from layers
+//! should run each token within [`keep_awake`]; the networks above do so themselves.
 //!
 //! `QRUNTIME_ISA=scalar` (or another name) in the environment forces an instruction set; results do
 //! not depend on it.
 //!
-//! To read checkpoints piece by piece rather than to compute with them, there are
-//! [`checkpoint::Checkpoint`] and [`container::Header`].
+//! [`checkpoint::Checkpoint`] and [`container::Header`] read checkpoints piece by piece, for
+//! programs that do not compute with them.
 //!
-//! The file format is laid down in `docs/file-format.md`, the arithmetic in `docs/quantization.md`,
-//! what a hostile file can and cannot do in `docs/security.md`.
+//! `docs/file-format.md` specifies the file format, `docs/quantization.md` the arithmetic, and
+//! `docs/security.md` what a hostile file can and cannot do.
 
 #![deny(unsafe_code)]
 

@@ -11,15 +11,15 @@ use crate::error::Error;
 use crate::parallel::{self, Product, Rows};
 use crate::weight::{SharedWeight, Weight};
 
-/// `y = x·Wᵀ + b` with a matrix `W`, packed or plain, on all threads of rayon's current pool: the
-/// global one, or that in whose `ThreadPool::install` the call is made. The caller runs no other
-/// job of the pool meanwhile, so it may hold a lock.
+/// A linear layer, `y = x·Wᵀ + b`, with a packed or plain matrix `W`. It computes on all threads of
+/// rayon's current pool: the global one, or the one in whose `ThreadPool::install` the call is
+/// made. The calling thread runs no other job of the pool meanwhile, so it may hold a lock.
 ///
-/// A layer shares the memory that its matrix is in, and keeps that alive. Cloning it copies the
-/// bias and no weights.
+/// A layer shares ownership of its matrix's memory and keeps it alive. Cloning copies the bias but
+/// no weights.
 ///
-/// The result has the same bits on every processor, with any number of threads, and for a row alone
-/// or among others.
+/// A row's result has the same bits on every processor, with any number of threads, alone or among
+/// other rows.
 #[derive(Clone)]
 pub struct Linear {
     weight: SharedWeight,
@@ -29,17 +29,17 @@ pub struct Linear {
     exact: bool,
 }
 
-/// What a matrix of weights is called: a tensor, and which of its matrices.
+/// The name of a weight matrix: a tensor and the index of the matrix in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WeightName<'a> {
     /// The full name of the tensor.
     pub tensor: &'a str,
-    /// The matrix, from 0: an expert's, where a tensor holds those of several.
+    /// The index of the matrix, from 0: the expert, if the tensor holds several.
     pub matrix: usize,
 }
 
-/// Memory that [`Linear::forward_into`] and its like need between calls; it grows to what the
-/// largest product needs and stays.
+/// Scratch memory of [`Linear::forward_into`] and similar methods. It grows to the need of the
+/// largest product and is kept between calls.
 #[derive(Debug, Default)]
 pub struct Workspace {
     quantized: Activations,
@@ -56,21 +56,21 @@ impl Linear {
     /// Adds a bias.
     ///
     /// # Errors
-    /// If it has not one element per output.
+    /// If the number of elements is not the number of outputs.
     pub fn with_bias(self, bias: Vec<f32>) -> Result<Self, Error> {
         ShapeError::check("elements of a bias", bias.len(), self.out_features())?;
         Ok(Self { bias: Some(bias), ..self })
     }
 
-    /// Uses another instruction set: for tests, measurements and bug reports. The result stays the
+    /// Uses another instruction set, for tests, measurements and bug reports. The result stays the
     /// same.
     #[must_use]
     pub fn with_isa(self, isa: Isa) -> Self {
         Self { isa, ..self }
     }
 
-    /// Multiplies packed weights with unrounded activations instead of 8-bit ones: slower, and only
-    /// the weights are approximate. Plain weights always are.
+    /// Multiplies packed weights with unrounded activations instead of 8-bit ones. This is slower,
+    /// but then only the weights are approximate. Plain weights are always multiplied this way.
     #[must_use]
     pub fn with_exact_activations(self, exact: bool) -> Self {
         Self { exact, ..self }
@@ -111,7 +111,7 @@ impl Linear {
         self.bias.as_deref()
     }
 
-    /// Decodes one row of the matrix: a token's, where the matrix is an embedding.
+    /// Decodes one row of the matrix: the vector of a token, if the matrix is an embedding.
     ///
     /// # Errors
     /// If `weights` is not [`in_features`](Self::in_features) long, or there is no such row.
@@ -122,7 +122,7 @@ impl Linear {
     /// Multiplies rows of activations: `(rows, in_features)` to `(rows, out_features)`.
     ///
     /// # Errors
-    /// If `x` has not `in_features` columns.
+    /// If `x` does not have `in_features` columns.
     pub fn forward(&self, x: ArrayView2<'_, f32>) -> Result<Array2<f32>, Error> {
         let mut y = Array2::zeros((x.nrows(), self.out_features()));
         self.forward_into(x, &mut Workspace::default(), y.view_mut())?;
@@ -147,8 +147,8 @@ impl Linear {
     }
 
     /// Multiplies the same rows by several layers at once (query, key and value; gate and up):
-    /// `outputs[i]` receives what `layers[i]` alone gives, bit for bit. Activations are quantized
-    /// once and threads are asked for help once, which counts where products are small.
+    /// `outputs[i]` receives the result of `layers[i]` alone, bit for bit. Activations are
+    /// quantized once and threads are woken once, which matters for small products.
     ///
     /// ```
     /// # use kernels::{Format, Isa, Matrix, Rounding};
@@ -167,7 +167,8 @@ impl Linear {
     /// ```
     ///
     /// # Errors
-    /// If there are not as many outputs as layers, or shapes do not agree. Nothing is written then.
+    /// If the numbers of outputs and layers differ, or shapes do not agree. On error, nothing is
+    /// written.
     pub fn forward_each(
         layers: &[&Self],
         x: ArrayView2<'_, f32>,
@@ -179,7 +180,7 @@ impl Linear {
             layer.check(x, y)?;
         }
         let mut outputs = outputs.iter_mut();
-        // One region, unless some take exact activations and some do not.
+        // One region, unless only some layers take exact activations.
         for layers in layers.chunk_by(|a, b| a.is_exact() == b.is_exact()) {
             let x = workspace.prepare(layers[0], x, &[x.nrows()])?;
             let products = layers.iter().zip(outputs.by_ref());
@@ -196,19 +197,19 @@ impl Linear {
         ShapeError::check("columns of the output", y.ncols(), self.out_features())
     }
 
-    /// Returns whether it takes unrounded activations.
+    /// Returns whether the layer takes unrounded activations.
     pub(crate) fn is_exact(&self) -> bool {
         self.exact || self.weight.is_plain()
     }
 
-    /// Describes the product of rows that [`Workspace::prepare`] has prepared.
+    /// Returns the product with rows that [`Workspace::prepare`] has prepared.
     pub(crate) fn product<'p>(&'p self, x: Rows<'p>, y: ArrayViewMut2<'p, f32>) -> Product<'p> {
         Product { isa: self.isa, weights: self.weight.view(), x, bias: self.bias.as_deref(), y }
     }
 }
 
 impl Workspace {
-    /// Prepares the rows of `x`, in groups of so many rows, as `layer` takes them.
+    /// Prepares the rows of `x` for `layer`, in groups of the given sizes.
     pub(crate) fn prepare<'w>(
         &'w mut self,
         layer: &Linear,
@@ -240,7 +241,7 @@ pub(crate) enum Prepared<'w> {
 }
 
 impl<'w> Prepared<'w> {
-    /// Returns a group by its index, which consists of these of all rows.
+    /// Returns the group with this index, which consists of these rows of all.
     pub(crate) fn group(self, group: usize, rows: Range<usize>) -> Rows<'w> {
         match self {
             Self::Quantized(activations) => Rows::Quantized(activations.group(group)),

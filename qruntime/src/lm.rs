@@ -26,12 +26,12 @@ use crate::sequence::{Limits, Sequence, SessionOptions, Undo};
 #[cfg(feature = "text")]
 use crate::text::{ChatTemplate, Tokenizer};
 
-/// A language model: the folder of a checkpoint as Hugging Face lays it out, with `config.json`,
-/// its matrices packed by `quantize convert` or plain.
+/// A language model, opened from a checkpoint folder in Hugging Face's layout, with `config.json`.
+/// Its matrices are plain or packed by `quantize convert`.
 ///
-/// Cloning is cheap: clones share the weights, and threads may use them at once. What is computed
-/// has the same bits on every processor, with any number of threads, for a sequence alone or among
-/// others, and whatever the pieces in which it is fed.
+/// Cloning is cheap: clones share the weights, and threads may use them at once. Results have the
+/// same bits on every processor, with any number of threads, for a sequence alone or in a batch,
+/// and in whatever pieces it is fed.
 ///
 /// ```no_run
 /// use qruntime::{CausalLm, Greedy};
@@ -62,32 +62,32 @@ struct Inner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LmConfig {
-    /// The family, as `model_type` has it: `llama`, `qwen3_moe`, …
+    /// The family, which is `model_type`: `llama`, `qwen3_moe`, … …
     pub family: String,
-    /// The vocabulary: tokens are below this.
+    /// The size of the vocabulary: tokens are below this.
     pub vocab_size: usize,
     /// The longest sequence that the model is made for, in tokens.
     pub context: usize,
-    /// The longest sequence of a session that does not ask for another: shorter than `context`
-    /// where longer sequences change what short ones mean (LongRoPE).
+    /// The default for the longest sequence of a session, in tokens. It is shorter than `context`
+    /// where longer sequences change the results of short ones (LongRoPE).
     pub default_context: usize,
-    /// Layers.
+    /// The number of layers.
     pub layers: usize,
-    /// The hidden size: elements that go from layer to layer.
+    /// The hidden size: elements per token between layers.
     pub hidden: usize,
-    /// Heads of queries in each layer.
+    /// The number of query heads in each layer.
     pub heads: usize,
-    /// Heads of keys and values in each layer.
+    /// The number of key and value heads in each layer.
     pub kv_heads: usize,
     /// The head dimension.
     pub head_dim: usize,
-    /// The token that a text begins with, if there is one.
+    /// The token that begins a text, if there is one.
     pub bos: Option<u32>,
     /// The tokens that end a text.
     pub eos: Vec<u32>,
 }
 
-/// Memory that a call needs.
+/// Scratch memory of a call.
 #[derive(Default)]
 struct State {
     decoder: DecoderState,
@@ -108,8 +108,8 @@ pub(crate) struct Watch<'a> {
     pub(crate) progress: Option<&'a mut OnLayer<'a>>,
 }
 
-/// Most logits that are computed together, unless those of a single row are more: a vocabulary may
-/// have a quarter of a million tokens.
+/// Most logits that are computed together, unless a single row has more: a vocabulary may have a
+/// quarter of a million tokens.
 const LOGITS: usize = 1 << 23;
 
 impl CausalLm {
@@ -117,8 +117,8 @@ impl CausalLm {
     /// `config.json`), reading the weights into memory.
     ///
     /// # Errors
-    /// If the files cannot be read, are damaged, are of a family that is not known, or the tensors
-    /// are not those that `config.json` speaks of.
+    /// If the files cannot be read, are damaged or are of an unknown family, or if the tensors are
+    /// not those that `config.json` describes.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         Self::new(path, || Model::read(path))
@@ -131,16 +131,17 @@ impl CausalLm {
     /// it lives.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// See [`open`](Self::open).
     #[expect(unsafe_code, reason = "hands the caller's promise on to the map")]
     pub unsafe fn map(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        // SAFETY: the caller makes the promise.
+        // SAFETY: the caller upholds this function's contract.
         Self::new(path, || unsafe { Model::map(path) })
     }
 
     fn new(path: &Path, model: impl FnOnce() -> Result<Model, Error>) -> Result<Self, Error> {
-        // Says what a folder is that is no checkpoint, before anything else is missed.
+        // If the folder is not a checkpoint, say what it is before reporting anything else
+        // missing.
         Checkpoint::find(path)?;
         let folder = folder(path);
         let file = Config::read(&folder.join("config.json"))?;
@@ -163,21 +164,21 @@ impl CausalLm {
         Ok(Self(Arc::new(Inner { model, decoder, names, spec, config, folder, states: Spare::default() })))
     }
 
-    /// Makes a model of files in memory: the bytes of `config.json` and of the safetensors file,
-    /// which are copied. For data within the program, or where there are no files. The tokens that
-    /// end a text are those of `config.json`.
+    /// Makes a model from files in memory: the bytes of `config.json` and of the safetensors file,
+    /// which are copied. Use it for data within the program, or where there are no files. The
+    /// tokens that end a text are those of `config.json`.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// See [`open`](Self::open).
     pub fn from_bytes(config: &[u8], weights: &[u8]) -> Result<Self, Error> {
         Self::assemble(None, Path::new("memory"), &Config::from_bytes(config)?, || Model::from_bytes(weights))
     }
 
-    /// Uses another instruction set: for tests, measurements and bug reports. Results stay the
-    /// same. Weights are shared with clones, which keep theirs.
+    /// Uses another instruction set, for tests, measurements and bug reports. Results stay the
+    /// same. Clones share the weights but keep their instruction set.
     ///
     /// # Panics
-    /// Never: the layers have been built before.
+    /// Never: the same layers have been built before.
     #[must_use]
     pub fn with_isa(self, isa: Isa) -> Self {
         let Inner { model, names, spec, config, folder, .. } = &*self.0;
@@ -194,26 +195,25 @@ impl CausalLm {
         &self.0.config
     }
 
-    /// Returns what is doubtful about the model's files, in sentences for whoever runs it; mostly
-    /// nothing.
-    /// The model runs as `transformers` runs it, which warns of the same.
+    /// Returns warnings about the model's files, as sentences for the user; usually there are none.
+    /// The model runs as `transformers` runs it, which gives the same warnings.
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
         self.0.decoder.warning().into_iter()
     }
 
-    /// Returns its tensors.
+    /// Returns the tensors.
     #[must_use]
     pub fn model(&self) -> &Model {
         &self.0.model
     }
 
-    /// Returns the folder that it is in; `None` if it was made from bytes.
+    /// Returns the model's folder; `None` if it was made from bytes.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         self.0.folder.path()
     }
 
-    /// Whether two are clones of each other: the same weights, computed with in the same way.
+    /// Returns whether two models are clones: the same weights and the same way to compute.
     pub(crate) fn is_clone_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -223,24 +223,24 @@ impl CausalLm {
         self.0.decoder.cache(format)
     }
 
-    /// What a sequence with these options may be.
+    /// Returns the limits of a sequence with these options.
     pub(crate) fn limits(&self, options: &SessionOptions) -> Limits {
         let LmConfig { vocab_size: vocabulary, context: longest, default_context, .. } = *self.config();
         let context = options.context.unwrap_or(default_context).min(longest);
         Limits { vocabulary, context, longest, block: options.block }
     }
 
-    /// Most rows of sequences that go through the network together.
+    /// Returns the most rows that go through the network together.
     fn most_rows(&self, block: usize) -> usize {
         block.min(MAX_PASS_ELEMENTS / self.0.spec.row_elements()).max(1)
     }
 
-    /// Makes the hidden states that enter layer 0: a row for each token.
+    /// Computes the hidden states that enter layer 0, one row per token.
     ///
     /// With [`forward_layer`](Self::forward_layer) and [`forward_head`](Self::forward_head) this
     /// runs a network one layer at a time over sequences whose hidden states the caller keeps, with
-    /// the bits of the whole run. So each layer is read once for all sequences, and a [`Tap`] sees
-    /// what enters its matrices:
+    /// the same bits as a whole run. Each layer is then read once for all sequences, and a [`Tap`]
+    /// sees the inputs of its matrices:
     ///
     /// ```no_run
     /// use ndarray::ArrayView2;
@@ -278,13 +278,13 @@ impl CausalLm {
         Ok(states)
     }
 
-    /// Takes hidden states of whole sequences, a row for each token, through one layer, in place.
-    /// Keys and values are kept as `options` say, while the call lasts.
+    /// Runs one layer in place on the hidden states of whole sequences, one row per token. Keys and
+    /// values are stored as `options` say, during the call only.
     ///
     /// # Errors
-    /// If a sequence is longer than the context, or its rows have another length than
-    /// [`hidden`](LmConfig::hidden); if a key or value is too large ([`Error::CacheRange`]) or not
-    /// finite ([`Error::NotFinite`]). Some sequences have then gone through the layer.
+    /// If a sequence exceeds the context, or its rows do not have [`hidden`](LmConfig::hidden)
+    /// elements; if a key or value is too large ([`Error::CacheRange`]) or not finite
+    /// ([`Error::NotFinite`]). Some sequences may already have gone through the layer then.
     ///
     /// # Panics
     /// If there is no such layer.
@@ -324,10 +324,10 @@ impl CausalLm {
         })
     }
 
-    /// Makes logits of hidden states that have left the last layer: a row for each.
+    /// Computes one row of logits for each row of hidden states that have left the last layer.
     ///
     /// # Errors
-    /// If rows have another length than [`hidden`](LmConfig::hidden), or a result is not finite.
+    /// If rows do not have [`hidden`](LmConfig::hidden) elements, or a result is not finite.
     pub fn forward_head(
         &self,
         states: ArrayView2<'_, f32>,
@@ -349,13 +349,13 @@ impl CausalLm {
         Ok(logits)
     }
 
-    /// Most rows of logits that are computed together.
+    /// Returns the most rows of logits that are computed together.
     fn logit_rows(&self) -> usize {
         (LOGITS / self.config().vocab_size).clamp(1, 64)
     }
 
-    /// Computes the tokens that sequences have and the network has not seen yet, some rows at a
-    /// time. Takes back those that [`Sequence::append`] appended if that fails.
+    /// Computes the tokens of sequences that the network has not seen yet, some rows at a time. If
+    /// that fails, takes back those that [`Sequence::append`] appended.
     pub(crate) fn catch_up(&self, sequences: &mut [&mut Sequence], watch: Watch<'_>) -> Result<(), Error> {
         let undo = Undo(sequences);
         parallel::keep_awake(|| self.0.states.lend(|state| self.compute(undo.0, watch, state)))?;
@@ -371,7 +371,7 @@ impl CausalLm {
         let most = self.most_rows(block);
         let mut computed = 0;
         loop {
-            // Of every sequence what is next, until there are as many rows as there may be.
+            // Take the next tokens of every sequence, up to the most rows.
             let mut rows = 0;
             let mut pieces = Vec::with_capacity(sequences.len());
             let mut last = Vec::with_capacity(sequences.len());
@@ -422,18 +422,18 @@ impl CausalLm {
 
 #[cfg(feature = "text")]
 impl CausalLm {
-    /// The tokenizer in the model's folder. It is opened when it is first asked for.
+    /// Returns the tokenizer in the model's folder. The first call opens it.
     ///
     /// # Errors
-    /// As [`Tokenizer::open`], and [`Error::NoFolder`] if the model was made from bytes.
+    /// See [`Tokenizer::open`]; and [`Error::NoFolder`] if the model was made from bytes.
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
         self.0.folder.tokenizer(|folder| Tokenizer::open(folder))
     }
 
-    /// The chat template in the model's folder, if it has one.
+    /// Returns the chat template in the model's folder, if it has one.
     ///
     /// # Errors
-    /// As [`ChatTemplate::open`], and [`Error::NoFolder`] if the model was made from bytes.
+    /// See [`ChatTemplate::open`]; and [`Error::NoFolder`] if the model was made from bytes.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>, Error> {
         ChatTemplate::open(self.0.folder.with("chat_template.jinja")?)
     }

@@ -18,13 +18,13 @@ use crate::experts::Experts;
 use crate::linear::Linear;
 use crate::tensor::{Matrices, PackedTensor, PlainTensor};
 
-/// A model in memory, mapped or read: a safetensors file, or a folder as Hugging Face lays it out.
+/// A model in memory, mapped or read: a safetensors file, or a folder in Hugging Face's layout.
 ///
-/// Opening reads the headers only; weights are touched when they are multiplied. Any safetensors
-/// checkpoint opens; its tensors are then plain.
+/// Mapping reads only the headers; weights are touched when they are multiplied. Any safetensors
+/// checkpoint can be opened; its tensors are then plain.
 ///
-/// Cloning is cheap: clones share the files. So do layers, which keep alive what they multiply; a
-/// model and its layers can be fields of one struct.
+/// Cloning is cheap: clones share the files. Layers share them, too, and keep alive what they
+/// multiply, so a model and its layers can be fields of one struct.
 #[derive(Clone)]
 pub struct Model(Arc<Inner>);
 
@@ -48,30 +48,30 @@ impl Model {
     /// cache as they are used.
     ///
     /// # Safety
-    /// While the model, a clone of it or a layer that it handed out lives, nobody may change or
-    /// truncate its files, neither this process nor another one. The operating system does not
-    /// enforce this. A weight that changes can only change results: lengths, offsets and names are
-    /// taken out of the map and checked once, here. But Rust takes mapped bytes for constant, and
-    /// touching a page beyond the end of a truncated file kills the process (`SIGBUS`).
-    /// `quantize convert` replaces files by renaming, which is harmless to a map. Where the promise
-    /// cannot be made, use [`read`](Self::read).
+    /// While the model, a clone of it or one of its layers lives, nobody may change or truncate its
+    /// files, neither this process nor another one. The operating system does not enforce this. A
+    /// changed weight can only change results: lengths, offsets and names are copied out of the map
+    /// and checked once, here. But Rust assumes that mapped bytes are constant, and touching a page
+    /// beyond the end of a truncated file kills the process (`SIGBUS`). `quantize convert` replaces
+    /// files by renaming, which is harmless to a map. Where this cannot be promised, use
+    /// [`read`](Self::read).
     ///
     /// # Errors
-    /// If a file cannot be opened or is not what it should be, or the environment asks for an
-    /// instruction set that cannot be had.
+    /// If a file cannot be opened or is invalid, or if the environment asks for an instruction set
+    /// that is not available.
     #[expect(unsafe_code, reason = "hands the caller's promise on to the map")]
     pub unsafe fn map(path: impl AsRef<Path>) -> Result<Self, Error> {
-        // SAFETY: the caller makes the promise.
+        // SAFETY: the caller upholds this function's contract.
         Self::open(path.as_ref(), |path| unsafe { Bytes::map(path) })
     }
 
-    /// Reads the file or folder at `path` into memory of its own: in huge pages where the system
-    /// has them, which are read faster than small ones (`docs/benchmarking.md` says by how much). A
-    /// map has them only where the file system plays along. It takes the time of reading, and the
-    /// memory for as long as the model lives.
+    /// Reads the file or folder at `path` into owned memory. It uses huge pages where the system
+    /// has them, because memory in huge pages is read faster (`docs/benchmarking.md` says by how
+    /// much); a map has them only where the file system supports it. Opening takes the time to read
+    /// the file, and the memory is taken for as long as the model lives.
     ///
     /// # Errors
-    /// As [`map`](Self::map), and if the system refuses the memory.
+    /// See [`map`](Self::map). Also if the system refuses the memory.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open(path.as_ref(), Bytes::read)
     }
@@ -79,7 +79,7 @@ impl Model {
     /// Opens a file whose bytes are already in memory; they are copied.
     ///
     /// # Errors
-    /// As [`map`](Self::map).
+    /// See [`map`](Self::map).
     pub fn from_bytes(file: &[u8]) -> Result<Self, Error> {
         let bytes = Bytes::copy(file, Pages::Huge).map_err(|source| Error::Io { path: "memory".into(), source })?;
         Self::new(vec![ModelFile::new(bytes)?], vec![])
@@ -95,7 +95,7 @@ impl Model {
         Self::new(files, checkpoint.warnings().to_vec())
     }
 
-    /// A model of files that have no tensor of the same name.
+    /// Makes a model of files; no two may have a tensor of the same name.
     fn new(files: Vec<ModelFile>, warnings: Vec<String>) -> Result<Self, Error> {
         let mut tensors = BTreeMap::new();
         for (f, file) in files.iter().enumerate() {
@@ -117,40 +117,39 @@ impl Model {
         self.0.tensors.get(name).map(|&(f, e)| &self.0.files[f].entries[e])
     }
 
-    /// Returns how the model was made, as its converter wrote it down; null if it did not.
+    /// Returns the recipe by which the model was made, as its converter recorded it; null if it
+    /// recorded none.
     #[must_use]
     pub fn recipe(&self) -> &serde_json::Value {
         self.0.files.first().map_or(&serde_json::Value::Null, |file| &file.recipe)
     }
 
-    /// Returns whether every file carries a description of its tensors: one that was written by
-    /// this library, rather than any safetensors file.
+    /// Returns whether every file describes its tensors, that is, was written by this library.
     #[must_use]
     pub fn is_described(&self) -> bool {
         self.0.files.iter().all(|file| file.described)
     }
 
-    /// Returns what a person should know of the files although it is no error, each a sentence:
-    /// [`Checkpoint::warnings`].
+    /// Returns warnings about the files, each a sentence; see [`Checkpoint::warnings`].
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.0.warnings
     }
 
-    /// Returns the bytes of all files together.
+    /// Returns the total size of all files in bytes.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
         self.0.files.iter().map(|file| file.bytes.len() as u64).sum()
     }
 
-    /// Returns the instruction set that layers of this model use: the best one, or what
-    /// `QRUNTIME_ISA` says.
+    /// Returns the instruction set of this model's layers: the best available, or the one that
+    /// `QRUNTIME_ISA` names.
     #[must_use]
     pub fn isa(&self) -> Isa {
         self.0.isa
     }
 
-    /// A tensor, and the file that it is in.
+    /// Finds a tensor and the file that holds it.
     fn locate(&self, name: &str) -> Result<(&Entry, &Arc<Bytes>), Error> {
         let &(f, e) = self.0.tensors.get(name).ok_or_else(|| Error::NoSuchTensor { name: name.into() })?;
         let file = &self.0.files[f];
@@ -165,7 +164,7 @@ impl Model {
     /// Returns a packed tensor.
     ///
     /// # Errors
-    /// If there is none of that name, or it is plain.
+    /// If there is no tensor of that name, or it is plain.
     pub fn packed(&self, name: &str) -> Result<PackedTensor<'_>, Error> {
         let (entry, bytes) = self.find(name)?;
         PackedTensor::new(entry, bytes).ok_or_else(|| wrong_kind(entry, "a packed tensor"))
@@ -174,13 +173,13 @@ impl Model {
     /// Returns a plain tensor.
     ///
     /// # Errors
-    /// If there is none of that name, or it is packed.
+    /// If there is no tensor of that name, or it is packed.
     pub fn plain(&self, name: &str) -> Result<PlainTensor<'_>, Error> {
         let (entry, bytes) = self.find(name)?;
         PlainTensor::new(entry, bytes).ok_or_else(|| wrong_kind(entry, "a plain tensor"))
     }
 
-    /// The matrices of a tensor, packed or plain, of which there must be so many.
+    /// Returns the matrices of a tensor, packed or plain; their number must be in the range.
     fn matrices(
         &self,
         name: &str,
@@ -200,8 +199,8 @@ impl Model {
     /// there is one. It shares the model's memory: no copy, no repacking.
     ///
     /// # Errors
-    /// If there is no such matrix, its type is none that can be multiplied, or the bias is not a
-    /// vector of as many elements as the matrix has rows.
+    /// If there is no such matrix, its type cannot be multiplied, or the bias is not a vector with
+    /// one element per row of the matrix.
     pub fn linear(&self, name: &str) -> Result<Linear, Error> {
         let matrix = self.matrices(&format!("{name}.weight"), 1..=1, "one matrix")?;
         let linear = Linear::new(matrix.get(0)?, self.0.isa).named(&matrix.name().into(), 0);
@@ -212,18 +211,18 @@ impl Model {
         }
     }
 
-    /// Makes the experts of a mixture of the tensor `name`, packed or plain, or else
-    /// `{name}.weight`, whose dimensions are experts, outputs, inputs. They have no biases and
-    /// share the model's memory.
+    /// Makes the experts of a mixture from the tensor `name` or else `{name}.weight`, packed or
+    /// plain, whose dimensions are experts, outputs, inputs. They have no biases and share the
+    /// model's memory.
     ///
-    /// Where each expert is a tensor of its own, take them by [`linear`](Self::linear) and put them
-    /// together by [`Experts::new`].
+    /// If each expert has its own tensor, make layers with [`linear`](Self::linear) and combine
+    /// them with [`Experts::new`].
     ///
     /// # Errors
-    /// If there is no such tensor, its type is none that can be multiplied, or it holds no
-    /// matrix or more than 65536.
+    /// If there is no such tensor, its type cannot be multiplied, or it holds no matrix or more
+    /// than 65536.
     pub fn experts(&self, name: &str) -> Result<Experts, Error> {
-        // As many as no router has: a file of tiny matrices must not cost many times its size.
+        // More than any router has: a file of tiny matrices must not cost many times its size.
         let find = |name: &str| self.matrices(name, 1..=1 << 16, "1 to 65536 matrices");
         let weights = match find(name) {
             Err(Error::NoSuchTensor { .. }) => find(&format!("{name}.weight"))?,
@@ -234,16 +233,16 @@ impl Model {
         Experts::new((0..weights.count()).map(layer).collect::<Result<_, Error>>()?)
     }
 
-    /// Whether two tensors have the same form and the same bytes. Checksums that differ decide
-    /// without reading these.
+    /// Returns whether two tensors have the same form and the same bytes. If their checksums
+    /// differ, the bytes are not read.
     pub(crate) fn is_same(&self, name: &str, other: &str) -> bool {
         let (Ok((a, bytes)), Ok((b, other_bytes))) = (self.find(name), self.find(other)) else { return false };
         let sums_differ = a.checksum.is_some() && b.checksum.is_some() && a.checksum != b.checksum;
         a.shape == b.shape && a.storage == b.storage && !sums_differ && bytes == other_bytes
     }
 
-    /// Refuses what a network cannot be made of although it may be a whole file: codes of other
-    /// methods, adapters, 8-bit floats.
+    /// Refuses files that may be complete but cannot make a network: codes of other methods,
+    /// adapters, 8-bit floats.
     pub(crate) fn refuse_unrunnable<'v>(
         &self,
         path: &Path,

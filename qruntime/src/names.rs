@@ -1,82 +1,81 @@
-//! What the tensors of networks are called: by checkpoints of Hugging Face, one column for each way
-//! of naming, and by GGUF, which has one name for what they do.
-//!
-//! Layers find their tensors here, and converters tell from here what a tensor does. A family whose
-//! tensors have other names has a column of its own.
+//! Names of the tensors of networks: in Hugging Face's checkpoints, one column for each naming
+//! scheme, and in GGUF, which has one name for each part. Layers find their tensors by this table,
+//! and converters look up what a tensor does. A family whose tensors have other names has its own
+//! column.
 
 /// What a tensor does in its network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Part {
-    /// A row for every token.
+    /// The embeddings of tokens, one row each.
     TokenEmbedding,
-    /// A row for every position.
+    /// The embeddings of positions, one row each.
     PositionEmbedding,
-    /// A row for every kind of token.
+    /// The embeddings of token types, one row each.
     TokenTypes,
     /// Normalizes embeddings.
     EmbeddingNorm,
-    /// Normalizes what leaves the last layer.
+    /// Normalizes the output of the last layer.
     FinalNorm,
-    /// Makes logits of that.
+    /// Computes logits from the normalized output.
     Head,
-    /// Makes a vector of the first token's.
+    /// Transforms the vector of the first token.
     Pooler,
-    /// Normalizes what enters attention.
+    /// Normalizes the input of attention.
     AttentionNorm,
-    /// Makes queries.
+    /// Computes queries.
     Query,
-    /// Makes keys.
+    /// Computes keys.
     Key,
-    /// Makes values.
+    /// Computes values.
     Value,
-    /// Makes queries, keys and values, one after the other.
+    /// Computes queries, keys and values, in this order.
     QueryKeyValue,
     /// Normalizes each head of queries.
     QueryNorm,
     /// Normalizes each head of keys.
     KeyNorm,
-    /// The last matrix of attention.
+    /// The output matrix of attention.
     AttentionOutput,
-    /// Normalizes the result of attention before it is added.
+    /// Normalizes the output of attention before it is added.
     PostAttentionNorm,
-    /// Normalizes the sum of the result of attention and what entered.
+    /// Normalizes the sum of attention's input and output.
     AttentionSumNorm,
-    /// Normalizes what enters the MLP.
+    /// Normalizes the input of the MLP.
     MlpNorm,
-    /// Makes the gates of an MLP.
+    /// Computes the gates of an MLP.
     Gate,
-    /// Makes what gates are multiplied with; the first matrix of an MLP without gates.
+    /// Computes the values that gates multiply; the first matrix of an MLP without gates.
     Up,
-    /// Both, gates first.
+    /// Gate and up in one matrix, gates first.
     GateUp,
     /// The last matrix of an MLP.
     Down,
     /// Chooses experts.
     Router,
-    /// As [`Gate`](Self::Gate), of an expert or of all.
+    /// [`Gate`](Self::Gate) of one expert or of all.
     ExpertGate,
-    /// As [`Up`](Self::Up), of an expert or of all.
+    /// [`Up`](Self::Up) of one expert or of all.
     ExpertUp,
-    /// As [`GateUp`](Self::GateUp), of an expert or of all.
+    /// [`GateUp`](Self::GateUp) of one expert or of all.
     ExpertGateUp,
-    /// As [`Down`](Self::Down), of an expert or of all.
+    /// [`Down`](Self::Down) of one expert or of all.
     ExpertDown,
-    /// Weighs the expert that every row takes.
+    /// Computes the weight of the shared expert.
     SharedRouter,
-    /// As [`Gate`](Self::Gate), of the expert that every row takes.
+    /// [`Gate`](Self::Gate) of the shared expert, which every row takes.
     SharedGate,
-    /// As [`Up`](Self::Up), of the expert that every row takes.
+    /// [`Up`](Self::Up) of the shared expert.
     SharedUp,
-    /// As [`Down`](Self::Down), of the expert that every row takes.
+    /// [`Down`](Self::Down) of the shared expert.
     SharedDown,
-    /// Normalizes the result of the MLP before it is added.
+    /// Normalizes the output of the MLP before it is added.
     PostMlpNorm,
-    /// Normalizes the sum of the result of the MLP and what entered.
+    /// Normalizes the sum of the MLP's input and output.
     MlpSumNorm,
 }
 
-/// GGUF's names. `blk.N.` stands before those of a layer, `.weight` or `.bias` after all.
+/// GGUF's names. The prefix of a layer is `blk.N.`, and every name ends in `.weight` or `.bias`.
 const GGUF: &[(Part, &str)] = &[
     (Part::TokenEmbedding, "token_embd"),
     (Part::PositionEmbedding, "position_embd"),
@@ -98,7 +97,7 @@ const GGUF: &[(Part, &str)] = &[
     (Part::MlpNorm, "blk.{layer}.ffn_norm"),
     (Part::Gate, "blk.{layer}.ffn_gate"),
     (Part::Up, "blk.{layer}.ffn_up"),
-    // Gates and what they are multiplied with have the name of the latter.
+    // The fused matrix has the name of up.
     (Part::GateUp, "blk.{layer}.ffn_up"),
     (Part::Down, "blk.{layer}.ffn_down"),
     (Part::Router, "blk.{layer}.ffn_gate_inp"),
@@ -135,7 +134,7 @@ const OF_LLAMA: Table = &[
     (Part::ExpertGate, "layers.{layer}.mlp.experts.{expert}.gate_proj"),
     (Part::ExpertUp, "layers.{layer}.mlp.experts.{expert}.up_proj"),
     (Part::ExpertDown, "layers.{layer}.mlp.experts.{expert}.down_proj"),
-    // As transformers saves mixtures since version 5.
+    // The way transformers saves mixtures since version 5.
     (Part::ExpertGateUp, "layers.{layer}.mlp.experts.gate_up_proj"),
     (Part::ExpertDown, "layers.{layer}.mlp.experts.down_proj"),
     (Part::SharedRouter, "layers.{layer}.mlp.shared_expert_gate"),
@@ -144,17 +143,17 @@ const OF_LLAMA: Table = &[
     (Part::SharedDown, "layers.{layer}.mlp.shared_expert.down_proj"),
 ];
 
-/// What Gemma calls its norms: one of the names means something else to Llama.
+/// Gemma's names of norms; one of them means something else in Llama.
 const NORMS_OF_GEMMA: Table = &[
     (Part::PostAttentionNorm, "layers.{layer}.post_attention_layernorm"),
     (Part::MlpNorm, "layers.{layer}.pre_feedforward_layernorm"),
     (Part::PostMlpNorm, "layers.{layer}.post_feedforward_layernorm"),
 ];
 
-/// Phi's fused matrices, one of which GGUF calls as another is called elsewhere.
+/// Phi's fused matrices, one of which GGUF names like an unfused one elsewhere.
 const FUSED_OF_PHI: Table = &[(Part::GateUp, "layers.{layer}.mlp.gate_up_proj")];
 
-/// What Mixtral calls its experts; transformers since version 5 has other names.
+/// Mixtral's names of experts; transformers since version 5 has other names.
 const EXPERTS_OF_MIXTRAL: Table = &[
     (Part::Router, "layers.{layer}.block_sparse_moe.gate"),
     (Part::ExpertGate, "layers.{layer}.block_sparse_moe.experts.{expert}.w1"),
@@ -162,7 +161,7 @@ const EXPERTS_OF_MIXTRAL: Table = &[
     (Part::ExpertDown, "layers.{layer}.block_sparse_moe.experts.{expert}.w2"),
 ];
 
-/// What Granite calls its experts, before and since version 5 of transformers.
+/// Granite's names of experts, before and since version 5 of transformers.
 const EXPERTS_OF_GRANITE: Table = &[
     (Part::Router, "layers.{layer}.block_sparse_moe.router.layer"),
     (Part::Router, "layers.{layer}.block_sparse_moe.router"),
@@ -189,11 +188,11 @@ const OF_BERT: Table = &[
     (Part::Pooler, "pooler.dense"),
 ];
 
-/// What decoders' names may begin with: of a language model, of one within a larger one, of one
-/// without an output head.
+/// The possible prefixes of a decoder's names: of a language model, of one within a larger model,
+/// of one without an output head.
 const DECODER_BODIES: &[&str] = &["model.", "language_model.model.", "model.language_model.", ""];
 
-/// And that of the output head.
+/// The possible prefixes of the output head's name.
 const DECODER_HEADS: &[&str] = &["", "language_model."];
 
 /// The columns of Hugging Face's names.
@@ -208,20 +207,20 @@ pub(crate) const GRANITE: &Names =
     &Names { tables: &[EXPERTS_OF_GRANITE, OF_LLAMA], bodies: DECODER_BODIES, heads: DECODER_HEADS };
 pub(crate) const BERT: &Names = &Names { tables: &[OF_BERT], bodies: &["", "bert."], heads: &[""] };
 
-/// Parts and their names, without `.weight` and `.bias`. A part may have several names, the usual
-/// one first.
+/// Parts and their names, without `.weight` and `.bias`. If a part has several names, the usual one
+/// comes first.
 type Table = &'static [(Part, &'static str)];
 
-/// How a family names its tensors; [`names_of`](crate::names_of) has that of a family.
+/// The tensor names of a family; [`names_of`](crate::names_of) returns them.
 #[derive(Debug)]
 pub struct Names {
-    /// The first that knows a name decides.
+    /// The first table that has a name decides.
     tables: &'static [Table],
     bodies: &'static [&'static str],
     heads: &'static [&'static str],
 }
 
-/// A tensor by what it does, whatever it is called.
+/// A tensor identified by what it does rather than by its name.
 ///
 /// ```
 /// use qruntime::names::Part;
@@ -234,18 +233,18 @@ pub struct Names {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TensorName {
-    /// What it does.
+    /// What the tensor does.
     pub part: Part,
-    /// The layer, from 0; none outside of layers.
+    /// The layer, from 0; `None` outside layers.
     pub layer: Option<usize>,
-    /// The expert, where each has a tensor of its own.
+    /// The expert, if each has its own tensor.
     pub expert: Option<usize>,
-    /// Whether it is a bias rather than a weight.
+    /// Whether the tensor is a bias rather than a weight.
     pub bias: bool,
 }
 
 impl Names {
-    /// What a tensor of this name does; `None` if the family has no such name.
+    /// Returns what a tensor of this name does; `None` if the family has no such name.
     #[must_use]
     pub fn parse(&self, name: &str) -> Option<TensorName> {
         let (stem, suffix) = match name.rsplit_once('.') {
@@ -268,10 +267,10 @@ impl Names {
         rows.clone().find_map(fits)
     }
 
-    /// What a tensor of this name in a GGUF file does, in a network of this family; `None` if there
-    /// is no such name.
+    /// Returns what a tensor of this name in a GGUF file does in a network of this family; `None`
+    /// if there is no such name.
     ///
-    /// Experts lie in one tensor there, so that [`TensorName::expert`] is always `None`.
+    /// GGUF stores all experts in one tensor, so [`TensorName::expert`] is always `None`.
     #[must_use]
     pub fn parse_gguf(&self, name: &str) -> Option<TensorName> {
         let (stem, suffix) = name.rsplit_once('.')?;
@@ -287,8 +286,8 @@ impl Names {
         self.tables.iter().copied().flatten().find_map(fits)
     }
 
-    /// All names that such a tensor may have in a checkpoint, the usual one first. A tensor of all
-    /// experts (`expert` is `None`) has none where each expert has a tensor of its own.
+    /// Returns all names that such a tensor may have in a checkpoint, the usual one first. A tensor
+    /// of all experts (`expert` is `None`) has no name where each expert has its own tensor.
     pub fn candidates(&self, tensor: TensorName) -> impl Iterator<Item = String> {
         let prefixes = if tensor.part == Part::Head { self.heads } else { self.bodies };
         let suffix = if tensor.bias { ".bias" } else { ".weight" };
@@ -307,22 +306,22 @@ impl Names {
         })
     }
 
-    /// What a part may be called, the usual name first.
+    /// Returns the patterns of a part's names, the usual one first.
     pub(crate) fn patterns(&self, part: Part) -> impl Iterator<Item = &'static str> {
         self.tables.iter().copied().flatten().filter(move |(other, _)| *other == part).map(|(_, pattern)| *pattern)
     }
 
-    /// What names may begin with.
+    /// Returns the possible prefixes of names.
     pub(crate) fn bodies(&self) -> &'static [&'static str] {
         self.bodies
     }
 
-    /// What the name of the output head may begin with.
+    /// Returns the possible prefixes of the output head's name.
     pub(crate) fn heads(&self) -> &'static [&'static str] {
         self.heads
     }
 
-    /// Which of two parts the family usually has.
+    /// Returns which of two parts the family usually has.
     pub(crate) fn usual(&self, a: Part, b: Part) -> Part {
         let mut rows = self.tables.iter().copied().flatten().map(|(part, _)| *part);
         rows.find(|part| [a, b].contains(part)).unwrap_or(a)
@@ -330,7 +329,7 @@ impl Names {
 }
 
 impl TensorName {
-    /// GGUF's name, as llama.cpp has it. Those of single experts are parts of one tensor.
+    /// Returns the name in GGUF, as llama.cpp writes it. Single experts are parts of one tensor.
     #[must_use]
     pub fn gguf(&self) -> String {
         let suffix = if self.bias { "bias" } else { "weight" };
@@ -338,23 +337,23 @@ impl TensorName {
     }
 }
 
-/// GGUF's name of a part.
+/// Returns GGUF's name of a part.
 fn gguf(part: Part) -> &'static str {
     GGUF.iter().find(|(other, _)| *other == part).map(|(_, name)| *name).expect("every part has a name")
 }
 
-/// Where the number of a layer stands in a pattern.
+/// The placeholder of a layer's number in a pattern.
 const LAYER: &str = "{layer}";
 
-/// Where the number of an expert does.
+/// The placeholder of an expert's number in a pattern.
 pub(crate) const EXPERT: &str = "{expert}";
 
-/// A pattern with its numbers.
+/// Fills a pattern with its numbers.
 pub(crate) fn filled(pattern: &str, layer: usize, expert: usize) -> String {
     pattern.replace(LAYER, &layer.to_string()).replace(EXPERT, &expert.to_string())
 }
 
-/// The numbers of layer and expert in a name that fits a pattern.
+/// Returns the numbers of layer and expert in a name that matches a pattern.
 fn numbers(pattern: &str, name: &str) -> Option<(Option<usize>, Option<usize>)> {
     let (mut layer, mut expert) = (None, None);
     let (mut patterns, mut names) = (pattern.split('.'), name.split('.'));

@@ -1,4 +1,4 @@
-//! A network of any kind, which `config.json` tells.
+//! A network of either kind; `config.json` says which.
 
 use std::fmt;
 use std::path::Path;
@@ -37,24 +37,24 @@ pub enum Network {
 pub enum NetworkKind {
     /// A language model, which [`CausalLm`] opens.
     CausalLm {
-        /// Its family, as [`LmConfig::family`](crate::LmConfig::family) has it.
+        /// Its family; see [`LmConfig::family`](crate::LmConfig::family).
         family: &'static str,
     },
     /// A sentence encoder, which [`Encoder`] opens.
     Encoder {
-        /// Its family, as [`EncoderConfig::family`](crate::EncoderConfig::family) has it.
+        /// Its family; see [`EncoderConfig::family`](crate::EncoderConfig::family).
         family: &'static str,
     },
-    /// A family that is not known.
+    /// An unknown family.
     Unknown {
-        /// What `model_type` says, or else the first of `architectures`; empty if neither is there.
+        /// `model_type`, or else the first of `architectures`; empty if `config.json` has neither.
         family: String,
     },
 }
 
 impl Network {
-    /// Tells what a folder holds (or a safetensors file beside its `config.json`) without opening
-    /// the weights.
+    /// Returns the kind of the network in a folder (or in a safetensors file beside its
+    /// `config.json`) without opening the weights.
     ///
     /// # Errors
     /// If there is no checkpoint, or `config.json` cannot be read.
@@ -69,8 +69,8 @@ impl Network {
     /// Opens the network in a folder, reading the weights into memory.
     ///
     /// # Errors
-    /// Those of [`CausalLm::open`] and of [`Encoder::open`], by what `config.json` says that the
-    /// folder holds.
+    /// Those of [`CausalLm::open`] or [`Encoder::open`], depending on the kind that `config.json`
+    /// names.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         Self::by_kind(path, || CausalLm::open(path), || Encoder::open(path))
@@ -83,11 +83,11 @@ impl Network {
     /// of it lives.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// See [`open`](Self::open).
     #[expect(unsafe_code, reason = "hands the caller's promise on to the map")]
     pub unsafe fn map(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        // SAFETY: the caller makes the promise.
+        // SAFETY: the caller upholds this function's contract.
         Self::by_kind(path, || unsafe { CausalLm::map(path) }, || unsafe { Encoder::map(path) })
     }
 
@@ -126,7 +126,7 @@ impl fmt::Display for NetworkKind {
 
 /// Reads `config.json` of a checkpoint.
 fn read(path: &Path) -> Result<Config, Error> {
-    // Says what a folder is that is no checkpoint, before anything else is missed.
+    // If the folder is not a checkpoint, say what it is before reporting anything else missing.
     Checkpoint::find(path)?;
     Config::read(&folder(path).join("config.json"))
 }

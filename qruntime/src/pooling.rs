@@ -1,25 +1,25 @@
-//! Makes a text's vector of those of its tokens.
+//! Pools the vectors of a text's tokens into one.
 
-/// How a text's vector is made of its tokens'.
+/// How the vectors of a text's tokens become the vector of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pooling {
-    /// Their mean.
+    /// The mean.
     Mean,
-    /// That of the first token.
+    /// The vector of the first token.
     Cls,
     /// The maximum of each element.
     Max,
-    /// Their sum, divided by the square root of how many they are.
+    /// The sum, divided by the square root of the number of tokens.
     MeanSqrtLen,
-    /// Their mean weighted by position: 1 for the first token, 2 for the second.
+    /// The mean weighted by position: 1 for the first token, 2 for the second, and so on.
     WeightedMean,
-    /// That of the last token.
+    /// The vector of the last token.
     LastToken,
 }
 
 impl Pooling {
-    /// Makes one vector of those of tokens, with their positions; there is at least one.
+    /// Pools the vectors of tokens, given with their positions; there is at least one.
     pub(crate) fn apply<'a>(self, rows: impl ExactSizeIterator<Item = (usize, &'a [f32])> + Clone, vector: &mut [f32]) {
         let count = rows.len() as f32;
         let weights: f32 = rows.clone().map(|(position, _)| weight(position)).sum();
@@ -52,7 +52,7 @@ impl Pooling {
     }
 }
 
-/// The weight of a position in [`Pooling::WeightedMean`].
+/// Returns the weight of a position in [`Pooling::WeightedMean`].
 fn weight(position: usize) -> f32 {
     (position + 1) as f32
 }

@@ -1,15 +1,15 @@
-//! Says what a file is when it is not what it should be: each common mistake has a sentence that
-//! names it and what to do.
+//! Recognizes files that are not what they should be: for each common mistake, a message names it
+//! and says what to do.
 
 use std::fs;
 use std::path::Path;
 
 use crate::error::{FileError, FileErrorKind};
 
-/// Bytes at the beginning of a file that tell what it is.
+/// Number of leading bytes of a file that suffice to recognize it.
 pub(crate) const BEGINNING: usize = 512;
 
-/// How files of other kinds begin, and what to say of them.
+/// The leading bytes of other kinds of files, and the message for each.
 const BEGINNINGS: &[(&[u8], &str)] = &[
     (b"GGUF", "a GGUF file, which is not read: give the original checkpoint that it was made from"),
     (b"PK\x03\x04", "a zip archive, as torch.save writes it: load it in PyTorch and save it as safetensors"),
@@ -19,7 +19,7 @@ const BEGINNINGS: &[(&[u8], &str)] = &[
     (b"{", "JSON text, expected a .safetensors file or a folder with one"),
 ];
 
-/// Says what a file is that is not safetensors, by its first bytes.
+/// Recognizes a file that is not safetensors by its first bytes.
 pub(crate) fn by_beginning(bytes: &[u8]) -> Option<FileError> {
     let bytes = &bytes[..bytes.len().min(BEGINNING)];
     if let Some(error) = replaced(bytes) {
@@ -34,7 +34,7 @@ pub(crate) fn by_beginning(bytes: &[u8]) -> Option<FileError> {
     is_text.then(|| foreign(format!("text that begins {text:?}, expected weights: download the file again")))
 }
 
-/// Says what lies in the place of any file, text or not, if its content was not downloaded.
+/// Recognizes what stands in place of a file, text or not, whose content was not downloaded.
 pub(crate) fn replaced(bytes: &[u8]) -> Option<FileError> {
     if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
         let what = "a Git LFS pointer in place of the file itself: run `git lfs pull` in its folder, or download it";
@@ -50,7 +50,7 @@ pub(crate) fn replaced(bytes: &[u8]) -> Option<FileError> {
         .then(|| foreign("an HTML page in place of the file, such as a login or error page: download it again"))
 }
 
-/// Says what a link is whose target is missing.
+/// Recognizes a link whose target is missing.
 pub(crate) fn dangling(path: &Path) -> Option<FileError> {
     let target = fs::read_link(path).ok()?;
     (!path.exists()).then(|| foreign(format!("{}: download it again", to_nowhere(&target))).in_file(path))
@@ -60,7 +60,7 @@ pub(crate) fn to_nowhere(target: &Path) -> String {
     format!("a link to {target:?}, which is missing (an interrupted download, or a file that was moved)")
 }
 
-/// The error of something else than a checkpoint of plain weights.
+/// Returns the error for anything other than a checkpoint of plain weights.
 pub(crate) fn foreign(message: impl Into<String>) -> FileError {
     FileError::new(FileErrorKind::Foreign, message)
 }

@@ -1,4 +1,4 @@
-//! Choosing the next token.
+//! Chooses the next token.
 
 use std::cmp::Ordering;
 
@@ -8,12 +8,12 @@ use crate::error::Error;
 
 /// Chooses tokens from logits.
 pub trait Sampler {
-    /// The next token after `history`, given the logits after its last one: one for each token of
-    /// the vocabulary.
+    /// Returns the next token after `history`. `logits` are those after its last token, one for
+    /// each token of the vocabulary.
     fn sample(&mut self, logits: &[f32], history: &[u32]) -> u32;
 }
 
-/// Chooses the most likely token; the first of several.
+/// Chooses the most likely token; in a tie, the first.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Greedy;
 
@@ -24,27 +24,27 @@ impl Sampler for Greedy {
     }
 }
 
-/// How [`Sample`] chooses. Fields are applied in their order here, which is llama.cpp's.
+/// Options of [`Sample`]. They are applied in the order of these fields, which is llama.cpp's.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct SampleOptions {
-    /// Above 1 makes tokens of the recent past less likely: positive logits are divided by it,
+    /// A value above 1 makes recent tokens less likely: their positive logits are divided by it,
     /// negative ones multiplied (Keskar et al., "CTRL", 2019). 1 does nothing.
     pub repetition_penalty: f32,
-    /// How many tokens are the recent past.
+    /// How many of the last tokens count as recent.
     pub repetition_window: usize,
-    /// Keeps so many of the most likely tokens; 0 keeps all.
+    /// Keeps this many of the most likely tokens; 0 keeps all.
     pub top_k: usize,
     /// Keeps the most likely tokens until their probabilities sum up to this (Holtzman et al., "The
     /// curious case of neural text degeneration", 2019). 1 keeps all.
     pub top_p: f32,
-    /// Keeps tokens of at least this times the largest probability (Nguyen et al., "Turning up the
-    /// heat: min-p sampling", 2024). 0 keeps all.
+    /// Keeps tokens whose probability is at least this times the largest one (Nguyen et al.,
+    /// "Turning up the heat: min-p sampling", 2024). 0 keeps all.
     pub min_p: f32,
-    /// What logits of the kept tokens are divided by: below 1 makes likely tokens more likely. 0
+    /// Divides the logits of the kept tokens: a value below 1 makes likely tokens more likely. 0
     /// chooses the most likely one.
     pub temperature: f32,
-    /// Where the random numbers begin. The same seed, options and logits give the same tokens, on
+    /// The seed of the random numbers. The same seed, options and logits give the same tokens on
     /// every processor.
     pub seed: u64,
 }
@@ -65,7 +65,7 @@ impl Default for SampleOptions {
 
 /// Draws tokens at random, according to their probabilities and some [`SampleOptions`].
 ///
-/// Logits that are NaN are never chosen, unless all are.
+/// A token whose logit is NaN is never chosen, unless all are NaN.
 ///
 /// ```
 /// use qruntime::{Sample, SampleOptions, Sampler};
@@ -86,7 +86,7 @@ pub struct Sample {
     candidates: Vec<Candidate>,
 }
 
-/// A token, and its logit or its probability.
+/// A token with its logit or its probability.
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     score: f32,
@@ -94,10 +94,10 @@ struct Candidate {
 }
 
 impl Sample {
-    /// A sampler.
+    /// Makes a sampler.
     ///
     /// # Errors
-    /// If an option is out of its range.
+    /// If an option is out of range.
     pub fn new(options: SampleOptions) -> Result<Self, Error> {
         let check = |name, found: f32, in_range: bool, expected| match in_range {
             true => Ok(()),
@@ -111,13 +111,13 @@ impl Sample {
         Ok(Self { options, isa: Isa::best(), state: seed, scores: Vec::new(), candidates: Vec::new() })
     }
 
-    /// The options.
+    /// Returns the options.
     #[must_use]
     pub fn options(&self) -> &SampleOptions {
         &self.options
     }
 
-    /// Makes the recent past less likely, each token once.
+    /// Makes recent tokens less likely, each once.
     fn penalize(&mut self, history: &[u32]) {
         let penalty = self.options.repetition_penalty;
         if penalty == 1.0 {
@@ -133,7 +133,7 @@ impl Sample {
         }
     }
 
-    /// Keeps the `k` best, best first.
+    /// Keeps the `k` most likely tokens, most likely first.
     fn keep_best(&mut self, k: usize) {
         if k < self.candidates.len() {
             self.candidates.select_nth_unstable_by(k - 1, Candidate::order);
@@ -142,11 +142,11 @@ impl Sample {
         self.candidates.sort_unstable_by(Candidate::order);
     }
 
-    /// Keeps the most likely ones until they are as likely as `p` together.
+    /// Keeps the most likely tokens until their probabilities sum up to `p`.
     fn keep_likely(&mut self, p: f32) {
         self.softmax(1.0);
         let probabilities = &self.scores;
-        // Likely tokens are few: of a vocabulary only so many are put in order as are needed.
+        // Few tokens are likely, so only as much of the vocabulary is sorted as is needed.
         let mut order: Vec<Candidate> =
             probabilities.iter().zip(0..).map(|(&score, place)| Candidate { score, token: place }).collect();
         let mut sorted = 0;
@@ -180,7 +180,7 @@ impl Sample {
         kernels::softmax(self.isa, &mut self.scores);
     }
 
-    /// A random number from 0 to below 1, of 53 bits: SplitMix64 (Steele, Lea, Flood, "Fast
+    /// Returns a random number of 53 bits in `[0, 1)`: SplitMix64 (Steele, Lea, Flood, "Fast
     /// splittable pseudorandom number generators", 2014).
     fn random(&mut self) -> f64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -227,7 +227,7 @@ impl Sampler for Sample {
                 return candidate.token;
             }
         }
-        // Rounding: what was drawn is the very end.
+        // Because of rounding, the number drawn can lie beyond the last sum.
         self.candidates.last().map_or(0, |candidate| candidate.token)
     }
 }
@@ -238,7 +238,7 @@ impl Candidate {
     }
 }
 
-/// The larger number first, NaN last.
+/// Orders the larger number first, NaN last.
 fn by_score(a: f32, b: f32) -> Ordering {
     match (a.is_nan(), b.is_nan()) {
         (false, false) => b.partial_cmp(&a).expect("both are numbers"),
@@ -250,7 +250,7 @@ fn by_score(a: f32, b: f32) -> Ordering {
 mod tests {
     use super::*;
 
-    /// Changes nothing but what a test sets.
+    /// Options that do nothing, for a test to change.
     fn plain() -> SampleOptions {
         SampleOptions { top_k: 0, top_p: 1.0, min_p: 0.0, temperature: 1.0, ..SampleOptions::default() }
     }
@@ -272,7 +272,7 @@ mod tests {
         for (found, expected) in counts(plain(), &logits, &[]).into_iter().zip([5000i64, 2500, 1250, 1250]) {
             assert!((found as i64 - expected).abs() <= 250, "{found} draws, expected {expected}");
         }
-        // At half of the temperature probabilities are squared: 16, 4, 1, 1 of 22.
+        // At half the temperature, probabilities are squared: 16, 4, 1, 1 of 22.
         let cold = counts(SampleOptions { temperature: 0.5, ..plain() }, &logits, &[]);
         assert!((cold[0] as i64 - 7273).abs() <= 250, "{cold:?}");
     }
@@ -282,7 +282,7 @@ mod tests {
         let logits = [0.0, -1.0, -2.0, -2.0].map(|x: f32| x * core::f32::consts::LN_2);
         let kept = |options| counts(options, &logits, &[]).iter().map(|&n| n > 0).collect::<Vec<_>>();
         assert_eq!(kept(SampleOptions { top_k: 2, ..plain() }), [true, true, false, false]);
-        // Of two that are equal the first.
+        // In a tie, the first.
         assert_eq!(kept(SampleOptions { top_k: 3, ..plain() }), [true, true, true, false]);
         assert_eq!(kept(SampleOptions { top_p: 0.7, ..plain() }), [true, true, false, false]);
         assert_eq!(kept(SampleOptions { top_p: 0.4, ..plain() }), [true, false, false, false]);
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(kept(SampleOptions { min_p: 0.3, ..plain() }), [true, true, false, false]);
         assert_eq!(kept(SampleOptions { min_p: 1.0, ..plain() }), [true, false, false, false]);
         assert_eq!(kept(SampleOptions { temperature: 0.0, ..plain() }), [true, false, false, false]);
-        // After the best two, which are 2/3 and 1/3 likely, 0.6 is reached by the first.
+        // Of the best two, with probabilities 2/3 and 1/3, the first alone reaches 0.6.
         assert_eq!(kept(SampleOptions { top_k: 2, top_p: 0.6, ..plain() }), [true, false, false, false]);
     }
 
@@ -325,12 +325,12 @@ mod tests {
         assert_eq!(sampler.sample(&[3.0, 2.0, 1.0], &[0]), 1);
         assert_eq!(sampler.sample(&[3.0, 2.0, 1.0], &[0, 1, 1, 9]), 0, "only the last two count");
         assert_eq!(sampler.sample(&[-1.0, -2.0], &[0]), 1, "negative logits are multiplied");
-        // A token counts once, however often it stands there.
+        // A token counts once, however often it occurs.
         let twice = Sample::new(SampleOptions { repetition_penalty: 2.0, temperature: 0.0, ..plain() });
         assert_eq!(twice.expect("in range").sample(&[4.0, 1.5], &[0, 0, 0]), 0);
     }
 
-    /// A window over a long text with many different tokens takes no more time than to sort them.
+    /// A window over a long text with many different tokens costs no more time than sorting them.
     #[test]
     fn the_recent_past_may_be_long() {
         let options = SampleOptions { repetition_penalty: 2.0, repetition_window: usize::MAX, ..plain() };

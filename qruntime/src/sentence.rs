@@ -1,5 +1,5 @@
-//! What sentence-transformers adds to an encoder's folder: which modules follow the network, how a
-//! text's vector is made of its tokens', how texts are prepared. Everything that its version 6
+//! The files that sentence-transformers adds to an encoder's folder: which modules follow the
+//! network, how token vectors are pooled, how texts are prepared. Everything that its version 6
 //! reads is read or refused.
 
 use std::collections::BTreeMap;
@@ -10,28 +10,29 @@ use crate::error::{Error, FileError, FileErrorKind};
 use crate::files::{MAX_CONFIG, is_plain_name, read_json_within};
 use crate::pooling::Pooling;
 
-/// What the files say.
+/// The settings in the files.
 #[derive(Clone, Debug)]
 pub(crate) struct Sentence {
-    /// The longest sequence, if one is named.
+    /// The longest sequence, if specified.
     pub(crate) max_tokens: Option<usize>,
-    /// Whether texts become lower case before they become tokens, whatever the tokenizer does.
+    /// Whether texts are converted to lower case before they are tokenized, whatever the tokenizer
+    /// does.
     pub(crate) lower_case: bool,
-    /// How vectors of tokens become that of a text. Several are put one after the other; there is
-    /// at least one.
+    /// How the vectors of a text's tokens become the vector of the text. The results of several
+    /// ways are concatenated; there is at least one.
     pub(crate) pooling: Vec<Pooling>,
-    /// Whether the tokens of a prompt count in pooling.
+    /// Whether the tokens of a prompt are pooled.
     pub(crate) include_prompt: bool,
     /// Whether vectors are scaled to length 1.
     pub(crate) normalize: bool,
-    /// Texts to be put before others, by name.
+    /// Texts that precede a text to embed, by name.
     pub(crate) prompts: BTreeMap<String, String>,
-    /// The name of that which is used if nothing is said.
+    /// The name of the prompt that is used by default.
     pub(crate) default_prompt: Option<String>,
 }
 
 impl Default for Sentence {
-    /// What holds for a folder without `modules.json`.
+    /// Returns the settings of a folder without `modules.json`.
     fn default() -> Self {
         Self {
             max_tokens: None,
@@ -50,7 +51,7 @@ impl Sentence {
     pub(crate) fn read(folder: &Path) -> Result<Self, Error> {
         let mut sentence = Self::default();
         let modules = folder.join("modules.json");
-        // Without it, sentence-transformers makes a model of its own, and reads none of the other
+        // Without it, sentence-transformers builds a default model and reads none of the other
         // files.
         if modules.exists() {
             sentence.read_transformer(folder)?;
@@ -63,7 +64,7 @@ impl Sentence {
         Ok(sentence)
     }
 
-    /// The network's own file: the first that is there and says something.
+    /// Reads the network's own file: the first that exists and has fields.
     fn read_transformer(&mut self, folder: &Path) -> Result<(), Error> {
         const FILES: [&str; 7] = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"];
         let files = FILES.map(|kind| folder.join(format!("sentence_{kind}_config.json")));
@@ -77,7 +78,7 @@ impl Sentence {
             config.one_of("transformer_task", &[("feature-extraction", ())])?;
             config.one_of("module_output_name", &[("token_embeddings", ())])?;
             if let Some(modalities) = config.section_if("modality_config")? {
-                // With a form of messages, texts would be put into a chat template.
+                // With a message format, texts would go through a chat template.
                 if let Some(other) = modalities.names().find(|name| *name != "text") {
                     return Err(modalities.refuse(other, "an object", "\"text\" alone"));
                 }
@@ -87,7 +88,7 @@ impl Sentence {
             }
             for arguments in ["tokenizer_args", "processor_kwargs"] {
                 if let Some(arguments) = config.section_if(arguments)? {
-                    // It stands before the other limit.
+                    // It takes precedence over the other limit.
                     self.max_tokens = arguments.size_if("model_max_length", SIZES)?.or(self.max_tokens);
                     only_known(&arguments, &["model_max_length", "use_fast"])?;
                 }
@@ -112,7 +113,7 @@ impl Sentence {
         Ok(())
     }
 
-    /// What follows the network: pooling, and perhaps normalization.
+    /// Reads what follows the network: pooling, and perhaps normalization.
     fn read_modules(&mut self, path: &Path, folder: &Path) -> Result<(), Error> {
         #[derive(serde::Deserialize)]
         struct Module {
@@ -127,15 +128,15 @@ impl Sentence {
         }
         for (i, Module { path, r#type: class }) in modules.iter().enumerate() {
             let config = || {
-                // It must not lead out of the folder.
+                // The path must not lead out of the folder.
                 if !is_plain_name(path) {
                     return Err(refuse(format!("\"path\": {path:?}, expected the name of a folder")));
                 }
                 let file = folder.join(path).join("config.json");
                 file.exists().then(|| Config::read(&file)).transpose()
             };
-            // Modules have moved within the package several times. Those of others have code of
-            // their own.
+            // Modules have moved within the package several times. Modules of other packages need
+            // their own code.
             let name = class.strip_prefix("sentence_transformers.").and_then(|class| class.rsplit('.').next());
             match (i, name.unwrap_or_default()) {
                 (0, "Transformer") if path.is_empty() => {}
@@ -155,7 +156,7 @@ impl Sentence {
                     }
                     self.normalize = true;
                 }
-                // It belongs to training.
+                // Only training uses it.
                 (2.., "Dropout") => {}
                 _ => {
                     let message = format!("module {i}: {class:?}, expected Transformer, Pooling, Normalize, Dropout");
@@ -163,7 +164,7 @@ impl Sentence {
                 }
             }
         }
-        // Without pooling there would be no vector of the text.
+        // Without pooling there would be no vector for the text.
         match modules.len() {
             1 => Err(refuse("one module, expected Transformer and Pooling".into())),
             _ => Ok(()),
@@ -171,7 +172,7 @@ impl Sentence {
     }
 
     fn read_pooling(&mut self, config: &Config) -> Result<(), Error> {
-        /// The order in which vectors are put one after the other where flags choose them.
+        /// The order in which vectors are concatenated where flags choose them.
         const FLAGS: [(&str, Pooling); 6] = [
             ("pooling_mode_cls_token", Pooling::Cls),
             ("pooling_mode_max_tokens", Pooling::Max),
@@ -217,7 +218,7 @@ impl Sentence {
         }
         let config = Config::read(&path)?;
         config.one_of("model_type", &[("SentenceTransformer", ())])?;
-        // These two may be asked for by name even if they say nothing.
+        // These two may be asked for by name even if they are empty.
         self.prompts = ["query", "document"].map(|name| (name.to_owned(), String::new())).into();
         if let Some(prompts) = config.section_if("prompts")? {
             for name in prompts.names() {
@@ -235,7 +236,8 @@ impl Sentence {
     }
 }
 
-/// The longest text that `tokenizer_config.json` names. Python writes 10^30 for "none".
+/// Returns the longest text that `tokenizer_config.json` allows. Python writes 10^30 for "no
+/// limit".
 fn model_max_length(folder: &Path) -> Result<Option<usize>, Error> {
     let path = folder.join("tokenizer_config.json");
     if !path.exists() {
@@ -247,10 +249,10 @@ fn model_max_length(folder: &Path) -> Result<Option<usize>, Error> {
     Ok(length.map(|length| (length as usize).min(*SIZES.end())))
 }
 
-/// Refuses fields that would change something, but are not known.
+/// Refuses unknown fields, which might change results.
 fn only_known(config: &Config, known: &[&str]) -> Result<(), Error> {
-    // Where a file comes from does not matter once it is here; remote code is not run by
-    // sentence-transformers either.
+    // The origin of a file does not matter once it is local, and sentence-transformers does not run
+    // remote code here either.
     const OF_THE_HUB: &[&str] =
         &["trust_remote_code", "revision", "token", "cache_dir", "local_files_only", "subfolder"];
     match config.names().find(|name| !known.contains(name) && !OF_THE_HUB.contains(name)) {

@@ -1,4 +1,4 @@
-//! One sequence of tokens, and what a network has computed of it.
+//! One sequence of tokens, and what a network has computed for it.
 
 use std::mem;
 
@@ -7,18 +7,18 @@ use kernels::KvFormat;
 use crate::error::Error;
 use crate::nn::batch::{Cache, Piece};
 
-/// How a session keeps and computes its sequence.
+/// Options of a session.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SessionOptions {
-    /// How keys and values are stored: in half precision, or in 8 bits at half of the memory.
+    /// How keys and values are stored: in half precision, or in 8 bits with half the memory.
     pub kv: KvFormat,
-    /// How many tokens go through the network together, at most. More need more memory; results are
-    /// the same. A batch takes the least of its sessions.
+    /// The most tokens that go through the network together. More tokens need more memory; results
+    /// are the same. A batch uses the smallest block of its sessions.
     pub block: usize,
-    /// The longest that the sequence may become; `None` for what
-    /// [`LmConfig::default_context`](crate::LmConfig::default_context) says. It may not be longer
-    /// than [`LmConfig::context`](crate::LmConfig::context). Memory is taken as the sequence grows.
+    /// The maximum length of the sequence; `None` for
+    /// [`LmConfig::default_context`](crate::LmConfig::default_context). It may not exceed
+    /// [`LmConfig::context`](crate::LmConfig::context). Memory is taken as the sequence grows.
     pub context: Option<usize>,
 }
 
@@ -35,33 +35,34 @@ impl SessionOptions {
         Self { kv, ..self }
     }
 
-    /// Sets how many tokens go through the network together, at most.
+    /// Sets the most tokens that go through the network together.
     #[must_use]
     pub fn block(self, block: usize) -> Self {
         Self { block, ..self }
     }
 
-    /// Sets how long the sequence may become, in tokens.
+    /// Sets the maximum length of the sequence, in tokens.
     #[must_use]
     pub fn context(self, context: usize) -> Self {
         Self { context: Some(context), ..self }
     }
 }
 
-/// What a sequence may be.
+/// The limits of a sequence.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Tokens are below this.
     pub(crate) vocabulary: usize,
-    /// The longest that the sequence may become.
+    /// The maximum length of the sequence.
     pub(crate) context: usize,
-    /// The longest that the model lets any sequence become, for messages.
+    /// The maximum length of any sequence of the model, for messages.
     pub(crate) longest: usize,
     /// Most tokens that go through the network together.
     pub(crate) block: usize,
 }
 
-/// Tokens, how many of them are computed, their keys and values, and the logits after the last one.
+/// Tokens, the number of them that are computed, their keys and values, and the logits after the
+/// last one.
 #[derive(Clone)]
 pub(crate) struct Sequence {
     limits: Limits,
@@ -73,12 +74,12 @@ pub(crate) struct Sequence {
     logits: Vec<f32>,
     /// How many tokens there were before the call that is under way.
     tokens_before: usize,
-    /// The logits after these, while a call is under way that appended others.
+    /// The logits after those tokens, while such a call is under way.
     logits_before: Vec<f32>,
 }
 
 impl Sequence {
-    /// An empty sequence with an empty cache.
+    /// Makes an empty sequence with an empty cache.
     pub(crate) fn new(limits: Limits, cache: Cache) -> Self {
         Self {
             limits,
@@ -99,12 +100,12 @@ impl Sequence {
         &self.tokens
     }
 
-    /// The logits after the last token; empty if they are not known.
+    /// Returns the logits after the last token; empty if they are not known.
     pub(crate) fn logits(&self) -> &[f32] {
         &self.logits
     }
 
-    /// Bytes of keys and values.
+    /// Returns the size of keys and values in bytes.
     pub(crate) fn cache_bytes(&self) -> usize {
         self.cache.bytes()
     }
@@ -118,7 +119,7 @@ impl Sequence {
         }
     }
 
-    /// Checks tokens that are to be appended.
+    /// Checks tokens to append.
     pub(crate) fn check(&self, tokens: &[u32]) -> Result<(), Error> {
         let Limits { vocabulary, context, longest, .. } = self.limits;
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
@@ -131,8 +132,8 @@ impl Sequence {
         }
     }
 
-    /// Appends tokens that have been checked and are to be computed. Sees to it that the logits
-    /// after the last one are computed if they are not known.
+    /// Appends checked tokens to compute. If there are none and the logits after the last token are
+    /// not known, that token is recomputed.
     pub(crate) fn append(&mut self, tokens: &[u32]) {
         self.tokens_before = self.tokens.len();
         if !tokens.is_empty() {
@@ -144,7 +145,7 @@ impl Sequence {
         }
     }
 
-    /// Takes back what [`append`](Self::append) has appended.
+    /// Removes what [`append`](Self::append) has appended.
     fn undo(&mut self) {
         if self.tokens.len() > self.tokens_before {
             self.tokens.truncate(self.tokens_before);
@@ -160,21 +161,21 @@ impl Sequence {
         self.logits_before.clear();
     }
 
-    /// How many tokens are not computed yet.
+    /// Returns how many tokens are not computed yet.
     pub(crate) fn pending(&self) -> usize {
         self.tokens.len() - self.computed
     }
 
-    /// The tokens to be computed next, at most so many.
+    /// Returns the tokens to compute next, at most `most`.
     pub(crate) fn next_piece(&mut self, most: usize) -> Piece<'_> {
-        // What a failed or abandoned computation has left there is not trusted.
+        // Discard what a failed or cancelled computation has left.
         self.cache.truncate(self.computed);
         let tokens = &self.tokens[self.computed..];
         let tokens = &tokens[..tokens.len().min(most)];
         Piece { tokens, rows: tokens.len(), start: self.computed, context: self.limits.context, cache: &mut self.cache }
     }
 
-    /// Notes that the tokens before a position are computed.
+    /// Records that the tokens before a position are computed.
     pub(crate) fn set_computed(&mut self, computed: usize) {
         self.computed = computed;
     }
@@ -186,8 +187,7 @@ impl Sequence {
     }
 }
 
-/// Takes back the tokens that have been appended to sequences, unless the computation comes to its
-/// end.
+/// Removes the appended tokens of sequences when dropped, unless the computation succeeds.
 pub(crate) struct Undo<'a, 's>(pub(crate) &'a mut [&'s mut Sequence]);
 
 impl Undo<'_, '_> {
@@ -198,7 +198,7 @@ impl Undo<'_, '_> {
 
 impl Drop for Undo<'_, '_> {
     fn drop(&mut self) {
-        // Of sequences that have been told to keep theirs, nothing is left to take back.
+        // Sequences that keep their tokens have nothing left to remove.
         self.0.iter_mut().for_each(|sequence| sequence.undo());
     }
 }

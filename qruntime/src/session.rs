@@ -1,4 +1,4 @@
-//! Sequences of tokens, with what the network has made of them.
+//! Sequences of tokens, with what the network has computed for them.
 
 use std::fmt;
 use std::iter::FusedIterator;
@@ -13,13 +13,13 @@ use crate::sequence::{Sequence, SessionOptions};
 
 /// A sequence of tokens, with the keys and values that the network has computed for it.
 ///
-/// A clone is a fork: it goes on from here by itself. What is fed or generated later has the same
-/// bits as if the whole sequence had been fed at once.
+/// A clone is a fork: it continues independently. Whatever is fed or generated later, the results
+/// have the same bits as if the whole sequence had been fed at once.
 ///
-/// Whatever appends tokens computes with the threads of rayon's current pool: all of the global
-/// pool's, or, within `ThreadPool::install`, those of that pool. The calling thread computes as
-/// well; it waits for no other job of the pool and runs none meanwhile, so it may hold a lock. A
-/// call that fails, is cancelled or panics leaves the session as it was.
+/// Methods that append tokens compute on the threads of rayon's current pool: the global pool, or
+/// within `ThreadPool::install`, that pool. The calling thread computes as well; it neither waits
+/// for nor runs other jobs of the pool, so it may hold a lock. A call that fails, is cancelled or
+/// panics leaves the session as it was.
 #[derive(Clone)]
 pub struct Session {
     lm: CausalLm,
@@ -33,7 +33,7 @@ impl CausalLm {
         self.session_with(SessionOptions::default())
     }
 
-    /// Starts an empty sequence with other options than the usual ones.
+    /// Starts an empty sequence with the given options.
     #[must_use]
     pub fn session_with(&self, options: SessionOptions) -> Session {
         let sequence = Sequence::new(self.limits(&options), self.cache(options.kv));
@@ -41,24 +41,24 @@ impl CausalLm {
     }
 
     /// Appends tokens to several sequences and computes them together, which is faster than one
-    /// after the other. They may have different lengths, and any number of tokens before.
+    /// after the other. Each may already have any number of tokens and get any number more.
     ///
-    /// Returns the logits after the last token of each: a row for each sequence.
+    /// Returns the logits after the last token of each sequence, one row for each.
     ///
     /// # Errors
-    /// As [`Session::feed`], for the first sequence at fault, and if one is of another model (of
-    /// the same weights, but another [`with_isa`](Self::with_isa), is another, too). Nothing is
-    /// appended then, to none of them.
+    /// See [`Session::feed`]; the first failing sequence is reported. Also if a session belongs to
+    /// another model; a model made by [`with_isa`](Self::with_isa) counts as another. On error, no
+    /// sequence is changed.
     pub fn feed_batch(&self, batch: &mut [(&mut Session, &[u32])]) -> Result<Array2<f32>, Error> {
         self.feed_batch_watched(batch, Watch::default())
     }
 
-    /// Feeds a batch as [`feed_batch`](Self::feed_batch) does, and can be cancelled: `progress` is
-    /// called before every layer with the number of tokens computed so far, of all sequences
-    /// together, and the call ends when it breaks.
+    /// Feeds a batch as [`feed_batch`](Self::feed_batch) does, but can be cancelled. `progress` is
+    /// called before every layer with the number of tokens computed so far in all sequences; if it
+    /// breaks, the call ends.
     ///
     /// # Errors
-    /// As [`feed_batch`](Self::feed_batch), and [`Error::Cancelled`] if `progress` broke off.
+    /// See [`feed_batch`](Self::feed_batch); and [`Error::Cancelled`] if `progress` breaks.
     pub fn feed_batch_with(
         &self,
         batch: &mut [(&mut Session, &[u32])],
@@ -95,22 +95,22 @@ impl Session {
         &self.lm
     }
 
-    /// Appends tokens. Returns the logits after the last: for every token of the vocabulary the
-    /// logarithm of how likely it is to come next, but for a constant.
+    /// Appends tokens. Returns the logits after the last one: for every token of the vocabulary,
+    /// the logarithm of its probability to come next, up to a constant.
     ///
     /// # Errors
-    /// If a token is not in the vocabulary, or the sequence would be longer than its context; if
-    /// there are no tokens at all; if a result is not finite ([`Error::NotFinite`]) or a key or
-    /// value too large for its format ([`Error::CacheRange`]). Nothing is appended then.
+    /// If a token is not in the vocabulary; if the sequence would exceed its context; if it would
+    /// be empty; if a result is not finite ([`Error::NotFinite`]); if a key or value is too large
+    /// for its format ([`Error::CacheRange`]). On error, nothing is appended.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
         self.sequence.check(tokens)?;
         self.sequence.append(tokens);
         self.catch_up(Watch::default())
     }
 
-    /// Appends tokens as [`feed`](Self::feed) does, and can be cancelled: `progress` is called
-    /// before every layer with the number of `tokens` that have been computed, and the call ends
-    /// when it breaks.
+    /// Appends tokens as [`feed`](Self::feed) does, but can be cancelled. `progress` is called
+    /// before every layer with the number of `tokens` computed so far; if it breaks, the call
+    /// ends.
     ///
     /// ```no_run
     /// use std::ops::ControlFlow;
@@ -131,7 +131,7 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// As [`feed`](Self::feed), and [`Error::Cancelled`] if `progress` broke off.
+    /// See [`feed`](Self::feed); and [`Error::Cancelled`] if `progress` breaks.
     pub fn feed_with(
         &mut self,
         tokens: &[u32],
@@ -139,18 +139,18 @@ impl Session {
     ) -> Result<&[f32], Error> {
         self.sequence.check(tokens)?;
         self.sequence.append(tokens);
-        // Tokens that were appended before, and not computed, are none of `tokens`.
+        // Tokens appended earlier but not yet computed do not count as `tokens`.
         let earlier = self.sequence.pending() - tokens.len();
         let mut progress = |computed: usize| progress(computed.saturating_sub(earlier));
         self.catch_up(Watch { progress: Some(&mut progress), ..Watch::default() })
     }
 
-    /// Appends tokens and tells `each` the logits after every one of them, with its place in
-    /// `tokens`: to measure how well a text is predicted. Takes no more memory for a long text than
-    /// for a short one.
+    /// Appends tokens and calls `each` with the index of every token in `tokens` and the logits
+    /// after it, to measure how well a text is predicted. Memory does not grow with the length of
+    /// the text.
     ///
     /// # Errors
-    /// As [`feed`](Self::feed).
+    /// See [`feed`](Self::feed).
     pub fn feed_each(&mut self, tokens: &[u32], mut each: impl FnMut(usize, &[f32]) + Send) -> Result<(), Error> {
         self.sequence.check(tokens)?;
         if tokens.is_empty() {
@@ -167,21 +167,21 @@ impl Session {
         Ok(())
     }
 
-    /// The logits after the last token, as [`feed`](Self::feed) returned them; empty if they are
-    /// not known: before the first token, after [`rewind`](Self::rewind), and while
-    /// [`generate`](Self::generate) has appended a token that it has not been asked to go on from.
+    /// Returns the logits after the last token, as [`feed`](Self::feed) returned them. They are
+    /// empty if unknown: before the first token, after [`rewind`](Self::rewind), and while the last
+    /// token of [`generate`](Self::generate) has not been computed.
     #[must_use]
     pub fn logits(&self) -> &[f32] {
         self.sequence.logits()
     }
 
-    /// Returns how many tokens the sequence has.
+    /// Returns the number of tokens.
     #[must_use]
     pub fn len(&self) -> usize {
         self.tokens().len()
     }
 
-    /// Returns whether it has none.
+    /// Returns whether the sequence has no tokens.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tokens().is_empty()
@@ -193,34 +193,34 @@ impl Session {
         self.sequence.tokens()
     }
 
-    /// Returns the longest that the sequence may become.
+    /// Returns the maximum length of the sequence.
     #[must_use]
     pub fn context(&self) -> usize {
         self.sequence.limits().context
     }
 
-    /// Returns the bytes that keys and values take.
+    /// Returns the size of the keys and values in bytes.
     #[must_use]
     pub fn cache_bytes(&self) -> usize {
         self.sequence.cache_bytes()
     }
 
-    /// Forgets all tokens from `len` on. That is cheap, and so is feeding others: those before are
-    /// kept.
+    /// Forgets all tokens from `len` on. This is cheap, and so is feeding others: what was computed
+    /// for the first `len` tokens is kept.
     pub fn rewind(&mut self, len: usize) {
         self.sequence.rewind(len);
     }
 
-    /// Copies the session with what is computed. The copy goes on by itself.
+    /// Copies the session with everything computed so far. The copy continues independently.
     #[must_use]
     pub fn fork(&self) -> Self {
         self.clone()
     }
 
-    /// Generates tokens that `sampler` chooses until one ends the text
-    /// ([`LmConfig::eos`](crate::LmConfig::eos)), which is not appended, or the context is full.
-    /// Each token is appended when it is yielded, and computed when the next one is requested.
-    /// [`Generate::finish_reason`] says why there are no more.
+    /// Generates tokens that `sampler` chooses, until one ends the text
+    /// ([`LmConfig::eos`](crate::LmConfig::eos)) or the context is full. The token that ends the
+    /// text is not appended. Each token is appended when it is yielded, and computed when the next
+    /// one is requested. [`Generate::finish_reason`] says why there are no more.
     ///
     /// ```no_run
     /// use qruntime::{FinishReason, Greedy};
@@ -237,8 +237,8 @@ impl Session {
     /// # Ok::<(), qruntime::Error>(())
     /// ```
     ///
-    /// Errors are those of [`feed`](Self::feed). After one the sequence is as it was when the token
-    /// was requested.
+    /// The iterator returns the errors of [`feed`](Self::feed). After one, the sequence is as it
+    /// was when the token was requested.
     pub fn generate<'s, S: Sampler + ?Sized>(&'s mut self, sampler: &'s mut S) -> Generate<'s, S> {
         Generate { session: self, sampler, finish_reason: None }
     }
@@ -255,7 +255,7 @@ impl fmt::Debug for Session {
     }
 }
 
-/// Why a generation came to its end.
+/// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FinishReason {
@@ -268,7 +268,7 @@ pub enum FinishReason {
     Failed,
 }
 
-/// The tokens of [`Session::generate`].
+/// Iterator over the tokens of [`Session::generate`].
 #[derive(Debug)]
 pub struct Generate<'s, S: ?Sized> {
     session: &'s mut Session,
@@ -277,8 +277,8 @@ pub struct Generate<'s, S: ?Sized> {
 }
 
 impl<S: ?Sized> Generate<'_, S> {
-    /// Why the iterator has ended; `None` before it has. A caller that stops asking is one reason
-    /// that it does not know.
+    /// Returns why the iterator ended; `None` while it has not, for example because the caller
+    /// stopped early.
     #[must_use]
     pub fn finish_reason(&self) -> Option<FinishReason> {
         self.finish_reason

@@ -11,8 +11,8 @@ use crate::container::{Entry, Storage};
 use crate::error::Error;
 use crate::weight::{Kind, SharedWeight};
 
-/// A packed tensor of a model: one matrix, or several of the same shape one after the other (the
-/// experts of a mixture).
+/// A packed tensor of a model: one matrix, or several of the same shape (the experts of a
+/// mixture).
 #[derive(Clone, Copy, Debug)]
 pub struct PackedTensor<'a> {
     entry: &'a Entry,
@@ -67,7 +67,7 @@ impl<'a> PackedTensor<'a> {
     }
 }
 
-/// A plain tensor.
+/// A plain tensor of a model.
 #[derive(Clone, Copy, Debug)]
 pub struct PlainTensor<'a> {
     entry: &'a Entry,
@@ -108,8 +108,8 @@ impl<'a> PlainTensor<'a> {
         self.bytes
     }
 
-    /// Returns how many matrices the tensor holds, of its last two dimensions; 0 if it has fewer
-    /// dimensions, or no elements.
+    /// Returns how many matrices of the last two dimensions the tensor holds; 0 if it has fewer
+    /// dimensions or no elements.
     #[must_use]
     pub fn matrix_count(self) -> usize {
         matrix_count(&self.entry.shape)
@@ -158,7 +158,7 @@ impl<'a> PlainTensor<'a> {
 /// Floats of 8 bits and fewer count as finite.
 #[must_use]
 pub fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
-    /// Piece by piece, since the compiler makes vectors of loops that have no early end.
+    /// Searches piece by piece, because the compiler vectorizes only loops without an early exit.
     fn find<const N: usize>(bytes: &[u8], is_finite: impl Fn([u8; N]) -> bool) -> Option<usize> {
         const PIECE: usize = 1024;
         let mut start = 0;
@@ -179,7 +179,7 @@ pub fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// A tensor of matrices of weights, packed or plain, in a file that its layers share.
+/// A tensor of weight matrices, packed or plain, in a file that its layers share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrices<'a> {
     entry: &'a Entry,
@@ -192,17 +192,17 @@ impl<'a> Matrices<'a> {
         Self { entry, file }
     }
 
-    /// The name of the tensor.
+    /// Returns the name of the tensor.
     pub(crate) fn name(self) -> &'a str {
         &self.entry.name
     }
 
-    /// How many matrices the tensor holds.
+    /// Returns how many matrices the tensor holds.
     pub(crate) fn count(self) -> usize {
         matrix_count(&self.entry.shape)
     }
 
-    /// One of them.
+    /// Returns one of the matrices.
     ///
     /// # Panics
     /// If `index` is not below [`count`](Self::count).
@@ -223,8 +223,8 @@ impl<'a> Matrices<'a> {
     }
 }
 
-/// How many matrices of the last two dimensions a shape holds; none if it has fewer dimensions, or
-/// no elements.
+/// Returns how many matrices of the last two dimensions a shape holds; 0 if it has fewer dimensions
+/// or no elements.
 fn matrix_count(shape: &[usize]) -> usize {
     match shape.split_last_chunk::<2>() {
         Some((rest, matrix)) if !rest.contains(&0) && !matrix.contains(&0) => rest.iter().product(),

@@ -8,13 +8,13 @@ use kernels::{Format, Matrix, MatrixRef, PlainRef, PlainType, ShapeError};
 
 use crate::bytes::Bytes;
 
-/// A view of a matrix of weights, which is multiplied where it lies.
+/// A view of a weight matrix, which is multiplied in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight<'a> {
-    /// In blocks that share scales. Activations are rounded to 8 bits, unless the layer says
+    /// Blocks that share scales. Activations are rounded to 8 bits, unless the layer says
     /// otherwise.
     Packed(MatrixRef<'a>),
-    /// As checkpoints have it: `F32`, `F16` or `BF16`. Activations are never rounded.
+    /// Plain elements, as in checkpoints: `F32`, `F16` or `BF16`. Activations are never rounded.
     Plain(PlainRef<'a>),
 }
 
@@ -37,7 +37,7 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     #[must_use]
     pub fn as_bytes(self) -> &'a [u8] {
         match self {
@@ -46,7 +46,7 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// Panels of 16 rows; the last may have fewer.
+    /// Returns the number of panels of 16 rows; the last may have fewer.
     #[must_use]
     pub fn panel_count(self) -> usize {
         match self {
@@ -55,7 +55,7 @@ impl<'a> Weight<'a> {
         }
     }
 
-    /// The matrix of the rows of some panels.
+    /// Returns the matrix that consists of the rows of these panels.
     ///
     /// # Panics
     /// If the range is not within `0..panel_count()`.
@@ -91,8 +91,8 @@ impl<'a> From<PlainRef<'a>> for Weight<'a> {
     }
 }
 
-/// A matrix of weights and a share of the memory that holds it: of a model's file, of a
-/// [`kernels::Matrix`], or of [`Bytes`]. Cloning copies no weights.
+/// A weight matrix that shares ownership of the memory that holds it: a model's file, a
+/// [`kernels::Matrix`], or [`Bytes`]. Cloning copies no weights.
 ///
 /// ```
 /// use kernels::{Format, Isa, Matrix, Rounding};
@@ -121,7 +121,7 @@ enum Memory {
     Matrix(Arc<Matrix>),
 }
 
-/// What the bytes of a matrix mean.
+/// How the bytes of a matrix are encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Packed(Format),
@@ -129,7 +129,7 @@ pub(crate) enum Kind {
 }
 
 impl SharedWeight {
-    /// Takes a packed matrix from a range of `bytes`.
+    /// Makes a packed matrix of a range of `bytes`.
     ///
     /// # Errors
     /// If the range is not within `bytes`, or not [`Format::matrix_bytes`]`(rows, cols)` long.
@@ -143,7 +143,7 @@ impl SharedWeight {
         Self::new(bytes.into(), range, Kind::Packed(format), rows, cols)
     }
 
-    /// Takes a plain matrix, row-major and little-endian, from a range of `bytes`.
+    /// Makes a plain matrix, row-major and little-endian, of a range of `bytes`.
     ///
     /// # Errors
     /// If the range is not within `bytes`, or not `rows · cols` elements long.
@@ -170,7 +170,8 @@ impl SharedWeight {
         Ok(Self { memory: Memory::Bytes(bytes), range, kind, rows, cols })
     }
 
-    /// Borrows the matrix. This takes some loads and compares a length; nothing is decoded.
+    /// Borrows the matrix. This costs a few loads and one comparison of lengths; nothing is
+    /// decoded.
     #[must_use]
     pub fn view(&self) -> Weight<'_> {
         let bytes = match &self.memory {
@@ -192,7 +193,7 @@ impl SharedWeight {
         self.cols
     }
 
-    /// Whether the elements are plain rather than packed.
+    /// Returns whether the elements are plain rather than packed.
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self.kind, Kind::Plain(_))
     }

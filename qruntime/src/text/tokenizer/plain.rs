@@ -35,7 +35,7 @@ impl Tokenizer {
     /// special.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode).
+    /// See [`encode`](Self::encode).
     pub fn encode_plain(&self, text: &str, special: bool) -> Result<Vec<u32>, Error> {
         let mut masks = Masks::beside([text]);
         let text = self.mask(text, &mut masks, is_mark)?;
