@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Parser, Subcommand};
-use kernels::{Format, Isa, Rounding};
+use kernels::{Format, Isa};
 
 pub use network::{EmbedArgs, MachineArgs, RunArgs, SamplingArgs};
 
 use crate::bench::Size;
 use crate::plan::{DEFAULT_FORMAT, Rule, format_named};
+use crate::round::{self, ROUNDERS, Rounder, rounder};
 
 /// Convert checkpoints to blocked formats of 4 to 8 bits, and measure what it costs.
 ///
@@ -115,11 +116,9 @@ impl TypedValueParser for FormatParser {
     }
 }
 
-fn rounding_parser() -> impl TypedValueParser<Value = Rounding> {
-    PossibleValuesParser::new(Rounding::ALL.iter().map(|rounding| rounding.name())).map(|name| {
-        let found = Rounding::ALL.iter().find(|rounding| rounding.name() == name);
-        *found.expect("clap accepts the names of the table only")
-    })
+fn rounding_parser() -> impl TypedValueParser<Value = &'static dyn Rounder> {
+    PossibleValuesParser::new(ROUNDERS.iter().map(|rounder| rounder.name()))
+        .map(|name| rounder(&name).expect("clap accepts the names of the table only"))
 }
 
 /// Convert a checkpoint.
@@ -148,8 +147,8 @@ pub struct ConvertArgs {
     pub rules: Vec<Rule>,
     /// How codes and scales are chosen: `search` for the least squared error; `nearest`, faster,
     /// from the largest weights alone.
-    #[arg(long, value_parser = rounding_parser(), default_value = Rounding::default().name())]
-    pub rounding: Rounding,
+    #[arg(long, value_parser = rounding_parser(), default_value = round::DEFAULT.name())]
+    pub rounding: &'static dyn Rounder,
     /// Measure the model on this text before it takes its place, beside the source, and write the
     /// figures into it: see `quantize eval`. `-` reads it from stdin.
     #[arg(long, value_name = "FILE", help_heading = "Gate", conflicts_with = "dry_run")]

@@ -11,10 +11,9 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
 use kernels::panel::PANEL_ROWS;
 use kernels::peak::{self, Chains};
-use kernels::{Distortion, Encoding, Format, Isa, Rounding};
+use kernels::{Distortion, Format, Isa};
 use ndarray::{Array2, ArrayView2, Axis, s};
 use qruntime::{Bytes, Linear, Pages, SharedWeight, Workspace};
 use rand::SeedableRng;
@@ -24,12 +23,15 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::{Serialize, Serializer};
 
+use crate::error::{Context, ErrorKind, Result, bail, ensure};
 use crate::machine::Machine;
 use crate::measure::{Contestant, Timing, race, read_all};
-use crate::plan::{Action, Plan};
+use crate::output::{Output, Panels};
+use crate::plan::{Action, Plan, Request};
 use crate::progress::Progress;
 use crate::report::quoted;
-use crate::source::Source;
+use crate::round;
+use crate::source::{Source, TensorInfo};
 
 mod baseline;
 
@@ -233,7 +235,9 @@ pub type Pools = Vec<(usize, ThreadPool)>;
 /// # Errors
 /// If the system refuses them.
 pub fn pools(threads: &[usize]) -> Result<Pools> {
-    let pool = |&n: &usize| Ok((n, ThreadPoolBuilder::new().num_threads(n).build().context("cannot start threads")?));
+    let pool = |&n: &usize| {
+        Ok((n, ThreadPoolBuilder::new().num_threads(n).build().context(ErrorKind::Resources, "cannot start threads")?))
+    };
     threads.iter().map(pool).collect()
 }
 
@@ -266,25 +270,32 @@ pub fn normal_weights(size: Size) -> Vec<f32> {
 ///
 /// # Errors
 /// If it cannot be read, has no matrices, or weights that are no numbers.
-pub fn weights_of(source: &Source, size: Size) -> Result<Vec<f32>> {
-    let plan = Plan::new(source, Format::Q8_0, &[], Rounding::default())?;
-    let packed = plan.tensors.iter().filter(|tensor| matches!(tensor.action, Action::Pack(_)));
-    let matrices: Vec<_> = packed.map(|tensor| &source.tensors()[tensor.index]).collect();
-    let total: usize = matrices.iter().map(|matrix| matrix.elements()).sum();
-    ensure!(total > 0, "{} has no matrices to measure", quoted(source.path()));
+pub fn weights_of(source: &dyn Source, size: Size) -> Result<Vec<f32>> {
+    let request = Request { to: Format::Q8_0, rules: &[], rounding: round::DEFAULT.name() };
+    let plan = Plan::new(source.tensors(), source.companions().model_type(), request, &|t, a| Panels.stored(t, a))?;
+    let packed = plan.steps.iter().filter(|tensor| matches!(tensor.action, Action::Pack(_)));
+    let matrices: Vec<(usize, &TensorInfo)> =
+        packed.map(|tensor| (tensor.tensor, &source.tensors()[tensor.tensor])).collect();
+    let total: usize = matrices.iter().map(|(_, matrix)| matrix.elements()).sum();
+    ensure!(ErrorKind::Resources, total > 0, "{} has no matrices to measure", quoted(source.path()));
     let wanted = size.elements();
     let mut weights = Vec::with_capacity(wanted);
-    for matrix in matrices {
+    for (index, matrix) in matrices {
         let share = wanted as f64 / total as f64 * matrix.rows() as f64;
         let rows = (share.ceil() as usize).min(matrix.rows());
         // From the middle.
         let first = (matrix.rows() - rows) / 2 * matrix.cols();
         let (from, len) = (weights.len(), (rows * matrix.cols()).min(wanted - weights.len()));
         weights.resize(from + len, 0.0);
-        source.read_f32(matrix, first..first + len, &mut weights[from..])?;
+        source.read_f32(index, first..first + len, &mut weights[from..])?;
         if let Some(i) = weights[from..].iter().position(|weight| !weight.is_finite()) {
             let (row, col) = ((first + i) / matrix.cols(), (first + i) % matrix.cols());
-            bail!("{}: weight [{row}, {col}] is {}", matrix.name().escape_debug(), weights[from + i]);
+            bail!(
+                ErrorKind::Resources,
+                "{}: weight [{row}, {col}] is {}",
+                matrix.name().escape_debug(),
+                weights[from + i]
+            );
         }
     }
     while weights.len() < wanted {
@@ -339,7 +350,7 @@ fn read(pool: &ThreadPool, bytes: &[u8]) {
 /// # Errors
 /// If the system refuses the memory.
 pub fn limits(options: &Options, pools: &Pools, mapped: &[u8]) -> Result<Vec<Limit>> {
-    let copy = |pages| Bytes::copy(mapped, pages).context("not enough memory");
+    let copy = |pages| Bytes::copy(mapped, pages).context(ErrorKind::Resources, "not enough memory");
     let (small, huge) = (copy(Pages::Small)?, copy(Pages::Huge)?);
     let integer = Peak::new(options.isa, peak::integer);
     let float = Peak::new(options.isa, peak::float);
@@ -382,18 +393,19 @@ impl Packed {
     /// Packs a matrix, and copies it until there are `bytes`.
     fn new(options: &Options, format: Format, weights: &[f32], bytes: usize) -> Result<Self> {
         let Size { rows, cols } = options.size;
-        let panel_bytes = format.panel_bytes(cols).context("the matrix is too large")?;
-        let mut matrix = vec![0; format.matrix_bytes(rows, cols).context("the matrix is too large")?];
+        let panel_bytes = format.panel_bytes(cols).context(ErrorKind::Resources, "the matrix is too large")?;
+        let mut matrix =
+            vec![0; format.matrix_bytes(rows, cols).context(ErrorKind::Resources, "the matrix is too large")?];
+        let round = round::DEFAULT.tensor("weights", format, cols)?;
         let panels = matrix.par_chunks_exact_mut(panel_bytes).zip(weights.par_chunks(PANEL_ROWS * cols));
-        let encoding = Encoding { isa: options.isa, format, rounding: Rounding::default(), importance: None };
         let parts: Vec<Distortion> = panels
-            .map(|(panel, weights)| encoding.encode(weights, cols, panel))
+            .map(|(panel, weights)| round.encode(options.isa, weights, panel))
             .collect::<Result<_, _>>()
-            .with_context(|| format!("these weights cannot become {format}"))?;
+            .with_context(ErrorKind::Resources, || format!("these weights cannot become {format}"))?;
         let mut distortion = Distortion::default();
         parts.into_iter().for_each(|part| distortion += part);
         let copies = matrix.repeat(bytes.div_ceil(matrix.len()).max(1));
-        let copies = Bytes::copy(&copies, options.pages).context("not enough memory")?;
+        let copies = Bytes::copy(&copies, options.pages).context(ErrorKind::Resources, "not enough memory")?;
         Ok(Self { format, distortion, matrix_bytes: matrix.len(), copies: Arc::new(copies) })
     }
 
@@ -448,8 +460,8 @@ pub fn products(
     let share = options.cold_bytes / options.formats.len().max(1);
     let packed: Vec<Packed> =
         options.formats.iter().map(|&format| Packed::new(options, format, &weights, share)).collect::<Result<_>>()?;
-    let weights = Array2::from_shape_vec((size.rows, size.cols), weights)?;
-    let to_read = Bytes::copy(&vec![1; share], options.pages).context("not enough memory")?;
+    let weights = Array2::from_shape_vec((size.rows, size.cols), weights).context(ErrorKind::Request, "weights")?;
+    let to_read = Bytes::copy(&vec![1; share], options.pages).context(ErrorKind::Resources, "not enough memory")?;
     let integer = Peak::new(options.isa, peak::integer);
     let float = Peak::new(options.isa, peak::float);
 

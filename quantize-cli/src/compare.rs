@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use anyhow::{Context, Result, bail};
 use kernels::panel::PANEL_ROWS;
 use kernels::{Activations, Distortion, Isa, MatrixRef};
 use qruntime::container::Storage;
@@ -14,9 +13,10 @@ use rand_pcg::Pcg64;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::error::{Context, ErrorKind, Result, bail};
 use crate::finite;
 use crate::progress::Progress;
-use crate::source::{Source, SourceTensor};
+use crate::source::Source;
 
 /// Rows of activations of each kind.
 const X_ROWS: usize = 8;
@@ -68,9 +68,9 @@ pub struct Comparison {
 ///
 /// # Errors
 /// If the source cannot be read.
-pub fn compare(source: &Source, model: &Model, progress: &Progress) -> Result<Comparison> {
+pub fn compare(source: &dyn Source, model: &Model, progress: &Progress) -> Result<Comparison> {
     let mut comparison = Comparison { packed: vec![], identical: 0, converted: vec![], mismatches: vec![] };
-    for tensor in source.tensors() {
+    for (position, tensor) in source.tensors().iter().enumerate() {
         let name = tensor.name();
         match model.tensor(name) {
             None => comparison.mismatches.push(format!("{name}: missing in the model")),
@@ -80,7 +80,7 @@ pub fn compare(source: &Source, model: &Model, progress: &Progress) -> Result<Co
             }
             Some(entry) => match entry.storage() {
                 Storage::Packed(_) => {
-                    let error = compare_packed(source, tensor, model.packed(name)?, model.isa(), progress)?;
+                    let error = compare_packed(source, position, model.packed(name)?, model.isa(), progress)?;
                     if !error.is_finite() {
                         comparison.mismatches.push(format!("{name}: NaN or infinity in the source or in the model"));
                     }
@@ -89,7 +89,7 @@ pub fn compare(source: &Source, model: &Model, progress: &Progress) -> Result<Co
                 Storage::Plain(dtype) if *dtype != tensor.dtype() => comparison.converted.push(name.into()),
                 Storage::Plain(_) => {
                     let kept = model.plain(name)?;
-                    if identical(source, tensor, kept.as_bytes())? {
+                    if identical(source, position, kept.as_bytes())? {
                         comparison.identical += 1;
                         let complaint = finite::complaint(name, kept.dtype(), kept.shape(), kept.as_bytes(), 0);
                         comparison.mismatches.extend(complaint.map(|complaint| format!("{name}: {complaint}")));
@@ -100,7 +100,7 @@ pub fn compare(source: &Source, model: &Model, progress: &Progress) -> Result<Co
             },
         }
     }
-    let new = model.tensors().filter(|entry| source.tensor(entry.name()).is_none());
+    let new = model.tensors().filter(|entry| source.position(entry.name()).is_none());
     comparison.mismatches.extend(new.map(|entry| format!("{}: not in the source", entry.name())));
     // Either NaN is the worst of all.
     let key = |t: &TensorError| if t.relative_rms.is_nan() { f64::INFINITY } else { t.relative_rms };
@@ -108,11 +108,11 @@ pub fn compare(source: &Source, model: &Model, progress: &Progress) -> Result<Co
     Ok(comparison)
 }
 
-fn identical(source: &Source, tensor: &SourceTensor, kept: &[u8]) -> Result<bool> {
+fn identical(source: &dyn Source, tensor: usize, kept: &[u8]) -> Result<bool> {
     let mut buffer = vec![0; 1 << 20];
     for (i, kept) in kept.chunks(1 << 20).enumerate() {
         let bytes = &mut buffer[..kept.len()];
-        source.read_bytes(tensor, i << 20..(i << 20) + kept.len(), bytes)?;
+        source.read_stored(tensor, i << 20..(i << 20) + kept.len(), bytes)?;
         if bytes != kept {
             return Ok(false);
         }
@@ -128,15 +128,16 @@ struct Sums {
 }
 
 fn compare_packed(
-    source: &Source,
-    tensor: &SourceTensor,
+    source: &dyn Source,
+    position: usize,
     packed: PackedTensor<'_>,
     isa: Isa,
     progress: &Progress,
 ) -> Result<TensorError> {
+    let tensor = &source.tensors()[position];
     let (rows, cols) = match packed.shape() {
         [.., rows, cols] => (*rows, *cols),
-        _ => bail!("{} is no matrix", packed.name().escape_debug()),
+        _ => bail!(ErrorKind::Model, "{} is no matrix", packed.name().escape_debug()),
     };
     let x = [random(tensor.name(), cols), realistic(tensor.name(), cols)];
     let per_job = (ELEMENTS_PER_JOB / (PANEL_ROWS * cols)).max(1);
@@ -150,7 +151,7 @@ fn compare_packed(
             .par_iter()
             .map(|(m, panels)| {
                 let first = m * rows + panels.start * PANEL_ROWS;
-                compare_panels(source, tensor, packed.matrix(*m).panels(panels.clone()), first, &x, isa)
+                compare_panels(source, position, packed.matrix(*m).panels(panels.clone()), first, &x, isa)
             })
             .collect::<Result<_>>()?;
         for part in parts {
@@ -175,8 +176,8 @@ fn compare_packed(
 
 /// Compares some panels whose first row is `first` in the source.
 fn compare_panels(
-    source: &Source,
-    tensor: &SourceTensor,
+    source: &dyn Source,
+    tensor: usize,
     panels: MatrixRef<'_>,
     first: usize,
     x: &[Vec<f32>; 2],
@@ -198,7 +199,7 @@ fn compare_panels(
         let mut y = vec![[0.0; PANEL_ROWS]; panels.panel_count() * X_ROWS];
         let mut activations = Activations::default();
         activations.quantize(isa, x, cols, &[X_ROWS])?;
-        kernels::multiply(isa, panels, activations.group(0), &mut y).context("product")?;
+        kernels::multiply(isa, panels, activations.group(0), &mut y).context(ErrorKind::Model, "product")?;
         for (row, weights) in weights.chunks_exact(cols).enumerate() {
             for (i, x) in x.chunks_exact(cols).enumerate() {
                 let exact = dot(weights, x);

@@ -2,25 +2,28 @@
 //! size of the model.
 
 use std::cell::RefCell;
-use std::io::{Seek, Write};
 use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-use anyhow::{Context, Result, anyhow, bail};
 use half::bf16;
 use kernels::panel::PANEL_ROWS;
-use kernels::{Distortion, Encoding, Format, Isa, Rounding};
-use qruntime::container::{Storage, Writer};
+use kernels::{Distortion, Format, Isa};
 use rayon::prelude::*;
-use serde_json::{Value, json};
 
+use crate::disk::check_space;
+use crate::error::{Context, Error, ErrorKind, Result, bail};
 use crate::finite;
-use crate::plan::{Action, Plan, PlannedTensor};
+use crate::layout::Form;
+use crate::output::{Output, Recipe, Sink};
+use crate::plan::{Plan, Step};
 use crate::progress::Progress;
 use crate::report::percent;
-use crate::source::{Source, SourceTensor};
+use crate::round::{RoundPanel, Rounder};
+use crate::source::{Source, bf16_bytes};
 
 /// Bytes that a batch takes at most, see [`Job::memory`]; more only where a single panel takes
 /// more.
@@ -36,93 +39,163 @@ const NAMED: usize = 5;
 /// Bytes of `f32` that a job has at most; more only where a single panel has more.
 const F32_PER_JOB: usize = 4 << 20;
 
-/// Converts `source` as `plan` says, into `out`. Returns the output, and for every tensor of the
-/// plan what packing cost it.
+/// A conversion: what is read, what becomes of it, and how.
 ///
 /// Encoding uses rayon's current pool; the bytes do not depend on the number of threads. When
 /// `cancelled` becomes true, the conversion stops with an error.
-///
-/// # Errors
-/// If the source cannot be read, a weight is not finite (masks, which are kept, may be infinite),
-/// or the output fails.
-pub fn convert<W: Write + Seek + Send>(
-    source: &Source,
-    plan: &Plan,
-    isa: Isa,
-    out: W,
-    progress: &Progress,
-    cancelled: &AtomicBool,
-) -> Result<(W, Vec<Option<Distortion>>)> {
-    let tensors = plan.tensors.iter().map(|t| (t.name.clone(), t.storage.clone(), t.shape.clone())).collect();
-    let mut writer = Writer::new(out, tensors, recipe(source, plan, " ".repeat(plan.room).into()))
-        .context("cannot write the output")?;
-    let order = writer.order().to_vec();
-    let mut distortions = vec![None; plan.tensors.len()];
-    let threads = rayon::current_num_threads();
-    // Two jobs for every thread, of which none takes more than twice its `f32`.
-    let f32_per_job = (BATCH_BYTES / (4 * threads)).min(F32_PER_JOB);
-    let mut jobs = order.iter().flat_map(|&t| jobs(plan, t, f32_per_job / size_of::<f32>())).peekable();
+#[derive(Clone, Copy, Debug)]
+pub struct Conversion<'a> {
+    /// The checkpoint.
+    pub source: &'a dyn Source,
+    /// What becomes of its tensors.
+    pub plan: &'a Plan,
+    /// The ways of rounding that the plan names.
+    pub rounders: &'a [&'a dyn Rounder],
+    /// The instruction set that encodes.
+    pub isa: Isa,
+    /// Where progress is shown.
+    pub progress: &'a Progress,
+    /// Set by another thread to stop the conversion.
+    pub cancelled: &'a AtomicBool,
+}
 
-    // Of no capacity: two batches of output are alive, one that is written and one that is encoded
-    // or waits.
-    let (sender, receiver) = mpsc::sync_channel::<Vec<Done>>(0);
-    thread::scope(|scope| {
-        let writing = scope.spawn(move || {
-            for done in receiver.into_iter().flatten() {
-                writer.write(&done.bytes).context("cannot write the output")?;
-            }
-            Ok::<_, anyhow::Error>(writer)
-        });
-        let mut encode = || {
-            loop {
-                let mut batch: Vec<Job<'_>> = vec![];
-                let mut bytes = 0;
-                while let Some(job) = jobs.next_if(|job| {
-                    bytes += job.memory();
-                    batch.is_empty() || (batch.len() < 2 * threads && bytes <= BATCH_BYTES)
-                }) {
-                    batch.push(job);
+/// What packing cost each tensor of a plan; nothing for those that are kept.
+pub type Distortions = Vec<Option<Distortion>>;
+
+impl<'a> Conversion<'a> {
+    /// Writes a model at `at`: into a folder that is there, with the files that belong to it, or to
+    /// a single file.
+    ///
+    /// # Errors
+    /// If the disk is too full, a companion cannot be copied, or as [`run`](Self::run).
+    pub fn write(&self, output: &dyn Output, at: &Path, recipe: &Recipe) -> Result<Distortions> {
+        if at.is_dir() {
+            let companions = self.source.companions();
+            check_space(at, self.plan.bytes() + companions.bytes())?;
+            let config = companions.config().and_then(|config| output.config(config, self.plan));
+            companions.copy(at, config.as_deref(), self.cancelled)?;
+        } else {
+            check_space(at.parent().unwrap_or(at), self.plan.bytes())?;
+        }
+        self.run(output.create(at, self.plan, recipe)?)
+    }
+
+    /// Reads, encodes and writes all tensors in the order of the sink, and finishes it.
+    ///
+    /// # Errors
+    /// If the source cannot be read, a weight is not finite (masks, which are kept, may be
+    /// infinite), or the output fails.
+    pub fn run(&self, mut sink: Box<dyn Sink>) -> Result<Distortions> {
+        let order = sink.order().to_vec();
+        let mut distortions = vec![None; self.plan.steps.len()];
+        let threads = rayon::current_num_threads();
+        // Two jobs for every thread, of which none takes more than twice its `f32`.
+        let f32_per_job = (BATCH_BYTES / (4 * threads)).min(F32_PER_JOB);
+        let mut jobs = order.iter().flat_map(|&step| self.jobs(step, f32_per_job / size_of::<f32>())).peekable();
+
+        // Of no capacity: two batches of output are alive, one that is written and one that is
+        // encoded or waits.
+        let (sender, receiver) = mpsc::sync_channel::<Vec<Done>>(0);
+        thread::scope(|scope| {
+            let writing = scope.spawn(move || {
+                for done in receiver.into_iter().flatten() {
+                    sink.write(&done.bytes).context(ErrorKind::Output, "cannot write the output")?;
                 }
-                if batch.is_empty() {
-                    return Ok(());
-                }
-                if cancelled.load(Ordering::Relaxed) {
-                    bail!("interrupted; nothing was written");
-                }
-                // All of them first, so that of several errors always the same one is reported.
-                let done: Vec<Result<Done>> =
-                    batch.par_iter().map(|job| job.run(source, plan.rounding, isa, f32_per_job)).collect();
-                let done: Vec<Done> = done.into_iter().collect::<Result<_>>()?;
-                for (job, done) in batch.iter().zip(&done) {
-                    if let Some(distortion) = done.distortion {
-                        *distortions[job.tensor].get_or_insert_default() += distortion;
+                Ok::<_, Error>(sink)
+            });
+            let mut encode = || {
+                loop {
+                    let mut batch: Vec<Job<'_>> = vec![];
+                    let mut bytes = 0;
+                    while let Some(job) = jobs.next_if(|job| {
+                        bytes += job.as_ref().map_or(0, Job::memory);
+                        batch.is_empty() || (batch.len() < 2 * threads && bytes <= BATCH_BYTES)
+                    }) {
+                        batch.push(job?);
                     }
-                    progress.advance(done.read, &job.planned.name);
+                    if batch.is_empty() {
+                        return Ok(());
+                    }
+                    if self.cancelled.load(Ordering::Relaxed) {
+                        bail!(ErrorKind::Cancelled, "interrupted; nothing was written");
+                    }
+                    // All of them first, so that of several errors always the same one is reported.
+                    let done: Vec<Result<Done>> =
+                        batch.par_iter().map(|job| job.run(self.source, self.isa, f32_per_job)).collect();
+                    let done: Vec<Done> = done.into_iter().collect::<Result<_>>()?;
+                    for (job, done) in batch.iter().zip(&done) {
+                        if let Some(distortion) = done.distortion {
+                            *distortions[job.position].get_or_insert_default() += distortion;
+                        }
+                        self.progress.advance(done.read, &job.step.name);
+                    }
+                    if sender.send(done).is_err() {
+                        // The writer stopped: its error says why.
+                        return Ok(());
+                    }
                 }
-                if sender.send(done).is_err() {
-                    // The writer stopped: its error says why.
-                    return Ok(());
-                }
-            }
+            };
+            let encoded = encode();
+            drop(sender);
+            let panicked = |_| Error::new(ErrorKind::Output, "the writing thread panicked");
+            let written = writing.join().map_err(panicked)?;
+            encoded?;
+            written?.finish().context(ErrorKind::Output, "cannot write the output")?;
+            Ok(distortions)
+        })
+    }
+
+    /// The jobs of one step, in the order of its bytes.
+    fn jobs(&self, position: usize, elements_per_job: usize) -> Vec<Result<Job<'a>>> {
+        let step = &self.plan.steps[position];
+        let job = |work| Ok(Job { position, step, work });
+        let pieces = |len: usize, piece: usize| {
+            (0..len).step_by(piece.max(1)).map(move |start| start..len.min(start + piece.max(1)))
         };
-        let encoded = encode();
-        drop(sender);
-        let written = writing.join().map_err(|_| anyhow!("the writing thread panicked"))?;
-        encoded?;
-        let out = written?.finish().context("cannot write the output")?;
-        Ok((out, distortions))
-    })
+        match (step.layout.form, step.shape.as_slice()) {
+            (Form::Panels(format), &[ref matrices @ .., rows, cols]) => {
+                let round: Arc<dyn RoundPanel + 'a> =
+                    match self.rounder(step).and_then(|r| r.tensor(&step.name, format, cols)) {
+                        Ok(round) => Arc::from(round),
+                        Err(error) => return vec![Err(error)],
+                    };
+                let panels_per_job = (elements_per_job / (PANEL_ROWS * cols)).max(1);
+                (0..matrices.iter().product())
+                    .flat_map(|matrix| {
+                        pieces(rows.div_ceil(PANEL_ROWS), panels_per_job).map(move |panels| (matrix, panels))
+                    })
+                    .map(|(matrix, panels)| {
+                        let round = Arc::clone(&round);
+                        job(Work::Pack { round, format, rows, cols, matrix, panels })
+                    })
+                    .collect()
+            }
+            (Form::Plain(dtype), _) if dtype != self.source.tensors()[step.tensor].dtype() => {
+                pieces(step.elements(), elements_per_job).map(Work::Bf16).map(job).collect()
+            }
+            // Whole numbers of elements, the longest of which have 8 bytes.
+            _ => pieces(step.layout.bytes, elements_per_job.next_multiple_of(2) * size_of::<f32>())
+                .map(Work::Copy)
+                .map(job)
+                .collect(),
+        }
+    }
+
+    fn rounder(&self, step: &Step) -> Result<&'a dyn Rounder> {
+        let found = self.rounders.iter().copied().find(|rounder| rounder.name() == step.rounder);
+        found.with_context(ErrorKind::Request, || format!("no rounding {:?}", step.rounder))
+    }
 }
 
 /// Sentences about the tensors of which packing kept next to nothing, as where weights are below
 /// the smallest scale of the format; the worst first.
 #[must_use]
 pub fn losses(plan: &Plan, distortions: &[Option<Distortion>]) -> Vec<String> {
-    let errors = plan.tensors.iter().zip(distortions);
+    let errors = plan.steps.iter().zip(distortions);
     let errors = errors.filter_map(|(planned, distortion)| Some((planned, distortion.as_ref()?.relative_rms())));
-    let mut lost: Vec<(&PlannedTensor, f64)> = errors.filter(|&(_, error)| error > LOST).collect();
+    let mut lost: Vec<(&Step, f64)> = errors.filter(|&(_, error)| error > LOST).collect();
     lost.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let sentence = |&(planned, error): &(&PlannedTensor, f64)| {
+    let sentence = |&(planned, error): &(&Step, f64)| {
         format!(
             "{} keeps next to nothing of \"{}\": relative RMS error {}; keep the tensor as it is: --rule '{}=keep'",
             planned.action,
@@ -138,40 +211,27 @@ pub fn losses(plan: &Plan, distortions: &[Option<Distortion>]) -> Vec<String> {
     sentences
 }
 
-/// What the output says of how it was made. `evaluation` is what was measured with it; nothing if
-/// that is an empty text.
-#[must_use]
-pub fn recipe(source: &Source, plan: &Plan, evaluation: Value) -> Value {
-    let mut recipe = json!({
-        "created_by": concat!("quantize ", env!("CARGO_PKG_VERSION")),
-        "to": plan.to.name(),
-        "rounding": plan.rounding.name(),
-        "rules": plan.rules,
-        "source": {"tensors": source.tensors().len(), "bytes": source.total_bytes()},
-    });
-    if !plan.companions.is_empty() {
-        // With `--force` these files of the folder may be replaced, and no others.
-        recipe["companions"] = plan.companions.iter().map(|path| path.to_string_lossy()).collect();
-    }
-    if evaluation != "" {
-        recipe["evaluation"] = evaluation;
-    }
-    recipe
-}
-
 /// A part of a tensor: what one thread does at a time.
 struct Job<'a> {
-    tensor: usize,
-    planned: &'a PlannedTensor,
-    work: Work,
+    /// The step's place in the plan.
+    position: usize,
+    step: &'a Step,
+    work: Work<'a>,
 }
 
-enum Work {
+enum Work<'a> {
     /// Encode these panels of one matrix of `rows x cols`.
-    Pack { format: Format, rows: usize, cols: usize, matrix: usize, panels: Range<usize> },
+    Pack {
+        round: Arc<dyn RoundPanel + 'a>,
+        format: Format,
+        rows: usize,
+        cols: usize,
+        matrix: usize,
+        panels: Range<usize>,
+    },
     /// Copy these bytes.
     Copy(Range<usize>),
-    /// Write these numbers, 8-bit floats with their scales, as BF16.
+    /// Write these elements, 8-bit floats with their scales, as BF16.
     Bf16(Range<usize>),
 }
 
@@ -182,91 +242,59 @@ struct Done {
     read: u64,
 }
 
-/// The jobs of one tensor, in the order of its bytes.
-fn jobs(plan: &Plan, tensor: usize, elements_per_job: usize) -> Vec<Job<'_>> {
-    let planned = &plan.tensors[tensor];
-    let job = |work| Job { tensor, planned, work };
-    let pieces = |len: usize, piece: usize| {
-        (0..len).step_by(piece.max(1)).map(move |start| start..len.min(start + piece.max(1)))
-    };
-    match (planned.action, &planned.storage, planned.shape.as_slice()) {
-        (Action::Pack(format), _, &[ref matrices @ .., rows, cols]) => {
-            let panels_per_job = (elements_per_job / (PANEL_ROWS * cols)).max(1);
-            (0..matrices.iter().product())
-                .flat_map(|matrix| {
-                    pieces(rows.div_ceil(PANEL_ROWS), panels_per_job).map(move |panels| Work::Pack {
-                        format,
-                        rows,
-                        cols,
-                        matrix,
-                        panels,
-                    })
-                })
-                .map(job)
-                .collect()
-        }
-        (_, Storage::Plain(dtype), _) if *dtype != planned.dtype => {
-            pieces(planned.elements(), elements_per_job).map(Work::Bf16).map(job).collect()
-        }
-        // Whole numbers of elements, the longest of which have 8 bytes.
-        _ => pieces(planned.bytes, elements_per_job.next_multiple_of(2) * size_of::<f32>())
-            .map(Work::Copy)
-            .map(job)
-            .collect(),
-    }
-}
-
 thread_local! {
     /// Each thread's weights, kept between jobs.
     static WEIGHTS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Job<'_> {
-    /// Bytes that it takes: its numbers as `f32` while it runs, and its output twice, since two
-    /// batches of that are alive.
+    /// Bytes that it takes: its elements as `f32` and the rounder's scratch while it runs, and its
+    /// output twice, since two batches of that are alive.
     fn memory(&self) -> usize {
         match &self.work {
-            Work::Pack { format, cols, panels, .. } => {
+            Work::Pack { round, format, cols, panels, .. } => {
                 let f32_bytes = PANEL_ROWS * cols * size_of::<f32>();
-                panels.len() * (f32_bytes + 2 * format.panel_bytes(*cols).unwrap_or(f32_bytes))
+                let panel_bytes = format.panel_bytes(*cols).unwrap_or(f32_bytes);
+                panels.len() * (f32_bytes + 2 * panel_bytes) + round.memory()
             }
             Work::Bf16(elements) => elements.len() * (size_of::<f32>() + 2 * size_of::<bf16>()),
             Work::Copy(bytes) => 2 * bytes.len(),
         }
     }
 
-    fn run(&self, source: &Source, rounding: Rounding, isa: Isa, f32_per_job: usize) -> Result<Done> {
-        let tensor = &source.tensors()[self.planned.index];
+    fn run(&self, source: &dyn Source, isa: Isa, f32_per_job: usize) -> Result<Done> {
+        let index = self.step.tensor;
+        let tensor = &source.tensors()[index];
         match &self.work {
             Work::Copy(range) => {
                 let mut bytes = vec![0; range.len()];
-                source.read_bytes(tensor, range.clone(), &mut bytes)?;
-                let PlannedTensor { name, shape, .. } = self.planned;
+                source.read_stored(index, range.clone(), &mut bytes)?;
                 let start = range.start * 8 / tensor.dtype().bitsize();
-                if let Some(complaint) = finite::complaint(name, tensor.dtype(), shape, &bytes, start) {
-                    bail!(self.not_finite(&complaint));
+                if let Some(complaint) = finite::complaint(tensor.name(), tensor.dtype(), tensor.shape(), &bytes, start)
+                {
+                    return Err(self.not_finite(&complaint));
                 }
                 Ok(Done { bytes, distortion: None, read: range.len() as u64 })
             }
-            Work::Bf16(range) => with_weights(source, tensor, range.clone(), f32_per_job, |weights| {
+            Work::Bf16(range) => with_weights(source, index, range.clone(), f32_per_job, |weights| {
                 if let Some(i) = weights.iter().position(|weight| !weight.is_finite()) {
-                    bail!(self.not_finite(&finite::at(&self.planned.shape, range.start + i, weights[i].into())));
+                    let at = finite::at(&self.step.shape, range.start + i, weights[i].into());
+                    return Err(self.not_finite(&at));
                 }
-                let bytes = weights.iter().flat_map(|&w| bf16::from_f32(w).to_le_bytes()).collect();
-                Ok(Done { bytes, distortion: None, read: range.len() as u64 })
+                Ok(Done { bytes: bf16_bytes(weights), distortion: None, read: range.len() as u64 })
             }),
-            &Work::Pack { format, rows, cols, matrix, ref panels } => {
+            &Work::Pack { ref round, format, rows, cols, matrix, ref panels } => {
                 let first_row = panels.start * PANEL_ROWS;
                 let end_row = rows.min(panels.end * PANEL_ROWS);
                 let elements = (matrix * rows + first_row) * cols..(matrix * rows + end_row) * cols;
                 let read = (elements.len() as u64) * (tensor.bytes() as u64) / (tensor.elements().max(1) as u64);
-                with_weights(source, tensor, elements, f32_per_job, |weights| {
-                    let bytes = format.matrix_bytes(end_row - first_row, cols).context("panels too large")?;
-                    let mut bytes = vec![0; bytes];
-                    let distortion = Encoding { isa, format, rounding, importance: None }
-                        .encode(weights, cols, &mut bytes)
-                        .map_err(|e| e.in_panel(panels.start))
-                        .with_context(|| self.describe(matrix))?;
+                with_weights(source, index, elements, f32_per_job, |weights| {
+                    let bytes = format.matrix_bytes(end_row - first_row, cols);
+                    let mut bytes = vec![0; bytes.context(ErrorKind::Weights, "panels too large")?];
+                    let distortion = round
+                        .encode(isa, weights, &mut bytes)
+                        .map_err(|error| error.in_panel(panels.start))
+                        .with_context(ErrorKind::Weights, || self.describe(matrix))?;
                     Ok(Done { bytes, distortion: Some(distortion), read })
                 })
             }
@@ -274,26 +302,27 @@ impl Job<'_> {
     }
 
     fn describe(&self, matrix: usize) -> String {
-        let name = self.planned.name.escape_debug();
-        match self.planned.shape.len() {
+        let name = self.step.name.escape_debug();
+        match self.step.shape.len() {
             2 => format!("cannot pack \"{name}\""),
             _ => format!("cannot pack matrix {matrix} of \"{name}\""),
         }
     }
 
     /// What is wrong with a kept tensor.
-    fn not_finite(&self, complaint: &str) -> String {
-        let name = self.planned.name.escape_debug();
-        format!(
+    fn not_finite(&self, complaint: &str) -> Error {
+        let name = self.step.name.escape_debug();
+        let message = format!(
             "cannot keep \"{name}\": {complaint}, expected finite numbers; the checkpoint is damaged, or training diverged"
-        )
+        );
+        Error::new(ErrorKind::Weights, message)
     }
 }
 
 /// Reads weights into this thread's buffer and hands them on. Of the buffer, `kept` bytes stay.
 fn with_weights<T>(
-    source: &Source,
-    tensor: &SourceTensor,
+    source: &dyn Source,
+    tensor: usize,
     elements: Range<usize>,
     kept: usize,
     then: impl FnOnce(&[f32]) -> Result<T>,

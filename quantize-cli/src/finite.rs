@@ -5,9 +5,10 @@
 //! scores, may hold minus infinity, which means "not seen", and nothing else that is not finite.
 
 use half::{bf16, f16};
-use qruntime::{Dtype, first_not_finite};
+use qruntime::first_not_finite;
 
 use crate::plan::role::is_mask;
+use crate::source::Dtype;
 
 /// What is wrong with a part of a kept tensor, whose first element has the position `start`: where
 /// the first NaN or infinity is that it must not have.

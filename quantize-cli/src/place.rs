@@ -3,11 +3,10 @@
 //! output, or with `--force`; an input never is.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
-
+use crate::error::{Context, ErrorKind, Result, ensure};
 use crate::output::{Temporary, places};
 use crate::report::quoted;
 
@@ -60,18 +59,18 @@ impl Destination {
     /// If not; the message says why.
     pub(crate) fn new(path: &Path, kind: &Kind, inputs: &[&Path], force: bool) -> Result<Self> {
         let context = || format!("cannot write {}", quoted(path));
-        Self::check(path, kind, inputs, force).with_context(context)
+        Self::check(path, kind, inputs, force).with_context(ErrorKind::Output, context)
     }
 
     fn check(path: &Path, kind: &Kind, inputs: &[&Path], force: bool) -> Result<Self> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        ensure!(folder.is_dir(), "{} is no folder", quoted(folder));
+        ensure!(ErrorKind::Output, folder.is_dir(), "{} is no folder", quoted(folder));
         let found = match fs::symlink_metadata(path) {
-            Ok(_) => Some(fs::metadata(path).context("it is a link that leads nowhere")?),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Ok(_) => Some(fs::metadata(path).context(ErrorKind::Output, "it is a link that leads nowhere")?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error.into()),
         };
-        ensure!(found.as_ref().is_none_or(fs::Metadata::is_file), "it is no ordinary file");
+        ensure!(ErrorKind::Output, found.as_ref().is_none_or(fs::Metadata::is_file), "it is no ordinary file");
         check_ending(path, kind)?;
         let mut destination = Self { path: path.into(), replace: false };
         if found.is_some() {
@@ -80,10 +79,20 @@ impl Destination {
             destination.replace = true;
             if !kind.mark.is_some_and(|mark| begins_with_mark(path, mark)) {
                 for input in inputs {
-                    ensure!(!holds(input, path)?, "it is an input of this command ({})", quoted(input));
+                    ensure!(
+                        ErrorKind::Output,
+                        !holds(input, path)?,
+                        "it is an input of this command ({})",
+                        quoted(input)
+                    );
                 }
                 let other = kind.mark.map(|_| format!(" and is not {} that quantize wrote", kind.name));
-                ensure!(force, "it exists already{}; --force replaces it", other.unwrap_or_default());
+                ensure!(
+                    ErrorKind::Output,
+                    force,
+                    "it exists already{}; --force replaces it",
+                    other.unwrap_or_default()
+                );
             }
         }
         // What cannot be written is found out before the work, not after it.
@@ -125,7 +134,7 @@ impl Destination {
             file.write_all(content)?;
             file.sync_all()
         };
-        write().with_context(|| format!("cannot write {}", quoted(&self.path)))?;
+        write().with_context(ErrorKind::Output, || format!("cannot write {}", quoted(&self.path)))?;
         self.commit(temporary)
     }
 }
@@ -135,6 +144,7 @@ fn check_ending(path: &Path, kind: &Kind) -> Result<()> {
     let (Some(first), Some(ending)) = (kind.endings.first(), path.extension()) else { return Ok(()) };
     let ending = ending.to_string_lossy().to_lowercase();
     ensure!(
+        ErrorKind::Output,
         kind.endings.contains(&ending.as_str()),
         "the output is {}, expected a name that ends in .{first}",
         kind.name
@@ -158,7 +168,8 @@ fn holds(input: &Path, file: &Path) -> Result<bool> {
     };
     let mut inputs = vec![real.clone()];
     if real.is_dir() {
-        let entries = fs::read_dir(&real).with_context(|| format!("cannot read {}", quoted(&real)))?;
+        let entries =
+            fs::read_dir(&real).with_context(ErrorKind::Output, || format!("cannot read {}", quoted(&real)))?;
         inputs.extend(entries.flatten().filter_map(|entry| entry.path().canonicalize().ok()));
     }
     Ok(places(file)?.iter().any(|place| inputs.iter().any(|input| place.starts_with(input))))

@@ -3,40 +3,20 @@
 
 pub mod role;
 
-use std::fmt;
 use std::str::FromStr;
 
-use std::path::PathBuf;
-
-use anyhow::{Result, bail};
 use globset::{Glob, GlobMatcher};
-use kernels::{Format, Rounding};
-use qruntime::Dtype;
-use qruntime::container::{Storage, packed_bytes};
+use kernels::Format;
 
 use self::role::{Fate, Role, Roles};
-use crate::source::{Source, SourceTensor};
+use crate::error::{ErrorKind, Result, bail};
+use crate::layout::Layout;
+use crate::source::TensorInfo;
+
+pub use crate::layout::Action;
 
 /// The format of a conversion that names none: of those near 4.5 bits the one with the least error.
 pub const DEFAULT_FORMAT: Format = Format::Q4K;
-
-/// What becomes of a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// It is packed.
-    Pack(Format),
-    /// It stays as it is.
-    Keep,
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pack(format) => format.fmt(f),
-            Self::Keep => f.pad("keep"),
-        }
-    }
-}
 
 /// `GLOB=FORMAT` or `GLOB=keep`, for tensors by name.
 #[derive(Clone, Debug)]
@@ -63,16 +43,16 @@ impl FromStr for Rule {
 impl Rule {
     /// Whether it decides on a tensor whose name it matches. One for many tensors packs those that
     /// can be packed; one that names a tensor in full means it.
-    fn applies(&self, tensor: &SourceTensor, role: Role) -> bool {
+    fn applies(&self, tensor: &TensorInfo, role: Role) -> bool {
         self.action == Action::Keep || role.is_packable(tensor.shape()) || self.glob.glob().glob() == tensor.name()
     }
 }
 
-/// One tensor of a plan.
+/// What becomes of one tensor.
 #[derive(Clone, Debug)]
-pub struct PlannedTensor {
-    /// Its place in [`Source::tensors`].
-    pub index: usize,
+pub struct Step {
+    /// Its position in [`Source::tensors`](crate::source::Source::tensors).
+    pub tensor: usize,
     /// Its name, in the source and in the model.
     pub name: String,
     /// Its shape.
@@ -81,149 +61,149 @@ pub struct PlannedTensor {
     pub role: Role,
     /// What becomes of it.
     pub action: Action,
-    /// The type of its numbers in the source.
-    pub dtype: Dtype,
-    /// How it will be stored.
-    pub storage: Storage,
-    /// Bytes in the model.
-    pub bytes: usize,
-    /// Of these, bytes that hold no weight: they fill up rows to whole blocks, matrices to whole
-    /// panels, tensors to multiples of 64 bytes.
-    pub padding: usize,
+    /// How its codes and scales are chosen, if it is packed.
+    pub rounder: &'static str,
+    /// How it lies in the model.
+    pub layout: Layout,
     /// Why: the rule, or the built-in choice.
     pub why: String,
 }
 
-impl PlannedTensor {
-    /// Numbers in the tensor.
+impl Step {
+    /// Returns the number of elements of the tensor.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
-/// What becomes of every tensor of a source.
+/// What a plan is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The format of what no rule names.
+    pub to: Format,
+    /// The rules; the last that matches a tensor decides.
+    pub rules: &'a [Rule],
+    /// The name of the [`Rounder`](crate::round::Rounder).
+    pub rounding: &'static str,
+}
+
+/// What becomes of every tensor of a source: a value that depends on the tensors' names, types and
+/// shapes alone.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// One for every tensor, in the source's order.
-    pub tensors: Vec<PlannedTensor>,
+    pub steps: Vec<Step>,
     /// The format of what no rule names.
     pub to: Format,
     /// How codes and scales are chosen.
-    pub rounding: Rounding,
+    pub rounding: &'static str,
     /// The rules, as they were typed.
     pub rules: Vec<String>,
-    /// Bytes that the file's recipe keeps free for figures that are measured with it. None at
-    /// first.
-    pub room: usize,
-    /// Files that are put beside the model, relative to its folder; the recipe lists them. None at
-    /// first.
-    pub companions: Vec<PathBuf>,
     /// What a person should know although it is no error: rules that match no tensor.
     pub warnings: Vec<String>,
 }
 
 impl Plan {
-    /// Decides.
+    /// Decides. `model_type` is that of the model's `config.json`, and `stored` says how the output
+    /// stores a tensor, if it can.
     ///
     /// # Errors
     /// If a rule wants to pack one tensor that is no matrix of floats, or many of which none is.
-    pub fn new(source: &Source, to: Format, rules: &[Rule], rounding: Rounding) -> Result<Self> {
-        let model_type = source.config().and_then(|config| config.get("model_type")?.as_str());
-        let roles = Roles::new(source.tensors().iter().map(|tensor| (tensor.name(), tensor.shape())), model_type);
-        let role = |tensor: &SourceTensor| roles.of(tensor.name(), tensor.dtype(), tensor.shape());
+    pub fn new(
+        tensors: &[TensorInfo],
+        model_type: Option<&str>,
+        request: Request<'_>,
+        stored: &dyn Fn(&TensorInfo, Action) -> Option<Layout>,
+    ) -> Result<Self> {
+        let Request { to, rules, rounding } = request;
+        let roles = Roles::new(tensors.iter().map(|tensor| (tensor.name(), tensor.shape())), model_type);
+        let role = |tensor: &TensorInfo| roles.of(tensor.name(), tensor.dtype(), tensor.shape());
         let mut warnings = vec![];
         for rule in rules {
-            let mut matching = source.tensors().iter().filter(|tensor| rule.glob.is_match(tensor.name())).peekable();
+            let mut matching = tensors.iter().filter(|tensor| rule.glob.is_match(tensor.name())).peekable();
             let Some(&first) = matching.peek() else {
-                let names = source.tensors().iter().take(3).map(|tensor| tensor.name().escape_debug().to_string());
+                let names = tensors.iter().take(3).map(|tensor| tensor.name().escape_debug().to_string());
                 let names: Vec<String> = names.collect();
                 warnings.push(format!("rule {:?} matches no tensor; names are like {}", rule.text, names.join(", ")));
                 continue;
             };
             if !matching.any(|tensor| rule.applies(tensor, role(tensor))) {
                 let why = role(first).fate().1;
-                bail!("rule {:?} packs nothing: cannot pack {} ({why})", rule.text, described(first));
+                bail!(
+                    ErrorKind::Request,
+                    "rule {:?} packs nothing: cannot pack {} ({why})",
+                    rule.text,
+                    described(first)
+                );
             }
         }
-        let tensors = source.tensors().iter().enumerate();
-        let tensors =
-            tensors.map(|(i, tensor)| plan_tensor(i, tensor, role(tensor), to, rules)).collect::<Result<_>>()?;
-        let rules = rules.iter().map(|rule| rule.text.clone()).collect();
-        Ok(Self { tensors, to, rounding, rules, room: 0, companions: vec![], warnings })
+        let mut steps = Vec::with_capacity(tensors.len());
+        for (position, tensor) in tensors.iter().enumerate() {
+            let role = role(tensor);
+            let (action, why) = decide(tensor, role, to, rules);
+            let Some(layout) = stored(tensor, action) else {
+                bail!(ErrorKind::Request, "{why}: cannot pack {}", described(tensor));
+            };
+            steps.push(Step {
+                tensor: position,
+                name: tensor.name().into(),
+                shape: tensor.shape().to_vec(),
+                role,
+                action,
+                rounder: rounding,
+                layout,
+                why: why + &filled_up(tensor, action),
+            });
+        }
+        Ok(Self { steps, to, rounding, rules: rules.iter().map(|rule| rule.text.clone()).collect(), warnings })
     }
 
-    /// Bytes of all tensors in the model.
+    /// Returns the bytes of all tensors in the model.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.tensors.iter().map(|t| t.bytes as u64).sum()
+        self.steps.iter().map(|step| step.layout.bytes as u64).sum()
     }
 
-    /// Bytes of all tensors that hold no weight.
+    /// Returns the bytes of all tensors that hold no weight.
     #[must_use]
     pub fn padding(&self) -> u64 {
-        self.tensors.iter().map(|t| t.padding as u64).sum()
+        self.steps.iter().map(|step| step.layout.padding as u64).sum()
     }
 
-    /// Numbers in all tensors.
+    /// Returns the number of elements of all tensors.
     #[must_use]
     pub fn elements(&self) -> u64 {
-        self.tensors.iter().map(|t| t.elements() as u64).sum()
+        self.steps.iter().map(|step| step.elements() as u64).sum()
     }
 }
 
-fn plan_tensor(index: usize, tensor: &SourceTensor, role: Role, to: Format, rules: &[Rule]) -> Result<PlannedTensor> {
-    let rule = rules.iter().rev().find(|rule| rule.glob.is_match(tensor.name()));
-    let (action, mut why) = match rule {
+/// Decides what becomes of a tensor, and says why.
+fn decide(tensor: &TensorInfo, role: Role, to: Format, rules: &[Rule]) -> (Action, String) {
+    match rules.iter().rev().find(|rule| rule.glob.is_match(tensor.name())) {
         Some(rule) if rule.applies(tensor, role) => (rule.action, format!("rule {}", rule.text)),
         Some(rule) => (Action::Keep, format!("{}: not packed by rule {}", role.fate().1, rule.text)),
         None => built_in(tensor, role, to),
-    };
-    let shape = tensor.shape().to_vec();
-    let packed = |format| {
-        let matrix = tensor.is_float().then(|| packed_bytes(format, &shape)).flatten();
-        matrix.map(|bytes| (Storage::Packed(format), bytes))
-    };
-    let mut padding = 0;
-    let (storage, bytes) = match action {
-        Action::Pack(format) => match packed(format) {
-            Some((storage, bytes)) => {
-                // Rounded down: a single weight is no whole number of bytes.
-                let weights = tensor.elements() as u128 * format.block_bytes() as u128 / format.block_len() as u128;
-                padding = bytes - weights as usize;
-                let filled = tensor.cols().next_multiple_of(format.block_len());
-                if filled != tensor.cols() {
-                    why.push_str(&format!("; rows of {} filled up to {filled}", tensor.cols()));
-                }
-                (storage, bytes)
-            }
-            None => bail!("{why}: cannot pack {}", described(tensor)),
-        },
-        // Without its scales an 8-bit float means nothing, and few readers know one.
-        Action::Keep if tensor.is_fp8() => (Storage::Plain(Dtype::BF16), 2 * tensor.elements()),
-        Action::Keep => (Storage::Plain(tensor.dtype()), tensor.bytes()),
-    };
-    Ok(PlannedTensor {
-        index,
-        name: tensor.name().into(),
-        shape,
-        role,
-        action,
-        dtype: tensor.dtype(),
-        storage,
-        bytes,
-        padding,
-        why,
-    })
+    }
+}
+
+/// Says how far the rows of a packed tensor are filled up, if they are.
+fn filled_up(tensor: &TensorInfo, action: Action) -> String {
+    let Action::Pack(format) = action else { return String::new() };
+    let filled = tensor.cols().next_multiple_of(format.block_len());
+    if filled == tensor.cols() {
+        return String::new();
+    }
+    format!("; rows of {} filled up to {filled}", tensor.cols())
 }
 
 /// A tensor for a message.
-fn described(tensor: &SourceTensor) -> String {
+fn described(tensor: &TensorInfo) -> String {
     format!("\"{}\", {:?} {:?}", tensor.name().escape_debug(), tensor.dtype(), tensor.shape())
 }
 
 /// What becomes of a tensor that no rule names, and why.
-fn built_in(tensor: &SourceTensor, role: Role, to: Format) -> (Action, String) {
+fn built_in(tensor: &TensorInfo, role: Role, to: Format) -> (Action, String) {
     let (fate, why) = role.fate();
     match fate {
         Fate::Kept => (Action::Keep, why.into()),
@@ -239,7 +219,7 @@ fn built_in(tensor: &SourceTensor, role: Role, to: Format) -> (Action, String) {
 
 /// The format with blocks of 32 columns that is no worse than `format`, whose blocks are long,
 /// where `format` would take more bytes, its last block of each row being mostly padding.
-fn shorter(tensor: &SourceTensor, format: Format) -> Option<Format> {
+fn shorter(tensor: &TensorInfo, format: Format) -> Option<Format> {
     let other = match format {
         Format::Q4K => Format::Q4_1,
         Format::Iq4Xs => Format::Iq4Nl,

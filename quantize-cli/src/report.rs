@@ -1,55 +1,12 @@
-//! Answers for people and for programs: one struct, printed as a table or as JSON.
+//! How figures, names and paths are written for people.
 
 use std::fmt::{self, Write as _};
 use std::path::Path;
-
-use anyhow::Result;
-use serde::Serialize;
-use serde_json::Value;
 
 use crate::table::{Column, Table};
 
 /// Version of the JSON that commands print.
 pub const SCHEMA: u32 = 1;
-
-/// What a command has to say.
-#[derive(Debug)]
-pub struct Answer {
-    /// For stdout.
-    pub text: String,
-    /// The exit status: 0 if the answer is yes, 1 if it is no, 2 if a part of what was asked could
-    /// not be answered.
-    pub status: u8,
-}
-
-impl Answer {
-    /// The answer yes.
-    #[must_use]
-    pub fn yes(text: String) -> Self {
-        Self { text: printable_lines(&text), status: 0 }
-    }
-
-    /// A report as JSON with its schema, or the text that `text` makes of it; the answer is yes or
-    /// no.
-    ///
-    /// # Errors
-    /// If the report cannot be serialized.
-    pub fn of<T: Serialize>(report: &T, json: bool, yes: bool, text: impl FnOnce(&T) -> String) -> Result<Self> {
-        let status = u8::from(!yes);
-        if !json {
-            return Ok(Self { text: printable_lines(&text(report)), status });
-        }
-        let mut object = serde_json::Map::new();
-        object.insert("schema".into(), SCHEMA.into());
-        match serde_json::to_value(report)? {
-            Value::Object(fields) => object.extend(fields),
-            other => drop(object.insert("report".into(), other)),
-        }
-        let mut text = printable_json(&serde_json::to_string_pretty(&object)?);
-        text.push('\n');
-        Ok(Self { text, status })
-    }
-}
 
 /// A table without columns that give way (see [`Table`]). Columns whose heading begins with `>` are
 /// aligned to the right.
@@ -84,7 +41,7 @@ fn steers(c: char) -> bool {
 }
 
 /// JSON with those control characters escaped that it may have in texts.
-fn printable_json(text: &str) -> String {
+pub(crate) fn printable_json(text: &str) -> String {
     let escaped = |c: char| if c != '\n' && steers(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
     text.chars().map(escaped).collect()
 }

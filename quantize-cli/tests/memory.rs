@@ -5,32 +5,32 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 use std::fs::{self, File};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
-use kernels::{Format, Isa, Rounding};
-use quantize_cli::convert::convert;
-use quantize_cli::plan::Plan;
+use kernels::{Format, Isa};
+use quantize_cli::convert::Conversion;
+use quantize_cli::output::{Output, Panels, Sink};
+use quantize_cli::plan::{Plan, Request};
 use quantize_cli::progress::Progress;
-use quantize_cli::source::Source;
+use quantize_cli::round::rounder;
+use quantize_cli::source;
 
 /// Takes its time, as a disk does, so that batches wait for it.
-struct Slow;
+struct Slow(Vec<usize>);
 
-impl Write for Slow {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        std::thread::sleep(std::time::Duration::from_nanos(bytes.len() as u64));
-        Ok(bytes.len())
+impl Sink for Slow {
+    fn order(&self) -> &[usize] {
+        &self.0
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        std::thread::sleep(std::time::Duration::from_nanos(bytes.len() as u64));
         Ok(())
     }
-}
 
-impl Seek for Slow {
-    fn seek(&mut self, _: SeekFrom) -> io::Result<u64> {
-        Ok(0)
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -63,11 +63,21 @@ fn memory_is_bounded_with_many_threads() {
     for (shape, rule) in [([32, 200_000], None), ([2625, 4000], Some("*=keep"))] {
         let path = folder.path().join("source.safetensors");
         zeros(&path, count, shape);
-        let source = Source::open(&path).unwrap();
+        let source = source::open(&path).unwrap();
         let rules: Vec<_> = rule.iter().map(|rule| rule.parse().unwrap()).collect();
-        let plan = Plan::new(&source, Format::Q8_0, &rules, Rounding::Nearest).unwrap();
-        let isa = Isa::from_env().unwrap();
-        pool.install(|| convert(&source, &plan, isa, Slow, &Progress::silent(), &false.into())).unwrap();
+        let rounder = rounder("nearest").unwrap();
+        let request = Request { to: Format::Q8_0, rules: &rules, rounding: rounder.name() };
+        let plan = Plan::new(source.tensors(), None, request, &|t, a| Panels.stored(t, a)).unwrap();
+        let conversion = Conversion {
+            source: &*source,
+            plan: &plan,
+            rounders: &[rounder],
+            isa: Isa::from_env().unwrap(),
+            progress: &Progress::silent(),
+            cancelled: &false.into(),
+        };
+        let sink = Box::new(Slow((0..plan.steps.len()).collect()));
+        pool.install(|| conversion.run(sink)).unwrap();
         let limit = 4 * shape[0] * shape[1] + 256_000_000;
         println!("{shape:?}: at most {} MB of {} MB", peak() / 1_000_000, limit / 1_000_000);
         assert!(peak() < limit);

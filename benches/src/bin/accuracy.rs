@@ -17,9 +17,10 @@ use benches::COLD_BYTES;
 use kernels::{Activations, Format, Isa, Matrix, Rounding};
 use ndarray::Array2;
 use quantize_cli::measure::{Contestant, read_all, take_turns};
-use quantize_cli::plan::{Action, Plan};
+use quantize_cli::output::{Output, Panels};
+use quantize_cli::plan::{Action, Plan, Request};
 use quantize_cli::report::{percent, table, three_digits};
-use quantize_cli::source::Source;
+use quantize_cli::source::{self, Source};
 
 /// Activation rows of the larger product.
 const PROMPT: usize = 512;
@@ -33,7 +34,7 @@ struct Layer {
 fn main() -> Result<()> {
     let path = std::env::args().nth(1).map_or_else(|| PathBuf::from("models/storyteller-6m"), PathBuf::from);
     let isa = Isa::from_env()?;
-    let layers = layers(&Source::open(&path)?)?;
+    let layers = layers(&*source::open(&path)?)?;
     let total: usize = layers.iter().map(|layer| layer.weights.len()).sum();
     println!("{}: {} matrices, {total} weights; {isa}, one thread\n", path.display(), layers.len());
     let mut rows = Vec::new();
@@ -65,14 +66,15 @@ fn main() -> Result<()> {
 }
 
 /// Reads the matrices that a conversion would pack.
-fn layers(source: &Source) -> Result<Vec<Layer>> {
-    let plan = Plan::new(source, Format::Q8_0, &[], Rounding::Nearest)?;
-    let packed = plan.tensors.iter().filter(|t| matches!(t.action, Action::Pack(_)) && t.shape.len() == 2);
+fn layers(source: &dyn Source) -> Result<Vec<Layer>> {
+    let request = Request { to: Format::Q8_0, rules: &[], rounding: Rounding::Nearest.name() };
+    let plan = Plan::new(source.tensors(), source.companions().model_type(), request, &|t, a| Panels.stored(t, a))?;
+    let packed = plan.steps.iter().filter(|t| matches!(t.action, Action::Pack(_)) && t.shape.len() == 2);
     packed
-        .map(|planned| {
-            let tensor = &source.tensors()[planned.index];
+        .map(|step| {
+            let tensor = &source.tensors()[step.tensor];
             let mut weights = Array2::zeros((tensor.rows(), tensor.cols()));
-            source.read_f32(tensor, 0..tensor.elements(), weights.as_slice_mut().context("contiguous")?)?;
+            source.read_f32(step.tensor, 0..tensor.elements(), weights.as_slice_mut().context("contiguous")?)?;
             let x = benches::numbers(PROMPT * tensor.cols());
             Ok(Layer { weights, x: Array2::from_shape_vec((PROMPT, tensor.cols()), x)? })
         })

@@ -52,6 +52,8 @@ pub struct Writer<W> {
     /// For each of `tensors`, which of the caller's it is.
     order: Vec<usize>,
     recipe: Option<Box<RawValue>>,
+    /// Bytes of the header that are kept free for a longer recipe.
+    room: usize,
     /// The tensor being written, and how many of its bytes are.
     current: usize,
     written: usize,
@@ -68,6 +70,20 @@ impl<W: Write + Seek> Writer<W> {
     /// tensors have the same name, or one has the name `__metadata__`; if `recipe` is longer than 1
     /// MiB as text.
     pub fn new(out: W, tensors: Vec<(String, Storage, Vec<usize>)>, recipe: Value) -> io::Result<Self> {
+        Self::with_room(out, tensors, recipe, 0)
+    }
+
+    /// The same with so many bytes of room in the header, for
+    /// [`replace_recipe`](super::replace_recipe).
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_room(
+        out: W,
+        tensors: Vec<(String, Storage, Vec<usize>)>,
+        recipe: Value,
+        room: usize,
+    ) -> io::Result<Self> {
         let mut order: Vec<usize> = (0..tensors.len()).collect();
         let alignment = |storage: &Storage| match storage {
             Storage::Packed(_) => usize::MAX,
@@ -93,7 +109,7 @@ impl<W: Write + Seek> Writer<W> {
         if let Some(recipe) = recipe.as_ref().filter(|recipe| recipe.get().len() > MAX_RECIPE) {
             return Err(misuse(format!("recipe of {} bytes, expected at most {MAX_RECIPE}", recipe.get().len())));
         }
-        let mut writer = Self { out, tensors, order, recipe, current: 0, written: 0, hash: Xxh3Default::new() };
+        let mut writer = Self { out, tensors, order, recipe, room, current: 0, written: 0, hash: Xxh3Default::new() };
         let header = writer.header()?;
         writer.out.write_all(&header)?;
         writer.skip_finished();
@@ -200,7 +216,7 @@ impl<W: Write + Seek> Writer<W> {
         header.insert(METADATA.into(), json!({KEY: serde_json::to_string(&description)?}));
         header.append(&mut entries);
         let json = serde_json::to_vec(&header)?;
-        let len = (json.len() + size_of::<u64>()).next_multiple_of(ALIGNMENT) - size_of::<u64>();
+        let len = (json.len() + self.room + size_of::<u64>()).next_multiple_of(ALIGNMENT) - size_of::<u64>();
         if len > MAX_HEADER {
             return Err(misuse(format!("header of {len} bytes, expected at most {MAX_HEADER}")));
         }

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::error::{Context, Error, ErrorKind, Result, ensure};
 use crate::report::{SCHEMA, quoted};
 
 /// What runs must have in common for their figures to be comparable: names, and where JSON has
@@ -124,9 +124,9 @@ impl Baseline {
     /// # Errors
     /// If the file cannot be read or is something else.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read(path).with_context(|| format!("cannot read {}", quoted(path)))?;
-        let parsed = serde_json::from_slice(&text).map_err(anyhow::Error::from).and_then(Self::new);
-        parsed.with_context(|| format!("{} is not what quantize bench --json prints", quoted(path)))
+        let text = fs::read(path).with_context(ErrorKind::Request, || format!("cannot read {}", quoted(path)))?;
+        let parsed = serde_json::from_slice(&text).map_err(Error::from).and_then(Self::new);
+        parsed.with_context(ErrorKind::Request, || format!("{} is not what quantize bench --json prints", quoted(path)))
     }
 
     /// A run as JSON.
@@ -135,7 +135,7 @@ impl Baseline {
     /// If its figures are not there.
     pub fn new(json: Value) -> Result<Self> {
         if let Some(schema) = json.get("schema") {
-            ensure!(schema == SCHEMA, "schema {schema}, expected {SCHEMA}");
+            ensure!(ErrorKind::Request, schema == SCHEMA, "schema {schema}, expected {SCHEMA}");
         }
         let figures = Figures::deserialize(&json)?;
         Ok(Self { json, figures })

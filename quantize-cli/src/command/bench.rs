@@ -15,12 +15,13 @@ use serde::Serialize;
 use crate::args::BenchArgs;
 use crate::bench::{self, Baseline, Comparison, Limit, Options, Row, Size};
 use crate::clock::utc_now;
+use crate::command::answer::Answer;
 use crate::load::{Load, Watch};
 use crate::machine::Machine;
 use crate::place::{self, Destination};
 use crate::progress::Progress;
-use crate::report::{Answer, bytes, percent, quoted, three_digits};
-use crate::source::Source;
+use crate::report::{bytes, percent, quoted, three_digits};
+use crate::source;
 use crate::version::COMMIT;
 
 /// Of each race.
@@ -127,12 +128,12 @@ pub(super) fn run(args: &BenchArgs) -> Result<Answer> {
     let plot = args.plot.as_deref().map(|path| Destination::new(path, &place::PICTURE, &inputs, args.force));
     let plot = plot.transpose()?;
     let baseline = args.compare.as_deref().map(Baseline::read).transpose()?;
-    let source = args.model.as_deref().map(Source::open).transpose()?;
+    let source = args.model.as_deref().map(source::open).transpose()?;
     let progress = Progress::steps(options.steps());
     let pools = bench::pools(&options.threads)?;
 
     let millions = three_digits(options.size.elements() as f64 / 1e6);
-    let (weights, described) = match &source {
+    let (weights, described) = match source.as_deref() {
         Some(source) => {
             let from = format!("{millions} million weights of the matrices of {}", quoted(source.path()));
             (bench::weights_of(source, options.size)?, from)
@@ -217,7 +218,7 @@ fn limits(options: &Options, pools: &bench::Pools) -> Result<Vec<Limit>> {
         let (folder, size) = (std::env::temp_dir(), bytes(len as u64));
         format!("cannot write {size} into {}; TMPDIR in the environment names another folder", quoted(&folder))
     })?;
-    bench::limits(options, pools, &mapped)
+    Ok(bench::limits(options, pools, &mapped)?)
 }
 
 /// A number of threads, in words.

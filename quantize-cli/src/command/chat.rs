@@ -12,8 +12,9 @@ use serde_json::{Map, Value};
 
 use super::run::{Turn, Writer, read_stdin};
 use crate::args::RunArgs;
+use crate::command::answer::Answer;
 use crate::interrupt::Stop;
-use crate::report::{Answer, quoted};
+use crate::report::quoted;
 
 /// Holds a conversation, or answers once if there is a prompt.
 pub(super) fn chat(args: &RunArgs, writer: &mut Writer<'_>, out: &mut (dyn Write + Send)) -> Result<Answer> {

@@ -4,10 +4,11 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::args::CompareArgs;
+use crate::command::answer::Answer;
 use crate::compare::{Comparison, compare};
 use crate::progress::Progress;
-use crate::report::{Answer, percent, shape};
-use crate::source::Source;
+use crate::report::{percent, shape};
+use crate::source;
 use crate::table::{Column, Table};
 
 #[derive(Serialize)]
@@ -25,11 +26,11 @@ pub(super) fn run(args: &CompareArgs) -> Result<Answer> {
         "--max-error {}: expected a number from 0 on",
         limit.unwrap_or(0.0)
     );
-    let source = Source::open(&args.source)?;
+    let source = source::open(&args.source)?;
     source.warnings().iter().for_each(|warning| super::warn(warning));
     let model = super::open(&args.model)?;
     let progress = Progress::new(source.total_bytes(), args.json);
-    let comparison = compare(&source, &model, &progress)?;
+    let comparison = compare(&*source, &model, &progress)?;
     progress.finish();
     let within = comparison.mismatches.is_empty()
         && limit.is_none_or(|limit| comparison.packed.iter().all(|t| t.relative_rms <= limit));

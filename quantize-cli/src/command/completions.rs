@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::CommandFactory;
 
 use crate::args::{Args, CompletionsArgs};
-use crate::report::Answer;
+use crate::command::answer::Answer;
 
 pub(super) fn run(args: &CompletionsArgs) -> Result<Answer> {
     let mut script = vec![];

@@ -1,24 +1,24 @@
 //! `quantize convert`: a checkpoint into a model.
 
-use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use kernels::{Distortion, Isa};
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::gate::{self, Evaluation, Question};
 use crate::args::ConvertArgs;
-use crate::companions::{self, CONFIG};
-use crate::convert::{convert, losses};
-use crate::output::{MODEL, Temporary, check_apart, check_aside, check_destination, check_place, check_space, sweep};
-use crate::plan::Plan;
+use crate::command::answer::Answer;
+use crate::convert::{Conversion, Distortions, losses};
+use crate::disk::check_space;
+use crate::output::{
+    Output, Panels, Recipe, Temporary, check_apart, check_aside, check_destination, check_place, sweep,
+};
+use crate::plan::{Plan, Request};
 use crate::progress::Progress;
-use crate::report::{Answer, bytes, percent, quoted, shape, three_digits};
-use crate::source::Source;
+use crate::report::{bytes, percent, quoted, shape, three_digits};
+use crate::source::{self, Source};
 use crate::table::{Column, Table, paragraph, terminal_width};
 
 /// How many tensors a person is shown after a conversion.
@@ -64,32 +64,32 @@ struct Tensor {
 pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
     let start = Instant::now();
     let isa = Isa::from_env()?;
-    let source = Source::open(&args.source)?;
-    let mut plan = Plan::new(&source, args.to, &args.rules, args.rounding)?;
+    let source = &*source::open(&args.source)?;
+    let output: &dyn Output = &Panels;
+    let request = Request { to: args.to, rules: &args.rules, rounding: args.rounding.name() };
+    let plan = Plan::new(source.tensors(), source.companions().model_type(), request, &|t, a| output.stored(t, a))?;
     let mut warnings = [source.warnings(), &plan.warnings].concat();
     warnings.iter().for_each(|warning| super::warn(warning));
     // What a real run refuses in the end it refuses now, and a dry run, too.
-    check_output(args, &source, &plan)?;
+    check_output(args, source, &plan)?;
     let (distortions, evaluation) = if args.dry_run {
-        (vec![None; plan.tensors.len()], None)
+        (vec![None; plan.steps.len()], None)
     } else {
-        plan.companions = if is_folder(&args.out) { source.companions().to_vec() } else { vec![] };
-        plan.room = if args.eval_text.is_some() { gate::ROOM } else { 0 };
-        super::pool(args.threads)?.install(|| write(args, &source, &plan, isa))?
+        super::pool(args.threads)?.install(|| write(args, source, &plan, output, isa))?
     };
     let lost = losses(&plan, &distortions);
     lost.iter().for_each(|warning| super::warn(warning));
     warnings.extend(lost);
     let measuring = evaluation.as_ref().map_or(0.0, |evaluation| evaluation.seconds);
     let seconds = start.elapsed().as_secs_f64() - measuring;
-    let report = Report { warnings, seconds, ..report(args, &source, &plan, &distortions, evaluation) };
+    let report = Report { warnings, seconds, ..report(args, source, &plan, &distortions, evaluation) };
     let good = report.evaluation.as_ref().is_none_or(Evaluation::is_within);
     Answer::of(&report, args.json, good, |report| to_text(report, args.quiet))
 }
 
 /// Refuses an output that cannot be written, or must not be. A dry run writes nothing meanwhile;
 /// any other one removes what an earlier one left.
-fn check_output(args: &ConvertArgs, source: &Source, plan: &Plan) -> Result<()> {
+fn check_output(args: &ConvertArgs, source: &dyn Source, plan: &Plan) -> Result<()> {
     let out = quoted(&args.out);
     let extension = args.out.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
     if let Some(extension @ ("gguf" | "ggml" | "bin" | "pt" | "pth" | "onnx" | "npz")) = extension.as_deref() {
@@ -106,38 +106,36 @@ fn check_output(args: &ConvertArgs, source: &Source, plan: &Plan) -> Result<()> 
         super::note(&sweep(&args.out)?);
     }
     check_destination(&args.out, args.force)?;
-    let beside = if is_folder(&args.out) { companions::bytes(source.companions(), source.path()) } else { 0 };
+    let beside = if is_folder(&args.out) { source.companions().bytes() } else { 0 };
     let parent = args.out.parent().filter(|parent| !parent.as_os_str().is_empty());
-    check_space(parent.unwrap_or(Path::new(".")), plan.bytes() + beside)
+    Ok(check_space(parent.unwrap_or(Path::new(".")), plan.bytes() + beside)?)
 }
 
 /// Converts into a temporary sibling of the output and puts it in its place, unless it was to be
-/// measured and was found too bad.
+/// measured and exceeds a limit.
 fn write(
     args: &ConvertArgs,
-    source: &Source,
+    source: &dyn Source,
     plan: &Plan,
+    output: &dyn Output,
     isa: Isa,
-) -> Result<(Vec<Option<Distortion>>, Option<Evaluation>)> {
+) -> Result<(Distortions, Option<Evaluation>)> {
     let gate = Question::new(args)?;
-    let cancelled = super::cancel_on_signal();
-    let progress = Progress::new(source.total_bytes(), args.quiet);
+    let cancelled = &super::cancel_on_signal();
+    let progress = &Progress::new(source.total_bytes(), args.quiet);
 
     let folder = is_folder(&args.out);
+    let recipe = Recipe::new(source, plan, if folder { source.companions().paths() } else { &[] });
+    let recipe = recipe.with_room(if gate.is_some() { gate::ROOM } else { 0 });
     let temporary = if folder { Temporary::folder(&args.out)? } else { Temporary::file(&args.out)? };
-    let to = temporary.path();
-    let distortions = if folder {
-        convert_into(source, plan, isa, to, &progress, &cancelled)
-    } else {
-        check_space(to.parent().unwrap_or(to), plan.bytes())
-            .and_then(|()| convert_to(source, plan, isa, to, &progress, &cancelled))
-    };
-    let distortions = distortions.with_context(|| format!("no {} was made", quoted(&args.out)))?;
+    let conversion = Conversion { source, plan, rounders: &[args.rounding], isa, progress, cancelled };
+    let unmade = || format!("no {} was made", quoted(&args.out));
+    let distortions = conversion.write(output, temporary.path(), &recipe).with_context(unmade)?;
     progress.finish();
-    let ask = |gate: &Question<'_>| gate.ask(source, plan, temporary.path(), &distortions, &cancelled);
+    let ask = |gate: &Question<'_>| gate.ask(&conversion, output, &recipe, temporary.path(), &distortions);
     let evaluation = gate.as_ref().map(ask).transpose()?;
     if evaluation.as_ref().is_none_or(Evaluation::is_within) {
-        source.check_unchanged().with_context(|| format!("no {} was made", quoted(&args.out)))?;
+        source.check_unchanged().with_context(unmade)?;
         temporary.commit(&args.out, args.force)?;
     }
     Ok((distortions, evaluation))
@@ -148,56 +146,9 @@ fn is_folder(out: &Path) -> bool {
     out.extension().is_none_or(|extension| extension != "safetensors")
 }
 
-/// Converts into a folder that is there, with the files that belong to the model.
-pub(super) fn convert_into(
-    source: &Source,
-    plan: &Plan,
-    isa: Isa,
-    folder: &Path,
-    progress: &Progress,
-    cancelled: &AtomicBool,
-) -> Result<Vec<Option<Distortion>>> {
-    check_space(folder, plan.bytes() + companions::bytes(source.companions(), source.path()))?;
-    let changed = |companion: &Path| described(source.config().filter(|_| companion == Path::new(CONFIG))?, plan);
-    companions::copy(source.companions(), source.path(), folder, changed, cancelled)?;
-    convert_to(source, plan, isa, &folder.join(MODEL), progress, cancelled)
-}
-
-/// Converts to a file, which is then on the disk.
-fn convert_to(
-    source: &Source,
-    plan: &Plan,
-    isa: Isa,
-    path: &Path,
-    progress: &Progress,
-    cancelled: &AtomicBool,
-) -> Result<Vec<Option<Distortion>>> {
-    let file = File::create(path).with_context(|| format!("cannot create {}", quoted(path)))?;
-    let (file, distortions) = convert(source, plan, isa, file, progress, cancelled)?;
-    file.sync_all().with_context(|| format!("cannot synchronize {}", quoted(path)))?;
-    Ok(distortions)
-}
-
-/// `config.json` with how the weights are stored.
-fn described(config: &Value, plan: &Plan) -> Option<String> {
-    let mut config = config.as_object()?.clone();
-    config.insert("quantization_config".into(), quantization_config(plan));
-    Some(serde_json::to_string_pretty(&config).ok()? + "\n")
-}
-
-fn quantization_config(plan: &Plan) -> Value {
-    json!({
-        "quant_method": "qruntime",
-        "version": qruntime::container::VERSION,
-        "format": plan.to.name(),
-        "rounding": plan.rounding.name(),
-        "rules": plan.rules,
-    })
-}
-
 fn report(
     args: &ConvertArgs,
-    source: &Source,
+    source: &dyn Source,
     plan: &Plan,
     distortions: &[Option<Distortion>],
     evaluation: Option<Evaluation>,
@@ -206,12 +157,12 @@ fn report(
     for &distortion in distortions.iter().flatten() {
         total += distortion;
     }
-    let tensors = plan.tensors.iter().zip(distortions).map(|(planned, distortion)| Tensor {
-        name: planned.name.clone(),
-        action: planned.action.to_string(),
-        why: planned.why.clone(),
-        shape: planned.shape.clone(),
-        bytes: planned.bytes,
+    let tensors = plan.steps.iter().zip(distortions).map(|(step, distortion)| Tensor {
+        name: step.name.clone(),
+        action: step.action.to_string(),
+        why: step.why.clone(),
+        shape: step.shape.clone(),
+        bytes: step.layout.bytes,
         relative_rms: distortion.map(Distortion::relative_rms),
     });
     Report {

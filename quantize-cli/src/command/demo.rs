@@ -12,14 +12,15 @@ use serde::Serialize;
 use super::trial::{Trial, language_model, speeds};
 use super::{cancel_on_signal, open_network};
 use crate::args::DemoArgs;
+use crate::command::answer::Answer;
 use crate::eval::causal::{Reference, evaluate};
 use crate::eval::size::Size;
 use crate::eval::statistics::Summary;
 use crate::eval::text::{self, Described, Protocol};
 use crate::eval::windows::Score;
 use crate::progress::Progress;
-use crate::report::{Answer, bytes, digits, percent, printable, quoted, table, three_digits};
-use crate::source::Source;
+use crate::report::{bytes, digits, percent, printable, quoted, table, three_digits};
+use crate::source;
 
 /// From 8.5 to 4.25 bits, and last the oldest one of 4 bits, for comparison.
 const FORMATS: [Format; 6] = [Format::Q8_0, Format::Q6K, Format::Q5K, Format::Q4K, Format::Iq4Xs, Format::Q4_0];
@@ -62,7 +63,7 @@ pub(super) fn run(args: &DemoArgs) -> Result<Answer> {
     let isa = Isa::from_env()?;
     let cancelled = cancel_on_signal();
     let unopened = || format!("cannot open {}: run this in the repository, or name a checkpoint", quoted(&args.model));
-    let source = Source::open(&args.model).with_context(unopened)?;
+    let source = &*source::open(&args.model).with_context(unopened)?;
     let original = language_model(open_network(&args.model)?).with_context(|| quoted(&args.model).to_string())?;
     let text = args.text.clone().unwrap_or_else(|| args.model.join("heldout.txt"));
     let protocol = Protocol {
@@ -74,7 +75,7 @@ pub(super) fn run(args: &DemoArgs) -> Result<Answer> {
     let windows = protocol.windows(&original, &text::read(&text)?)?;
 
     let trials: Vec<Trial> =
-        FORMATS.iter().map(|&format| Trial::new(&source, format, isa, &cancelled)).collect::<Result<_>>()?;
+        FORMATS.iter().map(|&format| Trial::new(source, format, isa, &cancelled)).collect::<Result<_>>()?;
     let models: Vec<&CausalLm> = std::iter::once(&original).chain(trials.iter().map(|trial| &trial.lm)).collect();
     let progress = Progress::items(windows.fed() * (1 + models.len()), args.json);
     let outcome = evaluate(Reference::Model(&original), &models, &windows, None, &progress, &cancelled)?;

@@ -15,8 +15,9 @@ use qruntime::{Encoder, Prompt};
 
 use super::{cancel_on_signal, open_encoder, pool, warn};
 use crate::args::EmbedArgs;
+use crate::command::answer::Answer;
 use crate::place::{self, Destination};
-use crate::report::{Answer, quoted};
+use crate::report::quoted;
 
 pub(super) fn run(args: &EmbedArgs, out: &mut (dyn Write + Send)) -> Result<Answer> {
     pool(args.machine.threads)?.install(|| embed(args, out))
@@ -65,7 +66,7 @@ fn destination(args: &EmbedArgs, path: &Path) -> Result<Destination> {
     let npy = path.extension().is_some_and(|extension| extension == "npy");
     ensure!(npy, "--output {}, expected a name that ends in .npy", quoted(path));
     let inputs: Vec<&Path> = [&args.model].into_iter().chain(&args.input).map(PathBuf::as_path).collect();
-    Destination::new(path, &place::VECTORS, &inputs, args.force)
+    Ok(Destination::new(path, &place::VECTORS, &inputs, args.force)?)
 }
 
 /// The longest line, in bytes.

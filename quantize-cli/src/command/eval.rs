@@ -10,6 +10,8 @@ use serde::Serialize;
 
 use super::{cancel_on_signal, open_network, pool};
 use crate::args::{EvalArgs, ProtocolArgs};
+use crate::command::answer::Answer;
+use crate::disk::synchronize;
 use crate::eval::bf16;
 use crate::eval::causal::{Predicted, Reference, evaluate, perplexity};
 use crate::eval::encoder::{Cosines, Embedder, Labelled, cosines, cut_texts};
@@ -20,11 +22,11 @@ use crate::eval::size::Size;
 use crate::eval::statistics::{Perplexity, Summary};
 use crate::eval::text::{self, Described, Protocol};
 use crate::eval::windows::{Score, Windows};
-use crate::output::{Temporary, synchronize};
+use crate::output::Temporary;
 use crate::place::{self, Destination};
 use crate::progress::Progress;
-use crate::report::{Answer, bytes, digits, printable, quoted, table, three_digits};
-use crate::source::Source;
+use crate::report::{bytes, digits, printable, quoted, table, three_digits};
+use crate::source;
 use crate::table::{paragraph, terminal_width};
 
 /// Tokens of a window, unless told otherwise.
@@ -253,7 +255,7 @@ fn language_model(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
 fn save_to(args: &EvalArgs, path: &Path) -> Result<Destination> {
     let inputs = [Some(&args.model), args.reference.as_ref(), args.text.as_ref()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
-    Destination::new(path, &place::LOGITS, &inputs, args.force)
+    Ok(Destination::new(path, &place::LOGITS, &inputs, args.force)?)
 }
 
 /// A file of logits that appears whole or not at all.
@@ -274,7 +276,7 @@ impl Save {
     fn finish(self) -> Result<()> {
         self.writer.finish()?;
         synchronize(self.temporary.path())?;
-        self.destination.commit(self.temporary)
+        Ok(self.destination.commit(self.temporary)?)
     }
 }
 
@@ -285,16 +287,16 @@ fn rounded(path: &Path, cancelled: &AtomicBool) -> Result<Result<Temporary, Stri
     if path.is_file() {
         return Ok(Err("the reference was given as a file, not as its folder".into()));
     }
-    let source = match Source::open(path) {
+    let source = match source::open(path) {
         Ok(source) => source,
         Err(_) => return Ok(Err("the reference is not an original checkpoint".into())),
     };
-    if !bf16::rounds(&source) {
+    if !bf16::rounds(&*source) {
         return Ok(Err("the reference's weights are bfloat16 already".into()));
     }
     let elsewhere = "TMPDIR in the environment names another folder, and --no-noise-floor does without";
     let folder = Temporary::folder(&std::env::temp_dir().join("quantize-eval")).context(elsewhere)?;
-    bf16::write_rounded(&source, folder.path(), cancelled).context(elsewhere)?;
+    bf16::write_rounded(&*source, folder.path(), cancelled).context(elsewhere)?;
     Ok(Ok(folder))
 }
 

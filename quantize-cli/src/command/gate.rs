@@ -1,29 +1,26 @@
 //! The gate of `quantize convert`: no model takes its place that is worse than was asked for.
 
-use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use kernels::Distortion;
 use qruntime::Network;
-use qruntime::container::replace_recipe;
 use serde::Serialize;
 use serde_json::json;
 
 use super::eval::{check_protocol, protocol, sentences};
 use super::open_network;
 use crate::args::ConvertArgs;
-use crate::convert::recipe;
+use crate::convert::Conversion;
 use crate::eval::blame::{Blamed, blame};
 use crate::eval::gate::{Figures, Gate};
 use crate::eval::limits::Limits;
 use crate::eval::text;
+use crate::output::{Output, Recipe};
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::report::{digits, percent, printable, quoted};
-use crate::source::Source;
+use crate::report::{digits, percent, printable};
 use crate::table::{Column, Table, paragraph, terminal_width};
 
 /// Bytes of the recipe that are kept for the figures.
@@ -80,19 +77,20 @@ impl<'a> Question<'a> {
 
     fn gate(&self) -> Result<Gate<'_>> {
         let limit = self.args.protocol.windows.map(|n| n as usize);
-        Gate::new(&self.original, &self.text, limit, |lm| protocol(&self.args.protocol, lm))
+        Ok(Gate::new(&self.original, &self.text, limit, |lm| protocol(&self.args.protocol, lm))?)
     }
 
     /// Measures the model in `folder`, and writes the figures into it or finds out whose fault they
     /// are.
     pub(super) fn ask(
         &self,
-        source: &Source,
-        plan: &Plan,
+        conversion: &Conversion<'_>,
+        output: &dyn Output,
+        recipe: &Recipe,
         folder: &Path,
         distortions: &[Option<Distortion>],
-        cancelled: &AtomicBool,
     ) -> Result<Evaluation> {
+        let &Conversion { source, plan, cancelled, .. } = conversion;
         let quiet = self.args.quiet || self.args.json;
         let start = Instant::now();
         let gate = self.gate()?;
@@ -103,17 +101,11 @@ impl<'a> Question<'a> {
         let text = text::name(self.path);
         let warning = figures.warning();
         let worst_tensors = if exceeded.is_empty() {
-            let path = folder.join("model.safetensors");
             let mut evaluation = json!({"text": text});
             if let (Some(to), Some(from)) = (evaluation.as_object_mut(), json!(figures).as_object()) {
                 to.extend(from.clone());
             }
-            let file = OpenOptions::new().read(true).write(true).open(&path);
-            let written = file.and_then(|mut file| {
-                replace_recipe(&mut file, &recipe(source, plan, evaluation))?;
-                file.sync_all()
-            });
-            written.with_context(|| format!("cannot write the figures into {}", quoted(&path)))?;
+            output.amend(folder, &recipe.clone().with_evaluation(evaluation))?;
             vec![]
         } else if figures.damage().is_nan() {
             // Nobody's share of what is not a number can be told.
@@ -134,9 +126,9 @@ impl<'a> Question<'a> {
 /// The packed tensors with the largest part in the squared error of all weights, each weighted by
 /// its own magnitude: relative error squared times size.
 fn candidates(plan: &Plan, distortions: &[Option<Distortion>]) -> Vec<(String, f64)> {
-    let packed = plan.tensors.iter().zip(distortions).filter_map(|(planned, distortion)| {
+    let packed = plan.steps.iter().zip(distortions).filter_map(|(step, distortion)| {
         let error = (*distortion)?.relative_rms();
-        Some((error * error * planned.elements() as f64, (planned.name.clone(), error)))
+        Some((error * error * step.elements() as f64, (step.name.clone(), error)))
     });
     let mut packed: Vec<_> = packed.collect();
     packed.sort_by(|a, b| b.0.total_cmp(&a.0));

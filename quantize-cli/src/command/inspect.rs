@@ -6,7 +6,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::args::InspectArgs;
-use crate::report::{Answer, bytes, digits, percent, printable, shape, three_digits};
+use crate::command::answer::Answer;
+use crate::report::{bytes, digits, percent, printable, shape, three_digits};
 use crate::table::{Column, Table, paragraph, terminal_width};
 
 #[derive(Serialize)]

@@ -5,7 +5,8 @@ use kernels::{ISA_VARIABLE, Isa, KNOWN_ISAS};
 use serde::Serialize;
 
 use crate::args::IsaArgs;
-use crate::report::{Answer, table};
+use crate::command::answer::Answer;
+use crate::report::table;
 
 #[derive(Serialize)]
 struct Report {

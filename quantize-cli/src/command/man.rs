@@ -7,8 +7,9 @@ use clap::CommandFactory;
 use clap_mangen::Man;
 
 use crate::args::{Args, ManArgs};
+use crate::command::answer::Answer;
 use crate::place::{self, Destination};
-use crate::report::{Answer, quoted};
+use crate::report::quoted;
 
 pub(super) fn run(args: &ManArgs) -> Result<Answer> {
     let mut program = Args::command().disable_help_subcommand(true);

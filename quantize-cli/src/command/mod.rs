@@ -1,6 +1,7 @@
 //! One file per subcommand: what it means. They return what they have to say, and printing is done
 //! here; text that comes bit by bit they write to the writer that they are given.
 
+mod answer;
 mod bench;
 mod chat;
 mod compare;
@@ -25,8 +26,10 @@ use anyhow::{Context, Result, bail, ensure};
 use qruntime::{CausalLm, Encoder, Model, Network, NetworkKind};
 
 use crate::args::{Args, Command};
+use crate::command::answer::Answer;
+use crate::error::{Error, Within};
 use crate::interrupt::{self, cancel_on_signal};
-use crate::report::{Answer, printable_lines, quoted};
+use crate::report::{printable_lines, quoted};
 
 /// Runs a command, prints its answer to stdout or its error to stderr, and returns the exit status.
 /// Handles signals from then on.
@@ -64,13 +67,14 @@ fn complain(error: &anyhow::Error) -> std::io::Result<()> {
 
 fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+        || error.downcast_ref::<Error>().is_some_and(Error::is_broken_pipe)
 }
 
 /// Runs a command. Some write to `out` while they run; the answer is for whoever calls to write.
 ///
 /// # Errors
 /// If it could not run.
-pub fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<Answer> {
+fn run(args: Args, out: &mut (dyn Write + Send)) -> Result<Answer> {
     match args.command {
         Command::Convert(args) => convert::run(&args),
         Command::Inspect(args) => inspect::run(&args),
@@ -109,9 +113,10 @@ fn open(path: &Path) -> Result<Model> {
 
 /// Maps a network of either kind.
 #[expect(unsafe_code, reason = "a memory map, the one of this program")]
-fn open_network(path: &Path) -> Result<Network> {
+fn open_network(path: &Path) -> Result<Network, Error> {
     // SAFETY: as for `open`.
-    let network = unsafe { Network::map(path) }.with_context(|| format!("cannot run {}", quoted(path)))?;
+    let network = unsafe { Network::map(path) };
+    let network = network.map_err(Error::from).within(|| format!("cannot run {}", quoted(path)))?;
     if let Network::CausalLm(lm) = &network {
         lm.warnings().for_each(warn);
     }

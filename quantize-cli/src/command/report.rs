@@ -12,6 +12,7 @@ use super::trial::{GENERATED, PROMPT, Trial, language_model, load_seconds, speed
 use super::{cancel_on_signal, open_network, pool};
 use crate::args::ReportArgs;
 use crate::clock::utc_now;
+use crate::command::answer::Answer;
 use crate::eval::causal::{Reference, evaluate};
 use crate::eval::size::Size;
 use crate::eval::text;
@@ -20,8 +21,8 @@ use crate::machine::Machine;
 use crate::page::{Costs, Entry, Floor, Page, html};
 use crate::place::{self, Destination};
 use crate::progress::Progress;
-use crate::report::{Answer, bytes, digits, percent, quoted, three_digits};
-use crate::source::Source;
+use crate::report::{bytes, digits, percent, quoted, three_digits};
+use crate::source;
 use crate::table::{Column, Table, paragraph, terminal_width};
 use crate::version::VERSION;
 
@@ -42,7 +43,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<Answer> {
 fn measure(args: &ReportArgs) -> Result<Page> {
     let isa = Isa::from_env()?;
     let cancelled = cancel_on_signal();
-    let source = Source::open(&args.source)?;
+    let source = &*source::open(&args.source)?;
     let original = language_model(open_network(&args.source)?).with_context(|| quoted(&args.source).to_string())?;
     let protocol = protocol(&args.protocol, &original);
     let windows = protocol.windows(&original, &text::read(&args.text)?)?;
@@ -51,11 +52,11 @@ fn measure(args: &ReportArgs) -> Result<Page> {
     let progress = Progress::steps(args.formats.len());
     for &format in &args.formats {
         progress.advance(0, &format!("converting to {format}"));
-        trials.push(Trial::new(&source, format, isa, &cancelled)?);
+        trials.push(Trial::new(source, format, isa, &cancelled)?);
         progress.advance(1, "");
     }
     progress.finish();
-    let rounded = Trial::rounded(&source, &cancelled)?;
+    let rounded = Trial::rounded(source, &cancelled)?;
 
     let models: Vec<&CausalLm> = trials.iter().chain(&rounded).map(|trial| &trial.lm).collect();
     let progress = Progress::items(windows.fed() * (1 + models.len()), args.json);

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::{chat, open_lm, pool};
 use crate::args::RunArgs;
+use crate::command::answer::Answer;
 use crate::interrupt::Stop;
-use crate::report::{Answer, three_digits};
+use crate::report::three_digits;
 
 /// What was generated, and how fast.
 #[derive(Serialize)]

@@ -4,16 +4,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use kernels::{Format, Isa, Rounding};
+use kernels::{Format, Isa};
 use qruntime::{CausalLm, Network, Session};
 
-use super::convert::convert_into;
 use super::open_network;
+use crate::convert::Conversion;
 use crate::eval::bf16;
 use crate::measure::{Contestant, race};
-use crate::output::Temporary;
-use crate::plan::Plan;
+use crate::output::{Output, Panels, Recipe, Temporary};
+use crate::plan::{Plan, Request};
 use crate::progress::Progress;
+use crate::round;
 use crate::source::Source;
 
 /// A model for as long as it is measured.
@@ -30,14 +31,20 @@ pub(super) struct Trial {
 
 impl Trial {
     /// Converts to a format.
-    pub(super) fn new(source: &Source, format: Format, isa: Isa, cancelled: &AtomicBool) -> Result<Self> {
-        let plan = Plan::new(source, format, &[], Rounding::default())?;
+    pub(super) fn new(source: &dyn Source, format: Format, isa: Isa, cancelled: &AtomicBool) -> Result<Self> {
+        let (output, rounder) = (&Panels, round::DEFAULT);
+        let request = Request { to: format, rules: &[], rounding: rounder.name() };
+        let plan =
+            &Plan::new(source.tensors(), source.companions().model_type(), request, &|t, a| output.stored(t, a))?;
         let folder = temporary()?;
         let start = Instant::now();
-        let distortions = convert_into(source, &plan, isa, folder.path(), &Progress::silent(), cancelled)?;
+        let conversion =
+            Conversion { source, plan, rounders: &[rounder], isa, progress: &Progress::silent(), cancelled };
+        let recipe = Recipe::new(source, plan, &[]);
+        let distortions = conversion.write(output, folder.path(), &recipe)?;
         let seconds = start.elapsed().as_secs_f64();
-        let packed = plan.tensors.iter().zip(distortions);
-        let packed = packed.filter_map(|(planned, found)| Some((planned.name.clone(), found?.relative_rms())));
+        let packed = plan.steps.iter().zip(distortions);
+        let packed = packed.filter_map(|(step, found)| Some((step.name.clone(), found?.relative_rms())));
         let mut worst: Vec<(String, f64)> = packed.collect();
         worst.sort_by(|a, b| b.1.total_cmp(&a.1));
         let lm = language_model(open_network(folder.path())?)?;
@@ -45,7 +52,7 @@ impl Trial {
     }
 
     /// The original with its weights rounded to bfloat16, if that changes anything.
-    pub(super) fn rounded(source: &Source, cancelled: &AtomicBool) -> Result<Option<Self>> {
+    pub(super) fn rounded(source: &dyn Source, cancelled: &AtomicBool) -> Result<Option<Self>> {
         if !bf16::rounds(source) {
             return Ok(None);
         }

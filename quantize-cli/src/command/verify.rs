@@ -8,8 +8,9 @@ use qruntime::container::Storage;
 use serde::Serialize;
 
 use crate::args::VerifyArgs;
+use crate::command::answer::Answer;
 use crate::finite;
-use crate::report::{Answer, bytes, printable, quoted};
+use crate::report::{bytes, printable, quoted};
 
 #[derive(Default, Serialize)]
 struct Report {

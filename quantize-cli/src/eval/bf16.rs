@@ -6,16 +6,14 @@ use std::io::{BufWriter, Seek, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
-use half::bf16;
-use qruntime::Dtype;
 use qruntime::container::{Storage, Writer};
 use serde_json::Value;
 
-use crate::companions;
-use crate::output::check_space;
+use crate::disk::check_space;
+use crate::error::{Context, ErrorKind, Result, bail};
+use crate::output::MODEL;
 use crate::report::quoted;
-use crate::source::{Source, SourceTensor};
+use crate::source::{Dtype, Source, TensorInfo, bf16_bytes};
 
 /// Bytes that are copied at a time, or numbers that are rounded.
 const PIECE: usize = 1 << 20;
@@ -23,7 +21,7 @@ const PIECE: usize = 1 << 20;
 /// Whether rounding changes anything: whether any tensor has floating-point numbers that are not
 /// bfloat16 already.
 #[must_use]
-pub fn rounds(source: &Source) -> bool {
+pub fn rounds(source: &dyn Source) -> bool {
     source.tensors().iter().any(|tensor| tensor.is_float() && tensor.dtype() != Dtype::BF16)
 }
 
@@ -32,46 +30,44 @@ pub fn rounds(source: &Source) -> bool {
 ///
 /// # Errors
 /// If the source cannot be read, or the folder not be written to; if `cancelled` became true.
-pub fn write_rounded(source: &Source, folder: &Path, cancelled: &AtomicBool) -> Result<()> {
+pub fn write_rounded(source: &dyn Source, folder: &Path, cancelled: &AtomicBool) -> Result<()> {
     let context = || format!("cannot write into {}", quoted(folder));
     let tensors =
         source.tensors().iter().map(|tensor| if tensor.is_float() { 2 * tensor.elements() } else { tensor.bytes() });
-    check_space(
-        folder,
-        tensors.map(|bytes| bytes as u64).sum::<u64>() + companions::bytes(source.companions(), source.path()),
-    )?;
-    companions::copy(source.companions(), source.path(), folder, |_| None, cancelled)?;
-    let stored = |tensor: &SourceTensor| if tensor.is_float() { Dtype::BF16 } else { tensor.dtype() };
+    check_space(folder, tensors.map(|bytes| bytes as u64).sum::<u64>() + source.companions().bytes())?;
+    source.companions().copy(folder, None, cancelled)?;
+    let stored = |tensor: &TensorInfo| if tensor.is_float() { Dtype::BF16 } else { tensor.dtype() };
     let tensors = source
         .tensors()
         .iter()
         .map(|tensor| (tensor.name().to_owned(), Storage::Plain(stored(tensor)), tensor.shape().to_vec()));
-    let file = File::create(folder.join("model.safetensors")).with_context(context)?;
-    let mut writer = Writer::new(BufWriter::new(file), tensors.collect(), Value::Null).with_context(context)?;
+    let file = File::create(folder.join(MODEL)).with_context(ErrorKind::Output, context)?;
+    let mut writer =
+        Writer::new(BufWriter::new(file), tensors.collect(), Value::Null).with_context(ErrorKind::Output, context)?;
     for i in writer.order().to_vec() {
         if cancelled.load(Ordering::Relaxed) {
-            bail!("interrupted");
+            bail!(ErrorKind::Cancelled, "interrupted");
         }
-        let tensor = &source.tensors()[i];
-        write_tensor(source, tensor, stored(tensor), &mut writer).with_context(context)?;
+        write_tensor(source, i, stored(&source.tensors()[i]), &mut writer).with_context(ErrorKind::Output, context)?;
     }
-    writer.finish().with_context(context)?;
+    writer.finish().with_context(ErrorKind::Output, context)?;
     Ok(())
 }
 
 /// Writes a tensor of a source: as it is, or rounded to bfloat16 if that is what it is to be and
 /// not is.
 pub(super) fn write_tensor<W: Write + Seek>(
-    source: &Source,
-    tensor: &SourceTensor,
+    source: &dyn Source,
+    position: usize,
     dtype: Dtype,
     writer: &mut Writer<W>,
 ) -> Result<()> {
+    let tensor = &source.tensors()[position];
     if dtype == tensor.dtype() {
         let mut bytes = vec![0; PIECE.min(tensor.bytes())];
         for start in (0..tensor.bytes()).step_by(PIECE) {
             let bytes = &mut bytes[..PIECE.min(tensor.bytes() - start)];
-            source.read_bytes(tensor, start..start + bytes.len(), bytes)?;
+            source.read_stored(position, start..start + bytes.len(), bytes)?;
             writer.write(bytes)?;
         }
         return Ok(());
@@ -79,9 +75,8 @@ pub(super) fn write_tensor<W: Write + Seek>(
     let mut numbers = vec![0.0; PIECE.min(tensor.elements())];
     for start in (0..tensor.elements()).step_by(PIECE) {
         let numbers = &mut numbers[..PIECE.min(tensor.elements() - start)];
-        source.read_f32(tensor, start..start + numbers.len(), numbers)?;
-        let rounded: Vec<u8> = numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
-        writer.write(&rounded)?;
+        source.read_f32(position, start..start + numbers.len(), numbers)?;
+        writer.write(&bf16_bytes(numbers))?;
     }
     Ok(())
 }

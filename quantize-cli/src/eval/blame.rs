@@ -5,16 +5,15 @@ use std::io::BufWriter;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result};
 use qruntime::container::{Storage, Writer};
-use qruntime::{Dtype, Model, Network};
+use qruntime::{Model, Network};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::bf16::write_tensor;
 use super::gate::Gate;
-use crate::companions;
-use crate::output::Temporary;
+use crate::error::{Context, ErrorKind, Result};
+use crate::output::{MODEL, Temporary};
 use crate::progress::Progress;
 use crate::report::quoted;
 use crate::source::Source;
@@ -41,7 +40,7 @@ pub struct Blamed {
 /// If a file cannot be read or written, or a network cannot be asked.
 pub fn blame(
     gate: &Gate<'_>,
-    source: &Source,
+    source: &dyn Source,
     folder: &Path,
     open: &dyn Fn(&Path) -> Result<Network>,
     candidates: &[(String, f64)],
@@ -50,11 +49,12 @@ pub fn blame(
 ) -> Result<Vec<Blamed>> {
     let model = open(folder)?;
     let damage = gate.measure(&model, progress, cancelled)?.damage();
+    let companions = source.companions().in_folder(folder);
     let mut found = vec![];
     for (tensor, relative_rms) in candidates {
         let temporary = Temporary::folder(folder)?;
-        companions::copy(source.companions(), folder, temporary.path(), |_| None, cancelled)?;
-        write_with(source, model.model(), tensor, &temporary.path().join("model.safetensors"))?;
+        companions.copy(temporary.path(), None, cancelled)?;
+        write_with(source, model.model(), tensor, &temporary.path().join(MODEL))?;
         let left = gate.measure(&open(temporary.path())?, progress, cancelled)?.damage();
         let share = 1.0 - left / damage;
         found.push(Blamed { tensor: tensor.clone(), share, relative_rms: *relative_rms });
@@ -64,12 +64,11 @@ pub fn blame(
 }
 
 /// Writes a model once more, with one tensor as it is in the source.
-fn write_with(source: &Source, model: &Model, original: &str, path: &Path) -> Result<()> {
+fn write_with(source: &dyn Source, model: &Model, original: &str, path: &Path) -> Result<()> {
     let context = || format!("cannot write {}", quoted(path));
-    let original = source.tensor(original).with_context(|| format!("no tensor {original:?}"))?;
-    // Without its scales an 8-bit float means nothing.
-    let dtype = if original.dtype() == Dtype::F8_E4M3 { Dtype::BF16 } else { original.dtype() };
-    let is_original = |name: &str| name == original.name();
+    let position = source.position(original).with_context(ErrorKind::Output, || format!("no tensor {original:?}"))?;
+    let dtype = source.tensors()[position].kept_dtype();
+    let is_original = |name: &str| name == original;
     let tensors: Vec<_> = model
         .tensors()
         .map(|entry| {
@@ -79,21 +78,21 @@ fn write_with(source: &Source, model: &Model, original: &str, path: &Path) -> Re
         .collect();
     let names: Vec<(String, Storage)> =
         tensors.iter().map(|(name, storage, _)| (name.clone(), storage.clone())).collect();
-    let file = BufWriter::new(File::create(path).with_context(context)?);
-    let mut writer = Writer::new(file, tensors, Value::Null).with_context(context)?;
+    let file = BufWriter::new(File::create(path).with_context(ErrorKind::Output, context)?);
+    let mut writer = Writer::new(file, tensors, Value::Null).with_context(ErrorKind::Output, context)?;
     for i in writer.order().to_vec() {
         let (name, storage) = &names[i];
         if is_original(name) {
-            write_tensor(source, original, dtype, &mut writer).with_context(context)?;
+            write_tensor(source, position, dtype, &mut writer).with_context(ErrorKind::Output, context)?;
         } else if let Storage::Packed(_) = storage {
             let tensor = model.packed(name)?;
             for matrix in 0..tensor.matrix_count() {
-                writer.write(tensor.matrix(matrix).as_bytes()).with_context(context)?;
+                writer.write(tensor.matrix(matrix).as_bytes()).with_context(ErrorKind::Output, context)?;
             }
         } else {
-            writer.write(model.plain(name)?.as_bytes()).with_context(context)?;
+            writer.write(model.plain(name)?.as_bytes()).with_context(ErrorKind::Output, context)?;
         }
     }
-    writer.finish().with_context(context)?;
+    writer.finish().with_context(ErrorKind::Output, context)?;
     Ok(())
 }

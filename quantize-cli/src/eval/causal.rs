@@ -4,13 +4,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
 use qruntime::{CausalLm, Session, SessionOptions};
 use rayon::prelude::*;
 
 use super::logits_file::{LogitsReader, LogitsWriter};
 use super::statistics::{Answer, Moments, Perplexity, Prediction, Statistics, nll};
 use super::windows::Windows;
+use crate::error::{ErrorKind, Result, bail, ensure};
 use crate::progress::Progress;
 
 /// Logits that are kept at a time of the reference, and of a model: 64 MB each.
@@ -75,7 +75,11 @@ pub fn evaluate(
     let vocabulary = reference.vocabulary();
     for lm in models {
         let found = lm.config().vocab_size;
-        ensure!(found == vocabulary, "a vocabulary of {found} tokens, but the reference has one of {vocabulary}");
+        ensure!(
+            ErrorKind::Text,
+            found == vocabulary,
+            "a vocabulary of {found} tokens, but the reference has one of {vocabulary}"
+        );
     }
     check_tokens(windows, vocabulary)?;
     let block = (LOGITS / vocabulary.max(1)).clamp(1, BLOCK);
@@ -98,7 +102,7 @@ pub fn evaluate(
         advance(progress, before, &measured, &teacher);
         for (i, tokens) in predicting.chunks(block).enumerate() {
             if cancelled.load(Ordering::Relaxed) {
-                bail!("interrupted");
+                bail!(ErrorKind::Cancelled, "interrupted");
             }
             let mut rounded = false;
             match (&mut reference, &mut teacher) {
@@ -162,7 +166,7 @@ pub fn perplexity(lm: &CausalLm, windows: &Windows, progress: &Progress, cancell
         progress.advance(before.len() as u64, "");
         for (i, tokens) in predicting.chunks(block).enumerate() {
             if cancelled.load(Ordering::Relaxed) {
-                bail!("interrupted");
+                bail!(ErrorKind::Cancelled, "interrupted");
             }
             student.answer(tokens, vocabulary, &mut logits)?;
             let came = &window.tokens[window.first + i * block + 1..][..tokens.len()];
@@ -179,7 +183,7 @@ pub fn perplexity(lm: &CausalLm, windows: &Windows, progress: &Progress, cancell
 
 fn check_tokens(windows: &Windows, vocabulary: usize) -> Result<()> {
     if let Some(token) = windows.highest().filter(|&token| token as usize >= vocabulary) {
-        bail!("the text has the token {token}, but the vocabulary only {vocabulary}");
+        bail!(ErrorKind::Text, "the text has the token {token}, but the vocabulary only {vocabulary}");
     }
     Ok(())
 }

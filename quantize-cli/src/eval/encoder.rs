@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
 use ndarray::{Array2, ArrayView1};
 use qruntime::{Encoder, Tokenizer};
 use serde::Serialize;
 
 use super::statistics::percentile;
+use crate::error::{Context, ErrorKind, Result, bail, ensure};
 use crate::progress::Progress;
 use crate::report::quoted;
 
@@ -94,7 +94,8 @@ impl<'a> Embedder<'a> {
 /// # Errors
 /// If the encoder has no tokenizer, or a text cannot be encoded.
 pub fn cut_texts(encoder: &Encoder, texts: &[&str]) -> Result<usize> {
-    let whole = Tokenizer::open(encoder.folder().context("the encoder has no folder, hence no tokenizer")?)?;
+    let whole =
+        Tokenizer::open(encoder.folder().context(ErrorKind::Text, "the encoder has no folder, hence no tokenizer")?)?;
     let most = encoder.config().max_tokens;
     let mut cut = 0;
     for text in texts {
@@ -118,13 +119,14 @@ pub fn cosines(
     let mut found = vec![Vec::with_capacity(texts.len()); models.len()];
     for texts in texts.chunks(BATCH) {
         if cancelled.load(Ordering::Relaxed) {
-            bail!("interrupted");
+            bail!(ErrorKind::Cancelled, "interrupted");
         }
         let expected = reference.embed(texts)?;
         for (model, found) in models.iter_mut().zip(&mut found) {
             let vectors = model.embed(texts)?;
             let lengths = (vectors.ncols(), expected.ncols());
             ensure!(
+                ErrorKind::Text,
                 lengths.0 == lengths.1,
                 "vectors of {} numbers, those of the reference have {}",
                 lengths.0,
@@ -151,7 +153,7 @@ impl Labelled {
     /// # Errors
     /// If it cannot be read, or a line has no such columns.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::parse(&super::text::read(path)?).with_context(|| format!("cannot read {}", quoted(path)))
+        Self::parse(&super::text::read(path)?).with_context(ErrorKind::Text, || format!("cannot read {}", quoted(path)))
     }
 
     fn parse(text: &str) -> Result<Self> {
@@ -159,15 +161,32 @@ impl Labelled {
         for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let columns: Vec<&str> = line.split('\t').collect();
             let &[_, _, _, _, score, first, second, ..] = columns.as_slice() else {
-                bail!("line {}: {} columns, expected 7 or more with tabs between them", i + 1, columns.len());
+                bail!(
+                    ErrorKind::Text,
+                    "line {}: {} columns, expected 7 or more with tabs between them",
+                    i + 1,
+                    columns.len()
+                );
             };
-            let score: f64 = score.trim().parse().ok().filter(|score: &f64| score.is_finite()).with_context(|| {
-                format!("line {}: the score {:?}, expected a number", i + 1, score.chars().take(20).collect::<String>())
-            })?;
+            let score: f64 = score.trim().parse().ok().filter(|score: &f64| score.is_finite()).with_context(
+                ErrorKind::Text,
+                || {
+                    format!(
+                        "line {}: the score {:?}, expected a number",
+                        i + 1,
+                        score.chars().take(20).collect::<String>()
+                    )
+                },
+            )?;
             found.scores.push(score);
             found.pairs.push([first.trim().to_owned(), second.trim().to_owned()]);
         }
-        ensure!(found.scores.len() > 1, "{} pairs of sentences, expected two or more", found.scores.len());
+        ensure!(
+            ErrorKind::Text,
+            found.scores.len() > 1,
+            "{} pairs of sentences, expected two or more",
+            found.scores.len()
+        );
         Ok(found)
     }
 
@@ -192,7 +211,7 @@ impl Labelled {
         let mut cosines = Vec::with_capacity(self.len());
         for pairs in self.pairs.chunks(BATCH / 2) {
             if cancelled.load(Ordering::Relaxed) {
-                bail!("interrupted");
+                bail!(ErrorKind::Cancelled, "interrupted");
             }
             let sentences: Vec<&str> = pairs.iter().flatten().map(String::as_str).collect();
             let vectors = model.embed(&sentences)?;

@@ -3,7 +3,6 @@
 
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Result, bail, ensure};
 use qruntime::{CausalLm, Encoder, Network};
 use serde::Serialize;
 
@@ -13,6 +12,7 @@ use super::limits::Limits;
 use super::statistics::Summary;
 use super::text::{Described, Protocol};
 use super::windows::Windows;
+use crate::error::{ErrorKind, Result, bail, ensure};
 use crate::progress::Progress;
 
 /// What was measured, as it is recorded: the same on every machine.
@@ -117,7 +117,7 @@ impl<'a> Gate<'a> {
             Network::Encoder(encoder) => {
                 let all = text.lines().map(str::trim).filter(|line| !line.is_empty());
                 let lines: Vec<&str> = all.take(lines.unwrap_or(usize::MAX)).collect();
-                ensure!(!lines.is_empty(), "the text has no lines");
+                ensure!(ErrorKind::Text, !lines.is_empty(), "the text has no lines");
                 Ok(Self::Encoder(encoder, lines))
             }
         }
@@ -174,7 +174,7 @@ impl<'a> Gate<'a> {
                 let found = cosines(&mut Embedder::new(original), &mut models, lines, progress, cancelled)?;
                 Ok(Figures::Encoder { cosine: Cosines::of(&found[0]), texts_cut: cut_texts(original, lines)? })
             }
-            _ => bail!("a model of another kind than the original"),
+            _ => bail!(ErrorKind::Text, "a model of another kind than the original"),
         }
     }
 }

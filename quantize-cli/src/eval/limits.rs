@@ -1,11 +1,11 @@
 //! What a model may not be worse than.
 
-use anyhow::{Result, bail};
 use qruntime::Network;
 use serde::Serialize;
 
 use super::encoder::Cosines;
 use super::statistics::{Perplexity, Summary};
+use crate::error::{ErrorKind, Result, bail};
 use crate::report::digits;
 
 /// Limits; those that are not there are not passed.
@@ -34,14 +34,15 @@ impl Limits {
     /// If there is such a limit.
     pub fn check(&self, network: &Network) -> Result<()> {
         if [self.max_kld, self.max_ppl_ratio, self.max_ppl, self.min_cosine].into_iter().flatten().any(f64::is_nan) {
-            bail!("a limit is not a number");
+            bail!(ErrorKind::Request, "a limit is not a number");
         }
         match network {
             Network::CausalLm(_) if self.min_cosine.is_some() => {
-                bail!("--min-cosine is for sentence encoders; a language model has --max-kld")
+                bail!(ErrorKind::Request, "--min-cosine is for sentence encoders; a language model has --max-kld")
             }
             Network::Encoder(_) if self.max_kld.or(self.max_ppl_ratio).or(self.max_ppl).is_some() => {
                 bail!(
+                    ErrorKind::Request,
                     "--max-kld, --max-ppl-ratio and --max-ppl are for language models; a sentence encoder has \
                      --min-cosine"
                 )

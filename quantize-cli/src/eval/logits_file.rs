@@ -10,13 +10,13 @@ use std::fs::{self, File};
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
 use qruntime::Dtype;
 use qruntime::container::{Header, Storage, Writer};
 use serde_json::json;
 
 use super::statistics::{Answer, log_sum_exp};
 use super::windows::{Score, Windows};
+use crate::error::{Context, ErrorKind, Result, bail, ensure};
 use crate::report::quoted;
 
 /// How a file begins that llama.cpp wrote.
@@ -88,6 +88,7 @@ impl Form {
         let numbers = row.as_chunks::<4>().0;
         let (scale, least) = (f32::from_le_bytes(numbers[0]), f32::from_le_bytes(numbers[1]));
         ensure!(
+            ErrorKind::Text,
             scale >= 0.0 && scale.is_finite() && least.is_finite(),
             "a row with the scale {scale} and the least log-probability {least}"
         );
@@ -124,13 +125,15 @@ impl LogitsWriter {
     pub fn create(path: &Path, form: Form, vocabulary: usize, windows: &Windows) -> Result<Self> {
         let context = || format!("cannot write {}", quoted(path));
         let rows = windows.predictions();
-        let file = || Ok::<_, anyhow::Error>(BufWriter::new(File::create(path).with_context(context)?));
+        let file =
+            || Ok::<_, crate::error::Error>(BufWriter::new(File::create(path).with_context(ErrorKind::Text, context)?));
         let out = match form {
             Form::LlamaCpp => {
                 let len = windows.iter().next().map_or(0, |window| window.tokens.len());
                 let fits =
                     windows.iter().all(|window| window.tokens.len() == len && window.first == Score::Half.first(len));
                 ensure!(
+                    ErrorKind::Text,
                     fits && len > 2,
                     "cannot write {}: llama.cpp's files hold windows of one length, of which the second half is scored; a name that ends in \
                      .safetensors means a file that holds others",
@@ -139,11 +142,11 @@ impl LogitsWriter {
                 let mut out = file()?;
                 let numbers = [len, vocabulary, windows.iter().count()];
                 let numbers = numbers.iter().map(|&n| u32::try_from(n)).collect::<Result<Vec<u32>, _>>();
-                let numbers = numbers.with_context(context)?;
+                let numbers = numbers.with_context(ErrorKind::Text, context)?;
                 let tokens = windows.iter().flat_map(|window| window.tokens).copied();
                 let bytes = numbers.into_iter().chain(tokens).flat_map(u32::to_le_bytes);
                 let bytes: Vec<u8> = MAGIC.iter().copied().chain(bytes).collect();
-                out.write_all(&bytes).with_context(context)?;
+                out.write_all(&bytes).with_context(ErrorKind::Text, context)?;
                 Out::LlamaCpp(out)
             }
             Form::Safetensors => {
@@ -156,11 +159,11 @@ impl LogitsWriter {
                     (ROWS.to_owned(), Storage::Plain(Dtype::U16), vec![rows, form.row_len(vocabulary)]),
                 ];
                 let recipe = json!({"created_by": concat!("quantize ", env!("CARGO_PKG_VERSION")), "logits": 1});
-                let mut out = Writer::new(file()?, tensors, recipe).with_context(context)?;
+                let mut out = Writer::new(file()?, tensors, recipe).with_context(ErrorKind::Text, context)?;
                 // The widest numbers come first, otherwise the order is kept.
                 for numbers in [tokens, places] {
                     let bytes: Vec<u8> = numbers.into_iter().flat_map(u32::to_le_bytes).collect();
-                    out.write(&bytes).with_context(context)?;
+                    out.write(&bytes).with_context(ErrorKind::Text, context)?;
                 }
                 Out::Safetensors(Box::new(out))
             }
@@ -175,15 +178,24 @@ impl LogitsWriter {
     /// If they are not as many as the vocabulary has tokens, are not finite, are too many rows, or
     /// cannot be written.
     pub fn write(&mut self, logits: &[f32]) -> Result<()> {
-        ensure!(logits.len() == self.vocabulary && self.rows_left > 0, "a row that does not belong into the file");
-        ensure!(logits.iter().all(|x| x.is_finite()), "cannot write {}: a logit is not finite", quoted(&self.path));
+        ensure!(
+            ErrorKind::Text,
+            logits.len() == self.vocabulary && self.rows_left > 0,
+            "a row that does not belong into the file"
+        );
+        ensure!(
+            ErrorKind::Text,
+            logits.iter().all(|x| x.is_finite()),
+            "cannot write {}: a logit is not finite",
+            quoted(&self.path)
+        );
         self.form.encode(logits, &mut self.row);
         self.rows_left -= 1;
         match &mut self.out {
             Out::LlamaCpp(out) => out.write_all(&self.row),
             Out::Safetensors(out) => out.write(&self.row),
         }
-        .with_context(|| format!("cannot write {}", quoted(&self.path)))
+        .with_context(ErrorKind::Text, || format!("cannot write {}", quoted(&self.path)))
     }
 
     /// Ends the file.
@@ -191,13 +203,13 @@ impl LogitsWriter {
     /// # Errors
     /// If rows are missing, or the rest cannot be written.
     pub fn finish(self) -> Result<()> {
-        ensure!(self.rows_left == 0, "{} rows are missing in {}", self.rows_left, quoted(&self.path));
+        ensure!(ErrorKind::Text, self.rows_left == 0, "{} rows are missing in {}", self.rows_left, quoted(&self.path));
         let out = match self.out {
             Out::LlamaCpp(out) => Ok(out),
             Out::Safetensors(out) => out.finish(),
         };
         let flushed = out.and_then(|mut out| out.flush());
-        flushed.with_context(|| format!("cannot write {}", quoted(&self.path)))
+        flushed.with_context(ErrorKind::Text, || format!("cannot write {}", quoted(&self.path)))
     }
 }
 
@@ -221,17 +233,17 @@ impl LogitsReader {
     /// If it cannot be read or is not one, whole.
     pub fn open(path: &Path) -> Result<Self> {
         let context = || format!("cannot read {}", quoted(path));
-        let metadata = fs::metadata(path).with_context(context)?;
-        ensure!(metadata.is_file(), "{}: not an ordinary file", quoted(path));
-        let mut file = File::open(path).with_context(context)?;
+        let metadata = fs::metadata(path).with_context(ErrorKind::Text, context)?;
+        ensure!(ErrorKind::Text, metadata.is_file(), "{}: not an ordinary file", quoted(path));
+        let mut file = File::open(path).with_context(ErrorKind::Text, context)?;
         let mut magic = vec![];
-        (&mut file).take(MAGIC.len() as u64).read_to_end(&mut magic).with_context(context)?;
+        (&mut file).take(MAGIC.len() as u64).read_to_end(&mut magic).with_context(ErrorKind::Text, context)?;
         let opened = if magic == MAGIC {
             Self::open_llama_cpp(path, BufReader::new(file), metadata.len())
         } else {
             Self::open_safetensors(path)
         };
-        opened.with_context(context)
+        opened.with_context(ErrorKind::Text, context)
     }
 
     fn new(form: Form, path: &Path, file: BufReader<File>, vocabulary: usize, windows: Windows) -> Self {
@@ -244,16 +256,22 @@ impl LogitsReader {
     /// `file` is behind the magic bytes.
     fn open_llama_cpp(path: &Path, mut file: BufReader<File>, file_bytes: u64) -> Result<Self> {
         let mut numbers = [0; 12];
-        file.read_exact(&mut numbers).context("too short for a file of llama.cpp's logits")?;
+        file.read_exact(&mut numbers).context(ErrorKind::Text, "too short for a file of llama.cpp's logits")?;
         let number = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|j| numbers[4 * i + j])) as usize;
         let (len, vocabulary, count) = (number(0), number(1), number(2));
-        ensure!((3..1 << 24).contains(&len), "windows of {len} tokens, expected 3 to {}", (1 << 24) - 1);
+        ensure!(
+            ErrorKind::Text,
+            (3..1 << 24).contains(&len),
+            "windows of {len} tokens, expected 3 to {}",
+            (1 << 24) - 1
+        );
         check_vocabulary(vocabulary)?;
         let rows = (len - 1 - len / 2) as u128 * count as u128;
         let tokens = len as u128 * count as u128;
         let expected =
             (MAGIC.len() + numbers.len()) as u128 + 4 * tokens + rows * 2 * Form::LlamaCpp.row_len(vocabulary) as u128;
         ensure!(
+            ErrorKind::Text,
             u128::from(file_bytes) == expected,
             "{file_bytes} bytes, expected {expected} for {count} windows of {len} tokens and a vocabulary of {vocabulary}"
         );
@@ -271,34 +289,43 @@ impl LogitsReader {
         let mut file = BufReader::new(file);
         let entry = |name: &str, dtype: Dtype| {
             let entry = header.entries.iter().find(|entry| entry.name() == name && entry.storage().dtype() == dtype);
-            entry.with_context(|| format!("not a file of logits: no tensor {name:?} of {dtype}"))
+            entry.with_context(ErrorKind::Text, || format!("not a file of logits: no tensor {name:?} of {dtype}"))
         };
         let mut numbers = |name: &str| {
             let entry = entry(name, Dtype::U32)?;
             file.seek(SeekFrom::Start(entry.range().start as u64))?;
-            Ok::<_, anyhow::Error>((entry.shape().to_vec(), read_numbers(&mut file, entry.elements())?))
+            Ok::<_, crate::error::Error>((entry.shape().to_vec(), read_numbers(&mut file, entry.elements())?))
         };
         let (_, tokens) = numbers(TOKENS)?;
         let (shape, places) = numbers(WINDOWS)?;
-        ensure!(shape.len() == 2 && shape[1] == 2, "{WINDOWS} of the shape {shape:?}, expected [n, 2]");
+        ensure!(
+            ErrorKind::Text,
+            shape.len() == 2 && shape[1] == 2,
+            "{WINDOWS} of the shape {shape:?}, expected [n, 2]"
+        );
         let mut windows = Windows::default();
         let mut rest = tokens.as_slice();
         for (i, &[len, first]) in places.as_chunks::<2>().0.iter().enumerate() {
             let (len, first) = (len as usize, first as usize);
-            ensure!(len > 1 && len <= rest.len(), "window {i} has {len} tokens, of which {} are there", rest.len());
-            ensure!(first < len - 1, "window {i} of {len} tokens predicts from token {first} on");
+            ensure!(
+                ErrorKind::Text,
+                len > 1 && len <= rest.len(),
+                "window {i} has {len} tokens, of which {} are there",
+                rest.len()
+            );
+            ensure!(ErrorKind::Text, first < len - 1, "window {i} of {len} tokens predicts from token {first} on");
             let (window, others) = rest.split_at(len);
             windows.push(window, first);
             rest = others;
         }
-        ensure!(rest.is_empty(), "{} tokens are in no window", rest.len());
+        ensure!(ErrorKind::Text, rest.is_empty(), "{} tokens are in no window", rest.len());
         let rows = entry(ROWS, Dtype::U16)?;
         let &[count, row_len] = rows.shape() else {
-            bail!("{ROWS} of the shape {:?}, expected [predictions, 4 + vocabulary]", rows.shape());
+            bail!(ErrorKind::Text, "{ROWS} of the shape {:?}, expected [predictions, 4 + vocabulary]", rows.shape());
         };
         let vocabulary = row_len.saturating_sub(Form::Safetensors.row_len(0));
         check_vocabulary(vocabulary)?;
-        ensure!(count == windows.predictions(), "{count} rows, expected {}", windows.predictions());
+        ensure!(ErrorKind::Text, count == windows.predictions(), "{count} rows, expected {}", windows.predictions());
         check_tokens(&windows, vocabulary)?;
         file.seek(SeekFrom::Start(rows.range().start as u64))?;
         Ok(Self::new(Form::Safetensors, path, file, vocabulary, windows))
@@ -328,10 +355,10 @@ impl LogitsReader {
     /// If there is no further one, it cannot be read, or is no row of log-probabilities.
     pub fn next_row(&mut self) -> Result<Answer<'_>> {
         let context = || format!("cannot read {}", quoted(&self.path));
-        ensure!(self.rows_left > 0, "{}: no further rows", quoted(&self.path));
+        ensure!(ErrorKind::Text, self.rows_left > 0, "{}: no further rows", quoted(&self.path));
         self.rows_left -= 1;
-        self.file.read_exact(&mut self.row).with_context(context)?;
-        Form::decode(&self.row, &mut self.log_probabilities).with_context(context)?;
+        self.file.read_exact(&mut self.row).with_context(ErrorKind::Text, context)?;
+        Form::decode(&self.row, &mut self.log_probabilities).with_context(ErrorKind::Text, context)?;
         Ok(match self.form {
             Form::LlamaCpp => Answer::Rounded(&self.log_probabilities),
             Form::Safetensors => Answer::Logits(&self.log_probabilities),
@@ -340,15 +367,21 @@ impl LogitsReader {
 }
 
 fn check_vocabulary(vocabulary: usize) -> Result<()> {
-    ensure!((1..=MAX_VOCABULARY).contains(&vocabulary), "a vocabulary of {vocabulary}, expected 1 to {MAX_VOCABULARY}");
+    ensure!(
+        ErrorKind::Text,
+        (1..=MAX_VOCABULARY).contains(&vocabulary),
+        "a vocabulary of {vocabulary}, expected 1 to {MAX_VOCABULARY}"
+    );
     Ok(())
 }
 
 fn check_tokens(windows: &Windows, vocabulary: usize) -> Result<()> {
     match windows.highest() {
-        Some(token) if token as usize >= vocabulary => bail!("token {token} in a vocabulary of {vocabulary}"),
+        Some(token) if token as usize >= vocabulary => {
+            bail!(ErrorKind::Text, "token {token} in a vocabulary of {vocabulary}")
+        }
         Some(_) => Ok(()),
-        None => bail!("no windows"),
+        None => bail!(ErrorKind::Text, "no windows"),
     }
 }
 

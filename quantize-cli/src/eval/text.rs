@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
 use qruntime::CausalLm;
 use serde::Serialize;
 
 use super::windows::{Score, Windows};
+use crate::error::{Context, ErrorKind, Result, ensure};
 use crate::report::quoted;
 
 /// The longest text, in bytes: all of it is in memory as tokens.
@@ -91,7 +91,12 @@ impl Protocol {
     /// occurs, or the text is too short to predict anything.
     pub fn windows(&self, lm: &CausalLm, text: &str) -> Result<Windows> {
         let context = lm.config().default_context;
-        ensure!(self.ctx <= context, "windows of {} tokens, but the model's context is {context}", self.ctx);
+        ensure!(
+            ErrorKind::Text,
+            self.ctx <= context,
+            "windows of {} tokens, but the model's context is {context}",
+            self.ctx
+        );
         let tokenizer = lm.tokenizer()?;
         let bos = tokenizer.beginning();
         let windows = match &self.documents {
@@ -112,7 +117,12 @@ impl Protocol {
                 Windows::of_text(tokens, self.ctx, bos, self.score).out_of(all)
             }
         };
-        ensure!(windows.predictions() > 0, "the text is too short: not one window of {} tokens", self.ctx);
+        ensure!(
+            ErrorKind::Text,
+            windows.predictions() > 0,
+            "the text is too short: not one window of {} tokens",
+            self.ctx
+        );
         Ok(windows)
     }
 
@@ -148,8 +158,13 @@ impl Protocol {
 /// Refuses a mark between documents that the text does not have: all of it would be one document,
 /// of which only the beginning is scored.
 fn check_mark(mark: &str, text: &str, ctx: usize) -> Result<()> {
-    ensure!(!mark.is_empty(), "--documents= names an empty mark, expected the text between two documents");
     ensure!(
+        ErrorKind::Text,
+        !mark.is_empty(),
+        "--documents= names an empty mark, expected the text between two documents"
+    );
+    ensure!(
+        ErrorKind::Text,
         text.contains(mark),
         "--documents: the mark {mark:?} never occurs in the text, of which only the first {ctx} tokens would be \
          scored; leave out --documents to score all of it, or name the text's own mark (--documents=MARK)"
@@ -181,9 +196,14 @@ pub fn read(path: &Path) -> Result<String> {
         Some(STDIN) => read(&mut io::stdin().lock(), &mut bytes),
         _ => File::open(path).and_then(|mut file| read(&mut file, &mut bytes)),
     };
-    let length = length.with_context(context)? as u64;
-    ensure!(length <= MAX_TEXT, "{}: more than {MAX_TEXT} bytes of text, the most that is read", quoted(path));
-    String::from_utf8(bytes).with_context(context)
+    let length = length.with_context(ErrorKind::Text, context)? as u64;
+    ensure!(
+        ErrorKind::Text,
+        length <= MAX_TEXT,
+        "{}: more than {MAX_TEXT} bytes of text, the most that is read",
+        quoted(path)
+    );
+    String::from_utf8(bytes).with_context(ErrorKind::Text, context)
 }
 
 #[cfg(test)]

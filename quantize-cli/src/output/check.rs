@@ -4,40 +4,40 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
-use qruntime::container::Header;
-use serde_json::Value;
-
-use super::MODEL;
-use crate::report::{bytes, quoted};
-use crate::source::{Source, is_described};
+use super::panels::{MODEL, companions_of, is_ours};
+use crate::error::{Context, ErrorKind, Result, bail, ensure};
+use crate::report::quoted;
+use crate::source::Source;
 
 /// Refuses a place where no output could be put in the end: no name, no folder around it, no right
 /// to write there, or a mount point. Writes nothing.
-pub(crate) fn check_place(path: &Path) -> Result<()> {
+pub fn check_place(path: &Path) -> Result<()> {
     let name = file_name(path)?.to_string_lossy().into_owned();
     let path = &behind_link(path)?;
     let parent = parent(path);
-    ensure!(parent.exists(), "cannot find the folder {}", quoted(parent));
-    ensure!(parent.is_dir(), "{} is no folder", quoted(parent));
+    ensure!(ErrorKind::Output, parent.exists(), "cannot find the folder {}", quoted(parent));
+    ensure!(ErrorKind::Output, parent.is_dir(), "{} is no folder", quoted(parent));
     ensure!(
+        ErrorKind::Output,
         !system::is_mount_point(path, parent),
         "{} is a mount point, which nothing can replace: name a file or folder in it",
         quoted(path)
     );
-    system::check_writable(parent).with_context(|| format!("cannot write into the folder {}", quoted(parent)))?;
+    system::check_writable(parent)
+        .with_context(ErrorKind::Output, || format!("cannot write into the folder {}", quoted(parent)))?;
     // The longest name that the output has on its way: too long for some file systems, perhaps.
     let temporary = parent.join(temporary_name(&name, 0, "partial"));
     if let Err(error) = fs::symlink_metadata(temporary)
-        && error.kind() != ErrorKind::NotFound
+        && error.kind() != io::ErrorKind::NotFound
     {
-        return Err(error).with_context(|| format!("cannot create {}", quoted(path)));
+        return Err(error).with_context(ErrorKind::Output, || format!("cannot create {}", quoted(path)));
     }
     let found = fs::symlink_metadata(path).ok();
     ensure!(
+        ErrorKind::Output,
         found.as_ref().is_none_or(|found| found.is_dir() || found.is_file()),
         "{} is neither a file nor a folder",
         quoted(path)
@@ -46,7 +46,7 @@ pub(crate) fn check_place(path: &Path) -> Result<()> {
     if found.is_some_and(|found| found.is_dir()) && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
     {
         let context = || format!("cannot replace {}: no right to remove what is in it", quoted(path));
-        system::check_writable(path).with_context(context)?;
+        system::check_writable(path).with_context(ErrorKind::Output, context)?;
     }
     Ok(())
 }
@@ -105,11 +105,11 @@ mod system {
 /// Refuses to replace anything unless that is wanted, and then anything but what this program
 /// wrote: `--force` with a mistyped path must not cost other files, nor must it cost what somebody
 /// put beside a model.
-pub(crate) fn check_destination(path: &Path, replace: bool) -> Result<()> {
+pub fn check_destination(path: &Path, replace: bool) -> Result<()> {
     if fs::symlink_metadata(path).is_err() {
         return Ok(());
     }
-    ensure!(replace, "{} exists already; --force replaces it", quoted(path));
+    ensure!(ErrorKind::Output, replace, "{} exists already; --force replaces it", quoted(path));
     check_replaceable(&behind_link(path)?)
 }
 
@@ -119,41 +119,34 @@ pub(super) fn check_replaceable(path: &Path) -> Result<()> {
     let refusal = || format!("{} is not a model that quantize wrote: remove it yourself", quoted(path));
     if !path.is_dir() {
         // Opening anything else could wait forever.
-        ensure!(path.is_file(), refusal());
-        ensure!(Header::read(path).is_ok_and(|(header, _)| is_described(&header)), refusal());
+        ensure!(ErrorKind::Output, path.is_file(), "{}", refusal());
+        ensure!(ErrorKind::Output, is_ours(path), "{}", refusal());
         return Ok(());
     }
     let context = || format!("cannot read {}", quoted(path));
-    if fs::read_dir(path).with_context(context)?.next().is_none() {
+    if fs::read_dir(path).with_context(ErrorKind::Output, context)?.next().is_none() {
         return Ok(());
     }
-    let written = Header::read(&path.join(MODEL)).ok().and_then(|(header, _)| companions_of(&header));
-    let recorded = written.with_context(refusal)?;
+    let written = companions_of(path);
+    let recorded = written.with_context(ErrorKind::Output, refusal)?;
     let unlisted =
         if recorded.is_none() { ", of whose files it has no list (earlier versions wrote none)" } else { "" };
     let mut written = recorded.unwrap_or_default();
     written.insert(MODEL.into());
     let mut foreign = vec![];
-    find_foreign(path, Path::new(""), &written, &mut foreign).with_context(context)?;
+    find_foreign(path, Path::new(""), &written, &mut foreign).with_context(ErrorKind::Output, context)?;
     foreign.sort_unstable();
     let named: Vec<String> = foreign.iter().take(3).map(|path| format!("{path:?}")).collect();
     let more = foreign.len() - named.len();
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     ensure!(
+        ErrorKind::Output,
         foreign.is_empty(),
         "{} holds what quantize did not write: {}{more}{unlisted}; move it away, or choose another output",
         quoted(path),
         named.join(", ")
     );
     Ok(())
-}
-
-/// The companions that a model was written with, if that is recorded; nothing if this program did
-/// not write it.
-pub(super) fn companions_of(header: &Header) -> Option<Option<BTreeSet<PathBuf>>> {
-    let description: Value = serde_json::from_str(header.metadata.get("qruntime")?).ok()?;
-    let companions = description.pointer("/recipe/companions").and_then(Value::as_array);
-    Some(companions.map(|files| files.iter().filter_map(Value::as_str).map(PathBuf::from).collect()))
 }
 
 /// Collects what is in a folder of a model and is none of its files, a folder without any of them
@@ -176,55 +169,35 @@ fn find_foreign(
     Ok(())
 }
 
-/// Refuses to begin what would fill the disk: `needed` bytes in `folder`.
-pub(crate) fn check_space(folder: &Path, needed: u64) -> Result<()> {
-    let free = free_space(folder).unwrap_or(u64::MAX);
-    ensure!(
-        needed <= free,
-        "{} needs {} of free disk space, and {} are free",
-        quoted(folder),
-        bytes(needed),
-        bytes(free)
-    );
-    Ok(())
-}
-
-/// Bytes that may still be written to a folder's file system, if it says so.
-#[cfg(unix)]
-fn free_space(folder: &Path) -> Option<u64> {
-    let found = rustix::fs::statvfs(folder).ok()?;
-    // Some file systems that are served by a program know no sizes.
-    (found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
-}
-
-#[cfg(not(unix))]
-fn free_space(_: &Path) -> Option<u64> {
-    None
-}
-
 /// Refuses an output whose place holds any file of the source, by whatever name or link.
-pub(crate) fn check_apart(source: &Source, destination: &Path) -> Result<()> {
+pub fn check_apart(source: &dyn Source, destination: &Path) -> Result<()> {
     let places: Vec<PathBuf> = places(destination)?;
-    let companions = source.companions().iter().map(|companion| source.path().join(companion));
-    let files = source.files().map(Path::to_path_buf).chain(companions);
+    let files = source.files().into_iter().map(Path::to_path_buf).chain(source.companions().files());
     for file in files.chain([source.path().to_path_buf()]) {
         let at_or_below = |path: &PathBuf| places.iter().any(|place| path.starts_with(place));
         if self::places(&file)?.iter().any(at_or_below) {
-            bail!("{} holds {}, which is converted: choose another output", quoted(destination), quoted(&file));
+            bail!(
+                ErrorKind::Output,
+                "{} holds {}, which is converted: choose another output",
+                quoted(destination),
+                quoted(&file)
+            );
         }
     }
     Ok(())
 }
 
 /// Where a path is, and what it leads to if it is a link; the latter only if it exists.
-pub(crate) fn places(path: &Path) -> Result<Vec<PathBuf>> {
+pub fn places(path: &Path) -> Result<Vec<PathBuf>> {
     let real = path.canonicalize().ok();
     // A path such as `..` has no name of its own, and is no link.
     let Some(name) = path.file_name() else {
-        return Ok(vec![real.with_context(|| format!("cannot find {}", quoted(path)))?]);
+        return Ok(vec![real.with_context(ErrorKind::Output, || format!("cannot find {}", quoted(path)))?]);
     };
     let parent = parent(path);
-    let parent = parent.canonicalize().with_context(|| format!("cannot find the folder {}", quoted(parent)))?;
+    let parent = parent
+        .canonicalize()
+        .with_context(ErrorKind::Output, || format!("cannot find the folder {}", quoted(parent)))?;
     Ok([parent.join(name)].into_iter().chain(real).collect())
 }
 
@@ -233,11 +206,13 @@ pub(super) fn behind_link(path: &Path) -> Result<PathBuf> {
     if !path.is_symlink() {
         return Ok(path.into());
     }
-    path.canonicalize().with_context(|| format!("{} is a link that leads nowhere: remove it yourself", quoted(path)))
+    path.canonicalize().with_context(ErrorKind::Output, || {
+        format!("{} is a link that leads nowhere: remove it yourself", quoted(path))
+    })
 }
 
 pub(super) fn file_name(path: &Path) -> Result<&OsStr> {
-    path.file_name().with_context(|| format!("{} is no name of a file or folder", quoted(path)))
+    path.file_name().with_context(ErrorKind::Output, || format!("{} is no name of a file or folder", quoted(path)))
 }
 
 pub(super) fn parent(path: &Path) -> &Path {

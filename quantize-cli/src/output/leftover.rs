@@ -6,13 +6,11 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
-use qruntime::container::Header;
-
-use super::MODEL;
-use super::check::{behind_link, check_replaceable, companions_of, file_name, parent};
-use crate::companions::is_written;
+use super::check::{behind_link, check_replaceable, file_name, parent};
+use super::panels::companions_of;
+use crate::error::{Context, ErrorKind, Result, bail, ensure};
 use crate::report::quoted;
+use crate::source::is_written;
 
 /// Removes what killed programs left beside `destination`, and puts back the output that one of
 /// them had put aside. What holds anything that this program did not write stays. Returns a
@@ -20,15 +18,16 @@ use crate::report::quoted;
 ///
 /// # Errors
 /// If an output cannot be put back.
-pub(crate) fn sweep(destination: &Path) -> Result<Vec<String>> {
+pub fn sweep(destination: &Path) -> Result<Vec<String>> {
     let destination = &behind_link(destination)?;
     let name = file_name(destination)?;
     let mut told = vec![];
     for (path, kind, _lock) in abandoned(destination)? {
         let old = path.join(name);
         if kind == "old" && fs::symlink_metadata(&old).is_ok() && fs::symlink_metadata(destination).is_err() {
-            fs::rename(&old, destination)
-                .with_context(|| format!("{} is the old output, which cannot be put back", quoted(&old)))?;
+            fs::rename(&old, destination).with_context(ErrorKind::Output, || {
+                format!("{} is the old output, which cannot be put back", quoted(&old))
+            })?;
             told.push(format!("put {} back, which an interrupted run had put aside", quoted(destination)));
         }
         if let Err(error) = check_leftover(&path, kind, name) {
@@ -42,7 +41,7 @@ pub(crate) fn sweep(destination: &Path) -> Result<Vec<String>> {
 
 /// Refuses an output that [`sweep`] would put back, as
 /// [`check_destination`](super::check_destination) would then. Writes nothing.
-pub(crate) fn check_aside(destination: &Path, replace: bool) -> Result<()> {
+pub fn check_aside(destination: &Path, replace: bool) -> Result<()> {
     let destination = &behind_link(destination)?;
     if fs::symlink_metadata(destination).is_ok() {
         return Ok(());
@@ -51,6 +50,7 @@ pub(crate) fn check_aside(destination: &Path, replace: bool) -> Result<()> {
         let old = path.join(file_name(destination)?);
         if kind == "old" && fs::symlink_metadata(&old).is_ok() {
             ensure!(
+                ErrorKind::Output,
                 replace,
                 "{} exists already, as {}, where an interrupted run put it; --force replaces it",
                 quoted(destination),
@@ -84,9 +84,14 @@ fn abandoned(destination: &Path) -> Result<Vec<(PathBuf, &'static str, File)>> {
 fn check_leftover(path: &Path, kind: &str, name: &OsStr) -> Result<()> {
     let context = || format!("cannot read {}", quoted(path));
     if kind == "old" {
-        for entry in fs::read_dir(path).with_context(context)? {
-            let entry = entry.with_context(context)?;
-            ensure!(entry.file_name() == name, "quantize did not write {:?} in it", entry.file_name());
+        for entry in fs::read_dir(path).with_context(ErrorKind::Output, context)? {
+            let entry = entry.with_context(ErrorKind::Output, context)?;
+            ensure!(
+                ErrorKind::Output,
+                entry.file_name() == name,
+                "quantize did not write {:?} in it",
+                entry.file_name()
+            );
             check_replaceable(&entry.path())?;
         }
         return Ok(());
@@ -94,16 +99,15 @@ fn check_leftover(path: &Path, kind: &str, name: &OsStr) -> Result<()> {
     if !path.is_dir() || path.is_symlink() {
         return Ok(());
     }
-    let header = Header::read(&path.join(MODEL)).ok();
-    if header.and_then(|(header, _)| companions_of(&header)).flatten().is_some() {
+    if companions_of(path).flatten().is_some() {
         return check_replaceable(path);
     }
     // It was not written to its end, and nothing but their names tells its files yet: the recipe,
     // which lists them, is written with the model. The folder itself has a hidden name that only
     // this program gives, so that what is in it under names of this program's files, too, is taken
     // for them.
-    check_names(path, Path::new("")).with_context(context)?.map_or(Ok(()), |foreign| {
-        bail!("it holds {foreign:?}, which quantize does not write");
+    check_names(path, Path::new("")).with_context(ErrorKind::Output, context)?.map_or(Ok(()), |foreign| {
+        bail!(ErrorKind::Output, "it holds {foreign:?}, which quantize does not write");
     })
 }
 

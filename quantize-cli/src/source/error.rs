@@ -33,12 +33,12 @@ enum Cause {
 }
 
 impl SourceError {
-    pub(crate) fn checkpoint(path: &Path, tensor: Option<&str>, problem: impl Into<String>) -> Self {
+    pub(super) fn checkpoint(path: &Path, tensor: Option<&str>, problem: impl Into<String>) -> Self {
         Self::refused(SourceErrorKind::Checkpoint, path, tensor, problem.into())
     }
 
-    pub(super) fn request(path: &Path, tensor: &str, problem: impl Into<String>) -> Self {
-        Self::refused(SourceErrorKind::Request, path, Some(tensor), problem.into())
+    pub(super) fn request(path: &Path, tensor: Option<&str>, problem: impl Into<String>) -> Self {
+        Self::refused(SourceErrorKind::Request, path, tensor, problem.into())
     }
 
     fn refused(kind: SourceErrorKind, path: &Path, tensor: Option<&str>, problem: String) -> Self {

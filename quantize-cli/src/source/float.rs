@@ -1,8 +1,9 @@
 //! The floating-point types of checkpoints, and their conversion to `f32`.
 
-use half::f16;
 use half::slice::HalfFloatSliceExt;
-use qruntime::Dtype;
+use half::{bf16, f16};
+
+use super::tensor::Dtype;
 
 /// A type that converts to `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,11 @@ impl Float {
             Self::F8E5m2 => map(bytes, out, |[b]| f16::from_bits(u16::from(b) << 8).to_f32()),
         }
     }
+}
+
+/// Rounds weights to BF16, as bytes of a file.
+pub(crate) fn bf16_bytes(weights: &[f32]) -> Vec<u8> {
+    weights.iter().flat_map(|&weight| bf16::from_f32(weight).to_le_bytes()).collect()
 }
 
 /// One element at a time, in a form that the compiler vectorizes.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use qruntime::{CausalLm, Encoder, FileErrorKind};
-use quantize_cli::source::Source;
+use quantize_cli::source;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ fn zeros(dtype: Dtype, shape: &[usize]) -> Tensor {
 
 /// What the converter says of a path, and what the runtime does; both must refuse it.
 fn complaints(path: &Path) -> [String; 2] {
-    let converter = Source::open(path).map(drop).unwrap_err();
+    let converter = source::open(path).map(drop).unwrap_err();
     let runtime = CausalLm::open(path).map(drop).unwrap_err();
     [converter.to_string(), runtime.to_string()]
 }
@@ -120,7 +120,7 @@ fn quantized_tensors_are_recognized_without_a_word_in_the_config() {
         let expected = [&format!("already quantized by {method} (tensor"), "up_proj", "give the original checkpoint"];
         check(folder.path(), &expected);
         // The file alone shows it, too.
-        let error = Source::open(&folder.path().join(MODEL)).map(drop).unwrap_err().to_string();
+        let error = source::open(&folder.path().join(MODEL)).map(drop).unwrap_err().to_string();
         assert!(error.contains(expected[0]), "{error}");
         // A person may look into it all the same.
         assert_eq!(qruntime::Model::read(folder.path()).unwrap().tensors().count(), tensors.len());
@@ -177,7 +177,7 @@ fn quantization_that_only_the_config_or_a_file_beside_it_tells_is_recognized() {
     ];
     for more in plain {
         let folder = folder(&[("config.json", config(&more)), (MODEL, file(&[("x.weight", small(0.0))]))]);
-        Source::open(folder.path()).unwrap();
+        source::open(folder.path()).unwrap();
     }
 }
 
@@ -251,7 +251,7 @@ fn folders_that_are_no_checkpoints_have_a_sentence_each() {
         ("m.gguf", [b"GGUF\x03\0\0\0", &[0; 40][..]].concat()),
         ("m.pt", [b"PK\x03\x04\0\0\x08\x08", &[0; 9][..]].concat()),
     ]);
-    let error = |name: &str| Source::open(&folder.path().join(name)).map(drop).unwrap_err().to_string();
+    let error = |name: &str| source::open(&folder.path().join(name)).map(drop).unwrap_err().to_string();
     assert!(error("m.gguf").contains("a GGUF file"), "{}", error("m.gguf"));
     assert!(error("m.pt").contains("as torch.save writes it"), "{}", error("m.pt"));
 }
@@ -272,7 +272,7 @@ fn links_to_nowhere_are_named() {
     // A companion is as good as lost, too.
     let folder = folder(&[("config.json", config(&json!({}))), (MODEL, good)]);
     symlink("../../blobs/missing", folder.path().join("tokenizer.json")).unwrap();
-    let error = Source::open(folder.path()).map(drop).unwrap_err().to_string();
+    let error = source::open(folder.path()).map(drop).unwrap_err().to_string();
     assert!(error.contains("tokenizer.json\": a link to \"../../blobs/missing\""), "{error}");
 }
 
@@ -299,8 +299,8 @@ fn a_single_file_wins_over_an_index_with_a_warning() {
             ("1.safetensors", file(&[("a.weight", small(10.0)), ("b.weight", small(20.0))])),
             ("model.safetensors.index.json", index),
         ]);
-        let source = Source::open(folder.path()).unwrap();
-        assert_eq!(crate::read(&source, "a.weight")[0], 1.0);
+        let source = source::open(folder.path()).unwrap();
+        assert_eq!(crate::read(&*source, "a.weight")[0], 1.0);
         let model = qruntime::Model::read(folder.path()).unwrap();
         assert_eq!(model.warnings(), source.warnings());
         match (expected, source.warnings()) {
@@ -310,7 +310,7 @@ fn a_single_file_wins_over_an_index_with_a_warning() {
         }
     }
     let folder = folder(&[(MODEL, file(&[("a.weight", small(1.0))])), ("adapter_config.json", b"{}".to_vec())]);
-    let source = Source::open(folder.path()).unwrap();
+    let source = source::open(folder.path()).unwrap();
     assert!(source.warnings()[0].contains("an adapter lies beside the model and is not applied"));
 }
 
@@ -321,11 +321,11 @@ fn scales_of_8_bit_floats_are_found_under_their_names_or_missed() {
         |shape: &[usize]| (Dtype::F32, shape.to_vec(), f32s((1..).map(|i| i as f32).take(shape.iter().product())));
     let open = |tensors: &[(&str, Tensor)]| {
         let folder = folder(&[(MODEL, file(tensors))]);
-        let source = Source::open(folder.path()).map_err(|error| error.to_string())?;
+        let source = source::open(folder.path()).map_err(|error| error.to_string())?;
         let first = tensors[0].0;
         let names = source.tensors().len();
         assert_eq!(names, 1, "scales are absorbed");
-        Ok::<_, String>(crate::read(&source, first))
+        Ok::<_, String>(crate::read(&*source, first))
     };
     // 0x38 is 1, so every element is its scale.
     for name in ["up.weight_scale", "up.weight_scale_inv", "up.scale_weight", "up.scale"] {

@@ -1,7 +1,7 @@
 //! 8-bit floating point with its scales, against a naive computation.
 
 use half::{bf16, f16};
-use quantize_cli::source::Source;
+use quantize_cli::source;
 use safetensors::Dtype;
 use serde_json::json;
 
@@ -10,8 +10,8 @@ use crate::{Tensor, e4m3, f32s, file, folder, noise, read, small};
 #[test]
 fn every_8_bit_code_has_its_value() {
     let folder = folder(&[("model.safetensors", file(&[("codes", (Dtype::F8_E4M3, vec![256], (0..=255).collect()))]))]);
-    let source = Source::open(folder.path()).unwrap();
-    for (code, found) in (0..=255u8).zip(read(&source, "codes")) {
+    let source = source::open(folder.path()).unwrap();
+    for (code, found) in (0..=255u8).zip(read(&*source, "codes")) {
         let expected = e4m3(code);
         assert_eq!(f64::from(found).to_bits() << 1 >> 1, expected.to_bits() << 1 >> 1, "magnitude of code {code:#04x}");
         assert!(found.is_nan() || found.is_sign_negative() == (code >= 0x80), "sign of code {code:#04x}");
@@ -44,12 +44,12 @@ fn check_scaled(
             ]),
         ),
     ]);
-    let source = Source::open(folder.path()).unwrap();
+    let source = source::open(folder.path()).unwrap();
     let names: Vec<&str> = source.tensors().iter().map(|tensor| tensor.name()).collect();
     assert_eq!(names, ["logit_scale", "up.weight"], "scales are absorbed");
     assert_eq!(source.dropped(), ["up.activation_scale", "up.input_scale"]);
-    assert!(source.has_fp8() && source.tensor(name).is_none());
-    let found = read(&source, "up.weight");
+    assert!(source.position(name).is_none());
+    let found = read(&*source, "up.weight");
     for row in 0..rows {
         for col in 0..cols {
             let expected = e4m3(codes[row * cols + col]) as f32 * scale(row, col);

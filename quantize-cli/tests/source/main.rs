@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use quantize_cli::source::Source;
+use quantize_cli::source::{self, Source};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -68,10 +68,10 @@ fn noise(n: usize) -> Vec<f32> {
 }
 
 /// NaN where nothing was written.
-fn read(source: &Source, name: &str) -> Vec<f32> {
-    let tensor = source.tensor(name).unwrap();
-    let mut out = vec![f32::NAN; tensor.elements()];
-    source.read_f32(tensor, 0..tensor.elements(), &mut out).unwrap();
+fn read(source: &dyn Source, name: &str) -> Vec<f32> {
+    let position = source.position(name).unwrap();
+    let mut out = vec![f32::NAN; source.tensors()[position].elements()];
+    source.read_f32(position, 0..out.len(), &mut out).unwrap();
     out
 }
 
@@ -107,11 +107,11 @@ fn every_float_type_converts() {
         ("f8", (Dtype::F8_E4M3, shape, codes.clone())),
     ]);
     let folder = folder(&[("model.safetensors", bytes)]);
-    let source = Source::open(folder.path()).unwrap();
+    let source = source::open(folder.path()).unwrap();
 
     let expect = |name: &str, convert: &dyn Fn(usize) -> f32| {
         let expected: Vec<f32> = (0..N).map(convert).collect();
-        let found = read(&source, name);
+        let found = read(&*source, name);
         for i in 0..N {
             let equal = found[i].to_bits() == expected[i].to_bits() || found[i].is_nan() && expected[i].is_nan();
             assert!(equal, "{name}[{i}]: {} instead of {}", found[i], expected[i]);
@@ -140,11 +140,11 @@ fn any_range_equals_a_slice_of_the_whole() {
             ("row.weight_scale", (Dtype::F32, vec![rows, 1], f32s(noise(rows)))),
         ]),
     )]);
-    let source = Source::open(folder.path()).unwrap();
+    let source = source::open(folder.path()).unwrap();
     let ranges = [0..n, 0..0, n..n, 0..1, n - 1..n, 5..6, 1..n, 40_000..n, 332..334, 42_623..42_700, 42_624..63_000];
     for name in ["half", "block.weight", "row.weight"] {
-        let tensor = source.tensor(name).unwrap();
-        let whole = read(&source, name);
+        let tensor = source.position(name).unwrap();
+        let whole = read(&*source, name);
         for range in ranges.clone() {
             let mut part = vec![f32::NAN; range.len()];
             source.read_f32(tensor, range.clone(), &mut part).unwrap();
@@ -152,18 +152,18 @@ fn any_range_equals_a_slice_of_the_whole() {
         }
     }
     let mut part = vec![0xaa; 1001];
-    source.read_bytes(source.tensor("half").unwrap(), 777..1778, &mut part).unwrap();
+    source.read_stored(source.position("half").unwrap(), 777..1778, &mut part).unwrap();
     assert_eq!(part, half[777..1778]);
 }
 
 #[test]
 fn threads_read_the_same() {
     let folder = folder(&[("model.safetensors", file(&[("x", (Dtype::F32, vec![400, 500], f32s(noise(200_000))))]))]);
-    let source = Source::open(folder.path()).unwrap();
-    let whole = read(&source, "x");
+    let source = source::open(folder.path()).unwrap();
+    let whole = read(&*source, "x");
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| (0..20).for_each(|_| assert_eq!(read(&source, "x"), whole)));
+            scope.spawn(|| (0..20).for_each(|_| assert_eq!(read(&*source, "x"), whole)));
         }
     });
 }
@@ -174,18 +174,18 @@ fn tensors_come_in_the_order_of_their_data() {
         "empty":{"dtype":"F32","shape":[0,7],"data_offsets":[4,4]},"scalar":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#;
     let folder = folder(&[("any name.safetensors", raw(header, 6))]);
     for path in [folder.path().to_path_buf(), folder.path().join("any name.safetensors")] {
-        let source = Source::open(&path).unwrap();
+        let source = source::open(&path).unwrap();
         let names: Vec<&str> = source.tensors().iter().map(|tensor| tensor.name()).collect();
         assert_eq!(names, ["scalar", "empty", "b"]);
-        assert_eq!((source.path(), source.total_bytes(), source.has_fp8()), (&*path, 6, false));
-        assert_eq!(source.files().collect::<Vec<_>>(), [folder.path().join("any name.safetensors")]);
-        assert!(source.config().is_none() && source.companions().is_empty());
+        assert_eq!((source.path(), source.total_bytes()), (&*path, 6));
+        assert_eq!(source.files(), [folder.path().join("any name.safetensors")]);
+        assert!(source.companions().config().is_none() && source.companions().paths().is_empty());
 
         let [scalar, empty, b] = source.tensors() else { unreachable!() };
         assert_eq!((scalar.rows(), scalar.cols(), scalar.elements(), scalar.bytes()), (1, 1, 1, 4));
         assert_eq!((empty.rows(), empty.cols(), empty.elements(), empty.bytes()), (0, 7, 0, 0));
         assert_eq!((b.rows(), b.cols(), b.dtype(), b.is_float()), (1, 2, Dtype::U8, false));
-        assert_eq!(read(&source, "empty"), [0.0; 0]);
+        assert_eq!(read(&*source, "empty"), [0.0; 0]);
     }
 }
 
@@ -201,13 +201,10 @@ fn shards_are_read_as_their_index_says() {
         // The index does not list it.
         ("consolidated.safetensors", b"broken".to_vec()),
     ]);
-    let source = Source::open(folder.path()).unwrap();
-    assert_eq!(
-        source.files().collect::<Vec<_>>(),
-        ["1.safetensors", "2.safetensors"].map(|name| folder.path().join(name))
-    );
+    let source = source::open(folder.path()).unwrap();
+    assert_eq!(source.files(), ["1.safetensors", "2.safetensors"].map(|name| folder.path().join(name)));
     let found: Vec<_> =
-        source.tensors().iter().map(|tensor| (tensor.name(), read(&source, tensor.name())[0])).collect();
+        source.tensors().iter().map(|tensor| (tensor.name(), read(&*source, tensor.name())[0])).collect();
     assert_eq!(found, [("b", 10.0), ("a", 20.0), ("c", 30.0)]);
     assert_eq!(source.total_bytes(), 48);
 }
@@ -232,11 +229,11 @@ fn companions_come_along() {
         ("LICENSE", some.clone()),
         ("pytorch_model.bin", some),
     ]);
-    let source = Source::open(folder.path()).unwrap();
+    let source = source::open(folder.path()).unwrap();
     let expected = "config.json tokenizer.json modules.json LICENSE LICENSE.txt \
          1_Pooling/config.json 2_Dense/config.json 2_Dense/model.safetensors";
-    assert_eq!(source.companions(), expected.split(' ').map(PathBuf::from).collect::<Vec<_>>());
-    assert_eq!(source.config().unwrap()["hidden_size"], 8);
+    assert_eq!(source.companions().paths(), expected.split(' ').map(PathBuf::from).collect::<Vec<_>>());
+    assert_eq!(source.companions().config().unwrap()["hidden_size"], 8);
 }
 
 /// The folder of real models, or `None`, and says so, where it is absent.
@@ -257,24 +254,24 @@ fn real_language_model() {
     else {
         return;
     };
-    let (half, full) = (Source::open(&half).unwrap(), Source::open(&full).unwrap());
-    assert_eq!(full.config().unwrap()["model_type"], "llama");
+    let (half, full) = (source::open(&half).unwrap(), source::open(&full).unwrap());
+    assert_eq!(full.companions().config().unwrap()["model_type"], "llama");
     assert_eq!(half.tensors().len(), full.tensors().len());
     assert_eq!(half.total_bytes() * 2, full.total_bytes());
     for tensor in full.tensors() {
-        let rounded: Vec<f32> = read(&full, tensor.name()).into_iter().map(|x| f16::from_f32(x).to_f32()).collect();
-        assert_eq!(bits(&read(&half, tensor.name())), bits(&rounded), "{}", tensor.name());
+        let rounded: Vec<f32> = read(&*full, tensor.name()).into_iter().map(|x| f16::from_f32(x).to_f32()).collect();
+        assert_eq!(bits(&read(&*half, tensor.name())), bits(&rounded), "{}", tensor.name());
     }
 }
 
 #[test]
 fn real_encoder() {
     let Some(path) = real("all-MiniLM-L6-v2") else { return };
-    let source = Source::open(&path).unwrap();
-    let words = source.tensor("embeddings.word_embeddings.weight").unwrap();
+    let source = source::open(&path).unwrap();
+    let words = &source.tensors()[source.position("embeddings.word_embeddings.weight").unwrap()];
     assert_eq!((words.dtype(), words.rows(), words.cols()), (Dtype::F16, 30522, 384));
-    assert!(read(&source, words.name()).iter().all(|x| x.is_finite() && x.abs() < 2.0));
+    assert!(read(&*source, words.name()).iter().all(|x| x.is_finite() && x.abs() < 2.0));
     for name in ["config.json", "tokenizer.json", "vocab.txt", "modules.json", "1_Pooling/config.json"] {
-        assert!(source.companions().contains(&PathBuf::from(name)), "{name}");
+        assert!(source.companions().paths().contains(&PathBuf::from(name)), "{name}");
     }
 }

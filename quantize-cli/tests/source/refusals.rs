@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use quantize_cli::source::{Source, SourceError, SourceErrorKind};
+use quantize_cli::source::{self, SourceError, SourceErrorKind};
 use safetensors::Dtype;
 
 use crate::{Tensor, f32s, file, folder, index, raw, small};
@@ -143,7 +143,7 @@ fn broken_checkpoints_are_refused() {
     let mut failures = Vec::new();
     for (files, expected) in rows {
         let folder = folder(&files);
-        match Source::open(folder.path()) {
+        match source::open(folder.path()) {
             Ok(_) => failures.push(format!("opened, expected: {expected}")),
             Err(error) => {
                 let message = chain(&error);
@@ -169,10 +169,10 @@ fn changed_bytes_never_panic() {
             let mut bytes = good.clone();
             bytes[i] = change;
             std::fs::write(&path, &bytes).unwrap();
-            let Ok(source) = Source::open(&path) else { continue };
+            let Ok(source) = source::open(&path) else { continue };
             opened += 1;
-            for tensor in source.tensors().iter().filter(|tensor| tensor.is_float()) {
-                source.read_f32(tensor, 0..tensor.elements(), &mut vec![0.0; tensor.elements()]).unwrap();
+            for (i, tensor) in source.tensors().iter().enumerate().filter(|(_, tensor)| tensor.is_float()) {
+                source.read_f32(i, 0..tensor.elements(), &mut vec![0.0; tensor.elements()]).unwrap();
             }
         }
     }
@@ -182,12 +182,12 @@ fn changed_bytes_never_panic() {
 #[test]
 fn what_cannot_be_read_is_an_error_of_the_system() {
     let folder = folder(&[("model.bin", vec![]), ("model.safetensors/x", vec![])]);
-    let absent = Source::open(&folder.path().join("absent")).unwrap_err();
+    let absent = source::open(&folder.path().join("absent")).unwrap_err();
     assert_eq!((absent.kind(), absent.path()), (SourceErrorKind::Io, Some(&*folder.path().join("absent"))));
     assert!(absent.source().is_some() && absent.to_string().ends_with("absent\""));
-    let other = Source::open(&folder.path().join("model.bin")).unwrap_err();
+    let other = source::open(&folder.path().join("model.bin")).unwrap_err();
     assert!(other.to_string().ends_with("expected a .safetensors file or a folder with one"), "{other}");
-    let not_a_file = Source::open(folder.path()).unwrap_err();
+    let not_a_file = source::open(folder.path()).unwrap_err();
     assert_eq!(not_a_file.kind(), SourceErrorKind::Io);
     assert!(chain(&not_a_file).contains("model.safetensors\": not an ordinary file"), "{not_a_file}");
 }
@@ -196,9 +196,8 @@ fn what_cannot_be_read_is_an_error_of_the_system() {
 fn impossible_requests_are_errors_of_the_caller() {
     let tensors = [("a", small(0.0)), ("i", (Dtype::I32, vec![1], vec![0; 4]))];
     let folder = folder(&[("model.safetensors", file(&tensors))]);
-    let source = Source::open(folder.path()).unwrap();
-    let again = Source::open(folder.path()).unwrap();
-    let (a, i) = (source.tensor("a").unwrap(), source.tensor("i").unwrap());
+    let source = source::open(folder.path()).unwrap();
+    let (a, i) = (source.position("a").unwrap(), source.position("i").unwrap());
     let mut out = [0.0; 2];
     #[expect(clippy::reversed_empty_ranges, reason = "it is the mistake")]
     let rows = [
@@ -206,13 +205,13 @@ fn impossible_requests_are_errors_of_the_caller() {
         (source.read_f32(a, 0..3, &mut out), "elements 0..3 of 4 into a buffer of 2"),
         (source.read_f32(a, 2..0, &mut out), "elements 2..0 of 4 into a buffer of 2"),
         (source.read_f32(i, 0..1, &mut out[..1]), "\"i\": I32 elements, expected a floating-point type"),
-        (source.read_bytes(i, 3..5, &mut [0; 2]), "bytes 3..5 of 4 into a buffer of 2"),
-        (again.read_f32(a, 0..2, &mut out), "\"a\": not a tensor of this source"),
+        (source.read_stored(i, 3..5, &mut [0; 2]), "bytes 3..5 of 4 into a buffer of 2"),
+        (source.read_f32(2, 0..2, &mut out), "no tensor 2, expected one of 2"),
     ];
     for (result, expected) in rows {
         let error = result.unwrap_err();
         assert!(error.to_string().contains(expected), "{error}\n    expected: {expected}");
         assert_eq!(error.kind(), SourceErrorKind::Request);
-        assert!(error.tensor().is_some());
+        assert_eq!(error.tensor().is_none(), expected.starts_with("no tensor"));
     }
 }

@@ -17,13 +17,14 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::path::Path;
 
-use qruntime::Dtype;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::shard::Shard;
-use super::{SourceError, SourceTensor};
+use super::{Claims, Composed, Raw};
+use crate::source::{Dtype, SourceError, Stored, TensorInfo};
 
 /// Rows and columns of a block where the config names none.
 const DEFAULT_BLOCK: [usize; 2] = [128, 128];
@@ -47,9 +48,24 @@ const ACTIVATION_SCALES: &[&str] = &[
     "q_scale",
 ];
 
+/// Codes of 8 bits and their scales.
+#[derive(Debug)]
+struct Scaled {
+    /// The raw tensor of the codes.
+    codes: usize,
+    cols: usize,
+    scales: Scales,
+}
+
+impl Composed for Scaled {
+    fn read_f32(&self, raw: &dyn Raw, elements: Range<usize>, out: &mut [f32]) -> Result<(), SourceError> {
+        raw.read_f32(self.codes, elements, out, &mut |start, piece| self.scales.apply(start, self.cols, piece))
+    }
+}
+
 /// The scales of one tensor: for each matrix of `matrix_rows` a grid, one value for each block.
 #[derive(Debug)]
-pub(super) struct Scales {
+struct Scales {
     values: Vec<f32>,
     matrix_rows: usize,
     block_rows: usize,
@@ -60,7 +76,7 @@ pub(super) struct Scales {
 impl Scales {
     /// Multiplies elements of a tensor with `cols` columns, which begin at element `start`, by
     /// their scales.
-    pub(super) fn apply(&self, mut start: usize, cols: usize, mut elements: &mut [f32]) {
+    fn apply(&self, mut start: usize, cols: usize, mut elements: &mut [f32]) {
         let [grid_rows, grid_cols] = self.grid;
         while !elements.is_empty() {
             let (row, col) = (start / cols, start % cols);
@@ -75,14 +91,10 @@ impl Scales {
         }
     }
 
-    /// Reads the scales of `weight` and checks that they fit it.
-    fn read(
-        shards: &[Shard],
-        weight: &SourceTensor,
-        scale: &SourceTensor,
-        block: [usize; 2],
-    ) -> Result<Self, SourceError> {
-        let refuse = |problem| scale.refused(shards, problem);
+    /// Reads the scales of `weight` and checks that they fit it. `position` is where they are.
+    fn read(raw: &dyn Raw, weight: &TensorInfo, position: usize, block: [usize; 2]) -> Result<Self, SourceError> {
+        let scale = &raw.tensors()[position];
+        let refuse = |problem| raw.refused(position, problem);
         let (all_rows, cols, [b0, b1]) = (weight.rows(), weight.cols(), block);
         let (leading, rows) = match weight.shape() {
             [leading @ .., rows, _] => (leading, *rows),
@@ -110,10 +122,12 @@ impl Scales {
         };
         let mut values = vec![0.0; scale.elements()];
         match scale.dtype() {
-            Dtype::F32 | Dtype::BF16 | Dtype::F16 => scale.read_f32(shards, 0..scale.elements(), &mut values)?,
+            Dtype::F32 | Dtype::BF16 | Dtype::F16 => {
+                raw.read_f32(position, 0..scale.elements(), &mut values, &mut |_, _| {})?;
+            }
             Dtype::F8_E8M0 => {
                 let mut exponents = vec![0; scale.elements()];
-                shards[scale.file].read_at(scale.name(), &mut exponents, scale.offset())?;
+                raw.read_bytes(position, 0..scale.elements(), &mut exponents)?;
                 values.iter_mut().zip(exponents).for_each(|(value, exponent)| *value = power(exponent));
             }
             other => return Err(refuse(format!("{other} scales, expected F32, BF16, F16 or F8_E8M0"))),
@@ -134,78 +148,88 @@ fn power(code: u8) -> f32 {
     }
 }
 
-/// Moves the scales of 8-bit tensors into them. Returns the names of tensors that are dropped:
-/// scales of the activations of such weights, which nothing needs once they are none.
-pub(super) fn absorb(
-    shards: &[Shard],
-    tensors: &mut Vec<SourceTensor>,
-    block: [usize; 2],
-) -> Result<Vec<String>, SourceError> {
-    if !tensors.iter().any(SourceTensor::is_fp8) {
-        return Ok(Vec::new());
+/// Claims tensors of 8-bit floats with their scales, and drops scales of the activations of such
+/// weights, which nothing needs once they are none.
+pub(super) fn claim(
+    raw: &dyn Raw,
+    config: Option<&Value>,
+    config_path: &Path,
+    claims: &mut Claims,
+) -> Result<(), SourceError> {
+    let block = block_size(config).map_err(|problem| SourceError::checkpoint(config_path, None, problem))?;
+    let tensors = raw.tensors();
+    if !tensors.iter().any(is_fp8) {
+        return Ok(());
     }
     let names: BTreeMap<&str, usize> = tensors.iter().enumerate().map(|(i, t)| (t.name(), i)).collect();
-    let mut gone = vec![false; tensors.len()];
-    let mut dropped = Vec::new();
-    let mut found = Vec::new();
-    for (i, weight) in tensors.iter().enumerate().filter(|(_, tensor)| tensor.is_fp8()) {
+    for (i, weight) in tensors.iter().enumerate().filter(|(_, tensor)| is_fp8(tensor)) {
         let layer = weight.name().strip_suffix(".weight");
-        let after = |name: &str, endings: &[&str]| endings.iter().map(|end| format!("{name}{end}")).collect::<Vec<_>>();
-        let candidates =
-            [after(weight.name(), SCALES), layer.map_or(vec![], |layer| after(layer, LAYER_SCALES))].concat();
-        let beside: Vec<usize> = candidates.iter().filter_map(|name| names.get(name.as_str()).copied()).collect();
-        match *beside {
-            [j] => {
-                found.push((i, Scales::read(shards, weight, &tensors[j], block)?));
-                gone[j] = true;
-            }
-            // A vector may be what it says; a matrix would have lost its size.
-            [] if weight.shape().len() < 2 => {}
-            [] => {
-                let problem = format!(
-                    "{} without scales, expected one of {}: give the original checkpoint",
-                    weight.dtype(),
-                    candidates.join(", ")
-                );
-                return Err(weight.refused(shards, problem));
-            }
-            [a, b, ..] => {
-                let problem =
-                    format!("both {:?} and {:?} lie beside it, expected one", tensors[a].name(), tensors[b].name());
-                return Err(weight.refused(shards, problem));
-            }
+        if let Some(j) = scales_of(raw, i, layer, &names)? {
+            let scaled = Scaled { codes: i, cols: weight.cols(), scales: Scales::read(raw, weight, j, block)? };
+            let info = weight.stored_as(Stored::Scaled(weight.dtype()));
+            claims.compose(i, &[j], info, Box::new(scaled));
         }
         let scope = layer.map_or_else(|| format!("{}_", weight.name()), |layer| format!("{layer}."));
         for (name, &j) in names.range(scope.as_str()..).take_while(|(name, _)| name.starts_with(&scope)) {
             let what = &name[scope.len()..];
             if ACTIVATION_SCALES.contains(&what) {
-                dropped.push((*name).to_owned());
-                gone[j] = true;
-            } else if !gone[j] && what != "weight" && ["scale", "amax", "zero"].iter().any(|word| what.contains(word)) {
+                claims.drop(j);
+            } else if !claims.is_gone(j)
+                && what != "weight"
+                && ["scale", "amax", "zero"].iter().any(|word| what.contains(word))
+            {
                 let problem =
                     format!("lies beside the 8-bit floats of {:?}, and what it means is not known", weight.name());
-                return Err(tensors[j].refused(shards, problem));
+                return Err(raw.refused(j, problem));
             }
         }
     }
     for (name, &j) in &names {
         let cache = ["k_scale", "v_scale", "q_scale"].iter().any(|scale| name.ends_with(&format!(".{scale}")));
         // The mark that ComfyUI leaves, and scales for keys and values in 8 bits.
-        if !gone[j] && (*name == "scaled_fp8" || cache && tensors[j].elements() == 1) {
-            dropped.push((*name).to_owned());
-            gone[j] = true;
+        if !claims.is_gone(j) && (*name == "scaled_fp8" || cache && tensors[j].elements() == 1) {
+            claims.drop(j);
         }
     }
-    for (i, scales) in found {
-        tensors[i].scales = Some(scales);
-    }
-    let mut gone = gone.into_iter();
-    tensors.retain(|_| gone.next() == Some(false));
-    Ok(dropped)
+    Ok(())
+}
+
+/// Finds the scales that lie beside a tensor of 8-bit floats. `layer` is the name of the layer
+/// whose weight it is.
+fn scales_of(
+    raw: &dyn Raw,
+    weight: usize,
+    layer: Option<&str>,
+    names: &BTreeMap<&str, usize>,
+) -> Result<Option<usize>, SourceError> {
+    let tensors = raw.tensors();
+    let info = &tensors[weight];
+    let after = |name: &str, endings: &[&str]| endings.iter().map(|end| format!("{name}{end}")).collect::<Vec<_>>();
+    let candidates = [after(info.name(), SCALES), layer.map_or(vec![], |layer| after(layer, LAYER_SCALES))].concat();
+    let beside: Vec<usize> = candidates.iter().filter_map(|name| names.get(name.as_str()).copied()).collect();
+    let problem = match *beside {
+        [j] => return Ok(Some(j)),
+        // A vector may be what it says; a matrix would have lost its size.
+        [] if info.shape().len() < 2 => return Ok(None),
+        [] => format!(
+            "{} without scales, expected one of {}: give the original checkpoint",
+            info.dtype(),
+            candidates.join(", ")
+        ),
+        [a, b, ..] => {
+            format!("both {:?} and {:?} lie beside it, expected one", tensors[a].name(), tensors[b].name())
+        }
+    };
+    Err(raw.refused(weight, problem))
+}
+
+/// Whether the elements of a tensor are 8-bit floats, which come with scales.
+fn is_fp8(tensor: &TensorInfo) -> bool {
+    matches!(tensor.dtype(), Dtype::F8_E4M3 | Dtype::F8_E5M2)
 }
 
 /// The block size that a config names. An error is what is wrong with it.
-pub(super) fn block_size(config: Option<&Value>) -> Result<[usize; 2], String> {
+fn block_size(config: Option<&Value>) -> Result<[usize; 2], String> {
     match config.and_then(|config| config.pointer("/quantization_config/weight_block_size")) {
         None | Some(Value::Null) => Ok(DEFAULT_BLOCK),
         Some(value) => <[NonZeroUsize; 2]>::deserialize(value)

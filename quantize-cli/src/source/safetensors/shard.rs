@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use qruntime::Error;
 use qruntime::container::{Entry, Header};
 
-use super::SourceError;
-use super::stamp::Stamp;
+use crate::source::SourceError;
+use crate::source::stamp::Stamp;
 
 /// An open file of tensors.
 #[derive(Debug)]

@@ -1,29 +1,21 @@
 //! Output that appears whole or not at all: a temporary sibling, renamed when it is complete.
 
-mod check;
-mod leftover;
-
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-
-use self::check::{behind_link, check_replaceable, file_name, parent, temporary_name};
-pub(crate) use self::check::{check_apart, check_destination, check_place, check_space, places};
-use self::leftover::{Lock, base, lock, remove};
-pub(crate) use self::leftover::{check_aside, sweep};
+use super::check::{behind_link, check_destination, check_replaceable, file_name, parent, temporary_name};
+use super::leftover::{Lock, base, lock, remove, sweep};
+use crate::disk::synchronize;
+use crate::error::{Context, ErrorKind, Result, bail};
 use crate::interrupt;
 use crate::report::quoted;
-
-/// The name of a model in a folder.
-pub(crate) const MODEL: &str = "model.safetensors";
 
 /// A temporary file or folder beside its destination; removed when dropped before
 /// [`commit`](Self::commit), and when a signal ends the program. One that a killed program left is
 /// removed by the next that makes one for the same destination.
 #[derive(Debug)]
-pub(crate) struct Temporary {
+pub struct Temporary {
     path: PathBuf,
     placed: bool,
     /// Open and locked for as long as this lives: one without a lock is what a killed program left.
@@ -32,12 +24,12 @@ pub(crate) struct Temporary {
 
 impl Temporary {
     /// An empty file beside `destination`, of a name that nothing had.
-    pub(crate) fn file(destination: &Path) -> Result<Self> {
+    pub fn file(destination: &Path) -> Result<Self> {
         Self::new(destination, "partial", |path| File::create_new(path).map(drop))
     }
 
     /// An empty folder beside `destination`, of a name that nothing had.
-    pub(crate) fn folder(destination: &Path) -> Result<Self> {
+    pub fn folder(destination: &Path) -> Result<Self> {
         Self::new(destination, "partial", |path| fs::create_dir(path))
     }
 
@@ -55,20 +47,22 @@ impl Temporary {
             });
             match created {
                 // Somebody else's, which stays as it is.
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 // Another program took it for a leftover before it was locked, and removes it.
                 Ok(Lock::Taken) => interrupt::forget(&path),
                 Ok(_) if !path.exists() => interrupt::forget(&path),
                 Ok(Lock::Held(file)) => return Ok(Self { path, placed: false, _lock: Some(file) }),
                 Ok(Lock::Unsupported) => return Ok(Self { path, placed: false, _lock: None }),
-                Err(error) => return Err(error).with_context(|| format!("cannot create {}", quoted(&path))),
+                Err(error) => {
+                    return Err(error).with_context(ErrorKind::Output, || format!("cannot create {}", quoted(&path)));
+                }
             }
         }
         unreachable!("a folder does not hold 2^64 files")
     }
 
     /// Where to write for now.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -80,7 +74,7 @@ impl Temporary {
     /// renaming is a moment in which it can still appear: without `replace` it is not overwritten
     /// even then, except for a file where the file system has no hard links. If the destination is
     /// a link, what it leads to is replaced.
-    pub(crate) fn commit(mut self, destination: &Path, replace: bool) -> Result<()> {
+    pub fn commit(mut self, destination: &Path, replace: bool) -> Result<()> {
         check_destination(destination, replace)?;
         let destination = &behind_link(destination)?;
         synchronize(&self.path)?;
@@ -96,7 +90,7 @@ impl Temporary {
     }
 
     /// Puts a file in the place of whatever file is there, which is not asked what it is.
-    pub(crate) fn place(mut self, destination: &Path) -> Result<()> {
+    pub fn place(mut self, destination: &Path) -> Result<()> {
         let destination = &behind_link(destination)?;
         synchronize(&self.path)?;
         self.rename(destination)
@@ -104,7 +98,7 @@ impl Temporary {
 
     fn rename(&mut self, destination: &Path) -> Result<()> {
         interrupt::release(&self.path, || fs::rename(&self.path, destination))
-            .with_context(|| not_placed(destination))?;
+            .with_context(ErrorKind::Output, || not_placed(destination))?;
         self.placed = true;
         synchronize(parent(destination))
     }
@@ -116,17 +110,20 @@ impl Temporary {
         // may be removed.
         let exchange = || Ok(exchange(&self.path, destination)?.then(|| check_replaceable(&self.path)));
         let stays = |exchanged: &io::Result<Option<Result<()>>>| matches!(exchanged, Ok(Some(Err(_))));
-        match interrupt::release_if(&self.path, exchange, stays).with_context(|| not_placed(destination))? {
+        match interrupt::release_if(&self.path, exchange, stays)
+            .with_context(ErrorKind::Output, || not_placed(destination))?
+        {
             None => return self.displace(destination),
             // Something else came into it at the last moment.
             Some(Err(error)) => {
                 self.placed = true;
                 synchronize(parent(destination))?;
-                return Err(error).context(kept(&self.path, destination));
+                return Err(error).context(ErrorKind::Output, kept(&self.path, destination));
             }
             Some(Ok(())) => synchronize(parent(destination))?,
         }
-        remove(&self.path).with_context(|| format!("cannot remove the replaced output {}", quoted(&self.path)))
+        remove(&self.path)
+            .with_context(ErrorKind::Output, || format!("cannot remove the replaced output {}", quoted(&self.path)))
     }
 
     /// The same in two steps, between which there is no output.
@@ -134,7 +131,7 @@ impl Temporary {
         let old = Displaced::new(destination)?;
         if let Err(error) = interrupt::release(&self.path, || fs::rename(&self.path, destination)) {
             old.put_back(destination)?;
-            return Err(error).with_context(|| not_placed(destination));
+            return Err(error).with_context(ErrorKind::Output, || not_placed(destination));
         }
         self.placed = true;
         synchronize(parent(destination))?;
@@ -187,13 +184,14 @@ impl Displaced {
         let old = folder.path.join(file_name(destination)?);
         // From here on it holds something that is not temporary.
         interrupt::release(&folder.path, || fs::rename(destination, &old))
-            .with_context(|| format!("cannot put {} aside", quoted(destination)))?;
+            .with_context(ErrorKind::Output, || format!("cannot put {} aside", quoted(destination)))?;
         folder.placed = true;
         Ok(Self { folder: std::mem::take(&mut folder.path), old, _lock: folder._lock.take() })
     }
 
     fn put_back(self, destination: &Path) -> Result<()> {
-        fs::rename(&self.old, destination).with_context(|| format!("the old output is {}", quoted(&self.old)))?;
+        fs::rename(&self.old, destination)
+            .with_context(ErrorKind::Output, || format!("the old output is {}", quoted(&self.old)))?;
         Ok(fs::remove_dir(self.folder)?)
     }
 
@@ -202,10 +200,10 @@ impl Displaced {
             let kept = kept(&self.old, destination);
             // If the old output is in it still, it stays.
             let _ = fs::remove_dir(&self.folder);
-            return Err(error).context(kept);
+            return Err(error).context(ErrorKind::Output, kept);
         }
         fs::remove_dir_all(&self.folder)
-            .with_context(|| format!("cannot remove the replaced output {}", quoted(&self.old)))
+            .with_context(ErrorKind::Output, || format!("cannot remove the replaced output {}", quoted(&self.old)))
     }
 }
 
@@ -228,14 +226,11 @@ fn kept(old: &Path, destination: &Path) -> String {
 /// there are no links.
 fn link(temporary: &Path, destination: &Path) -> Result<bool> {
     match fs::hard_link(temporary, destination) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!("{} appeared meanwhile", quoted(destination)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            bail!(ErrorKind::Output, "{} appeared meanwhile", quoted(destination))
+        }
         linked => Ok(linked.is_ok()),
     }
-}
-
-/// Flushes a file's or folder's changes to the disk.
-pub(crate) fn synchronize(path: &Path) -> Result<()> {
-    File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("cannot synchronize {}", quoted(path)))
 }
 
 #[cfg(test)]

@@ -1,0 +1,72 @@
+//! Outputs: the kinds of model that a conversion writes, and how a finished one gets its place.
+//!
+//! A kind of model has one line in the table [`OUTPUTS`].
+
+mod check;
+mod leftover;
+mod panels;
+mod place;
+mod recipe;
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::Result;
+use crate::layout::{Action, Layout};
+use crate::plan::Plan;
+use crate::source::TensorInfo;
+
+pub use self::check::{check_apart, check_destination, check_place, places};
+pub use self::leftover::{check_aside, sweep};
+pub use self::panels::{MODEL, Panels};
+pub use self::place::Temporary;
+pub use self::recipe::Recipe;
+
+/// A kind of model.
+pub trait Output: fmt::Debug + Send + Sync {
+    /// Returns its name.
+    fn name(&self) -> &'static str;
+
+    /// Returns how it stores a tensor; `None` if it cannot store it so.
+    fn stored(&self, tensor: &TensorInfo, action: Action) -> Option<Layout>;
+
+    /// Returns the `config.json` of a model whose original has `config`; `None` if it stays as it
+    /// is.
+    fn config(&self, config: &Value, plan: &Plan) -> Option<String>;
+
+    /// Begins a model at `at`, a folder that is there or the name of a file.
+    ///
+    /// # Errors
+    /// If it cannot be written there.
+    fn create(&self, at: &Path, plan: &Plan, recipe: &Recipe) -> Result<Box<dyn Sink>>;
+
+    /// Replaces the recipe of the finished model at `at` by one that fits into its room.
+    ///
+    /// # Errors
+    /// If the model cannot be changed, or the recipe is longer than its room.
+    fn amend(&self, at: &Path, recipe: &Recipe) -> Result<()>;
+}
+
+/// A model that is being written.
+pub trait Sink: Send {
+    /// Returns the steps of the plan, in the order in which their tensors are to be written.
+    fn order(&self) -> &[usize];
+
+    /// Appends bytes to the current tensor; when it has all of its bytes the next one begins.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Completes the model, which is then on the disk.
+    ///
+    /// # Errors
+    /// If that fails, or tensors lack bytes.
+    fn finish(self: Box<Self>) -> io::Result<()>;
+}
+
+/// The kinds of model, the usual one first.
+pub const OUTPUTS: &[&dyn Output] = &[&Panels];

@@ -1,0 +1,113 @@
+//! A tensor as a converter sees it, whatever container it lies in.
+
+use super::float::Float;
+
+pub use qruntime::Dtype;
+
+/// How the elements of a tensor lie in a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stored {
+    /// Elements of a plain type, row by row.
+    Plain(Dtype),
+    /// Codes of a plain type that mean something together with their scales.
+    Scaled(Dtype),
+}
+
+impl Stored {
+    /// The type of the elements or codes in the file.
+    #[must_use]
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Self::Plain(dtype) | Self::Scaled(dtype) => dtype,
+        }
+    }
+}
+
+/// The description of a tensor of a [`Source`](super::Source).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    name: String,
+    shape: Vec<usize>,
+    stored: Stored,
+    bytes: usize,
+}
+
+impl TensorInfo {
+    /// Describes a tensor that takes so many bytes in its file. The product of `shape` must not
+    /// overflow.
+    pub(super) fn new(name: &str, shape: &[usize], stored: Stored, bytes: usize) -> Self {
+        Self { name: name.into(), shape: shape.into(), stored, bytes }
+    }
+
+    /// Describes the same tensor, stored in another way.
+    pub(super) fn stored_as(&self, stored: Stored) -> Self {
+        Self { stored, ..self.clone() }
+    }
+
+    /// Returns the name that Hugging Face's checkpoints have for it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns how its elements lie in the file.
+    #[must_use]
+    pub fn stored(&self) -> Stored {
+        self.stored
+    }
+
+    /// Returns the type of its elements in the file.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        self.stored.dtype()
+    }
+
+    /// Returns the type that its elements have where the tensor is kept: their own, except that
+    /// 8-bit floats become BF16. Without its scales such a float means nothing, and few readers
+    /// know one.
+    #[must_use]
+    pub fn kept_dtype(&self) -> Dtype {
+        match self.dtype() {
+            Dtype::F8_E4M3 | Dtype::F8_E5M2 => Dtype::BF16,
+            dtype => dtype,
+        }
+    }
+
+    /// Returns its dimensions; none for a scalar.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Returns the number of its elements.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Returns the product of all dimensions but the last; 1 for a vector or scalar.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.shape.split_last().map_or(1, |(_, leading)| leading.iter().product())
+    }
+
+    /// Returns the last dimension; 1 for a scalar.
+    #[must_use]
+    pub fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Returns how many bytes it takes in its file, scales not counted.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether [`read_f32`](super::Source::read_f32) can convert it: `F64`, `F32`, `F16`, `BF16`,
+    /// `F8_E4M3` or `F8_E5M2`.
+    #[must_use]
+    pub fn is_float(&self) -> bool {
+        Float::of(self.dtype()).is_some()
+    }
+}
