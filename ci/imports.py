@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 # Crates whose modules import in one direction.
-CRATES = ["kernels", "qruntime"]
+CRATES = ["kernels", "qruntime", "quantize-cli"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

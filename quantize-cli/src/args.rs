@@ -1,4 +1,4 @@
-//! What was typed. The doc comments are the help texts.
+//! The command line. The doc comments are the help texts.
 
 mod network;
 
@@ -51,7 +51,7 @@ pub enum Command {
     /// copy of the reference in bfloat16 in the folder for temporary files (TMPDIR in the
     /// environment names another one).
     Eval(EvalArgs),
-    /// Have a language model go on from a text, or answer.
+    /// Generate text with a language model, or chat with it.
     ///
     /// The text goes to stdout as it comes, speeds and the seed to stderr. For example: quantize
     /// run models/storyteller-6m --prompt "Once upon a time" --seed 1

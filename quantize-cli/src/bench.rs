@@ -37,7 +37,7 @@ mod baseline;
 
 pub use baseline::{Baseline, Cell, Comparison};
 
-/// What a piece of arithmetic alone lasts.
+/// Seconds that a piece of arithmetic alone lasts.
 const PEAK_SECONDS: f64 = 0.002;
 
 /// The limit that every race measures anew.
@@ -110,12 +110,12 @@ impl FromStr for Size {
     }
 }
 
-/// What is to be measured.
+/// What is measured, and how.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The formats.
     pub formats: Vec<Format>,
-    /// Numbers of rows of activations.
+    /// Numbers of activation rows.
     pub rows: Vec<usize>,
     /// Numbers of threads.
     pub threads: Vec<usize>,
@@ -141,7 +141,7 @@ impl Options {
     }
 }
 
-/// What one piece of work took, with so many threads.
+/// The speed of one piece of work with so many threads.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Speed {
     /// Rows of activations.
@@ -175,7 +175,7 @@ pub struct Row {
     pub relative_rms: f64,
     /// For every number of rows, for every number of threads.
     pub speeds: Vec<Speed>,
-    /// What that means for models, where one row was measured.
+    /// The speed that this predicts for models, where one row was measured.
     pub models: Vec<Prediction>,
 }
 
@@ -187,7 +187,7 @@ impl Row {
     }
 }
 
-/// What a model could reach at most if it did nothing but multiply by its weights, with all
+/// The most that a model could reach if it did nothing but multiply by its weights, with all
 /// threads.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Prediction {
@@ -197,13 +197,13 @@ pub struct Prediction {
     pub bytes: f64,
     /// Whether these are less than this machine's memory, if that is known.
     pub fits: Option<bool>,
-    /// One after the other.
+    /// Token generation.
     pub tokens_per_second: f64,
-    /// Of a prompt: with the largest number of rows that was measured.
+    /// Prompt processing, with the largest number of rows that was measured.
     pub prompt_tokens_per_second: Option<f64>,
 }
 
-/// Something that no product can be faster than.
+/// A limit that no product can exceed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Limit {
     /// What was measured.
@@ -214,7 +214,7 @@ pub struct Limit {
     pub speeds: Vec<LimitSpeed>,
 }
 
-/// How fast something is that nothing is faster than.
+/// The speed of a limit.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct LimitSpeed {
     /// Threads.
@@ -241,7 +241,7 @@ pub fn pools(threads: &[usize]) -> Result<Pools> {
     threads.iter().map(pool).collect()
 }
 
-/// How many bytes must pass through the caches until nothing is left of what they held; fewer where
+/// Returns the bytes that must pass through the caches to replace all that they held; fewer where
 /// they would take much of the memory.
 #[must_use]
 pub fn cold_bytes(machine: &Machine) -> usize {
@@ -249,7 +249,7 @@ pub fn cold_bytes(machine: &Machine) -> usize {
     cold.min(machine.memory_bytes.map_or(u64::MAX, |memory| memory / 8)) as usize
 }
 
-/// How many bytes clear the caches, whatever memory there is.
+/// Returns the bytes that clear the caches, whatever memory there is.
 pub(crate) fn clearing_bytes(machine: &Machine) -> u64 {
     4 * machine.cache_bytes
 }
@@ -269,7 +269,7 @@ pub fn normal_weights(size: Size) -> Vec<f32> {
 /// of them all. What a small model lacks is made up for by repetition.
 ///
 /// # Errors
-/// If it cannot be read, has no matrices, or weights that are no numbers.
+/// If it cannot be read, has no matrices, or a weight is not finite.
 pub fn weights_of(source: &dyn Source, size: Size) -> Result<Vec<f32>> {
     let request = Request { to: Format::Q8_0, rules: &[], rounding: round::DEFAULT.name() };
     let plan = Plan::new(source.tensors(), source.companions().model_type(), request, &|t, a| Panels.stored(t, a))?;
@@ -334,7 +334,7 @@ impl Peak {
         pool.broadcast(|_| (self.work)(self.isa, self.chains, self.steps));
     }
 
-    /// What every thread has done then.
+    /// Returns the operations that every thread has done then.
     fn operations(&self) -> f64 {
         (self.work)(self.isa, self.chains, 1) as f64 * self.steps as f64
     }
@@ -435,7 +435,7 @@ fn multiply_f32(pool: &ThreadPool, weights: ArrayView2<'_, f32>, x: ArrayView2<'
     });
 }
 
-/// How fast products are.
+/// The speeds of products.
 #[derive(Clone, Debug)]
 pub struct Products {
     /// A row for each format, and one for `f32`.
@@ -454,7 +454,7 @@ pub fn products(
     pools: &Pools,
     machine: &Machine,
     weights: Vec<f32>,
-    progress: &Progress,
+    progress: &dyn Progress,
 ) -> Result<Products> {
     let size = options.size;
     let share = options.cold_bytes / options.formats.len().max(1);
@@ -556,7 +556,7 @@ pub fn products(
     Ok(Products { rows, peaks })
 }
 
-/// What models of a format can reach at most.
+/// Predicts the most that models of a format can reach.
 fn predict(row: &Row, options: &Options, machine: &Machine) -> Vec<Prediction> {
     let threads = options.threads.iter().copied().max().unwrap_or(1);
     let Some(one) = row.speed(1, threads) else { return vec![] };

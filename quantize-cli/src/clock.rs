@@ -8,7 +8,7 @@ pub(crate) fn utc_now() -> String {
     utc(seconds)
 }
 
-/// So many seconds after the beginning of 1970, of the Gregorian calendar.
+/// Formats a time in seconds since the beginning of 1970, by the Gregorian calendar.
 fn utc(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Years that begin in March have their leap day at their end; 400 of them are 146,097 days. The

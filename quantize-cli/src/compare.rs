@@ -1,4 +1,4 @@
-//! Sets a model beside the checkpoint it was made from, tensor by tensor.
+//! Compares a model with the checkpoint it was made from, tensor by tensor.
 
 use std::ops::Range;
 
@@ -21,10 +21,10 @@ use crate::source::Source;
 /// Rows of activations of each kind.
 const X_ROWS: usize = 8;
 
-/// Source numbers that one thread holds at a time.
+/// Elements of the source that one thread holds at a time.
 const ELEMENTS_PER_JOB: usize = 1 << 18;
 
-/// What packing cost one tensor.
+/// The error that packing caused in one tensor.
 #[derive(Clone, Debug, Serialize)]
 pub struct TensorError {
     /// The tensor.
@@ -50,16 +50,16 @@ impl TensorError {
     }
 }
 
-/// A model beside its source.
+/// A model compared with its source.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
     /// The packed tensors, worst first.
     pub packed: Vec<TensorError>,
     /// Kept tensors whose bytes are those of the source.
     pub identical: usize,
-    /// Kept tensors whose numbers were widened or narrowed (8-bit floats), not compared.
+    /// Kept tensors whose elements were widened or narrowed (8-bit floats), not compared.
     pub converted: Vec<String>,
-    /// What should not be: tensors that are missing, new, of another shape, kept but changed or not
+    /// Mismatches: tensors that are missing, new, of another shape, kept but changed or not
     /// finite, or packed with an error that is not finite.
     pub mismatches: Vec<String>,
 }
@@ -68,7 +68,7 @@ pub struct Comparison {
 ///
 /// # Errors
 /// If the source cannot be read.
-pub fn compare(source: &dyn Source, model: &Model, progress: &Progress) -> Result<Comparison> {
+pub fn compare(source: &dyn Source, model: &Model, progress: &dyn Progress) -> Result<Comparison> {
     let mut comparison = Comparison { packed: vec![], identical: 0, converted: vec![], mismatches: vec![] };
     for (position, tensor) in source.tensors().iter().enumerate() {
         let name = tensor.name();
@@ -132,7 +132,7 @@ fn compare_packed(
     position: usize,
     packed: PackedTensor<'_>,
     isa: Isa,
-    progress: &Progress,
+    progress: &dyn Progress,
 ) -> Result<TensorError> {
     let tensor = &source.tensors()[position];
     let (rows, cols) = match packed.shape() {

@@ -33,7 +33,7 @@ const BATCH_BYTES: usize = 128 << 20;
 /// it is 1.
 const LOST: f64 = 0.5;
 
-/// How many of the tensors that lost so much are named.
+/// Most tensors with such a loss that are named.
 const NAMED: usize = 5;
 
 /// Bytes of `f32` that a job has at most; more only where a single panel has more.
@@ -54,7 +54,7 @@ pub struct Conversion<'a> {
     /// The instruction set that encodes.
     pub isa: Isa,
     /// Where progress is shown.
-    pub progress: &'a Progress,
+    pub progress: &'a dyn Progress,
     /// Set by another thread to stop the conversion.
     pub cancelled: &'a AtomicBool,
 }
@@ -211,7 +211,7 @@ pub fn losses(plan: &Plan, distortions: &[Option<Distortion>]) -> Vec<String> {
     sentences
 }
 
-/// A part of a tensor: what one thread does at a time.
+/// A part of a tensor that one thread processes at a time.
 struct Job<'a> {
     /// The step's place in the plan.
     position: usize,
@@ -309,7 +309,7 @@ impl Job<'_> {
         }
     }
 
-    /// What is wrong with a kept tensor.
+    /// Makes the error for a kept tensor with an element that is not finite.
     fn not_finite(&self, complaint: &str) -> Error {
         let name = self.step.name.escape_debug();
         let message = format!(

@@ -1,4 +1,4 @@
-//! What every output asks of the disk: room before it is written, and that it is there afterwards.
+//! The disk under outputs: room before they are written, and that they are there afterwards.
 
 use std::fs::File;
 use std::path::Path;

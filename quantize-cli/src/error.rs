@@ -1,10 +1,8 @@
-//! What can go wrong, by who has to act.
+//! Errors, by who has to act.
 
 use std::error::Error as StdError;
 use std::fmt::{self, Display};
 use std::io;
-
-use crate::source::{SourceError, SourceErrorKind};
 
 /// The result of what can fail with an [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -124,17 +122,6 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         let cause = self.cause.as_deref()?;
         if self.message.is_some() { Some(cause) } else { cause.source() }
-    }
-}
-
-impl From<SourceError> for Error {
-    fn from(error: SourceError) -> Self {
-        let kind = match error.kind() {
-            SourceErrorKind::Io => ErrorKind::Io,
-            SourceErrorKind::Checkpoint => ErrorKind::Source,
-            SourceErrorKind::Request => ErrorKind::Request,
-        };
-        Self::from_cause(kind, error)
     }
 }
 

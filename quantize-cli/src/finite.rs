@@ -1,4 +1,4 @@
-//! Finds numbers that are none, or infinite: a single one in a kept tensor makes every answer of a
+//! Finds elements that are NaN or infinite: a single one in a kept tensor makes every answer of a
 //! model NaN.
 //!
 //! Packing refuses them anyway. Here are the tensors that are kept. Masks, which are added to
@@ -10,8 +10,8 @@ use qruntime::first_not_finite;
 use crate::plan::role::is_mask;
 use crate::source::Dtype;
 
-/// What is wrong with a part of a kept tensor, whose first element has the position `start`: where
-/// the first NaN or infinity is that it must not have.
+/// Returns what is wrong with a part of a kept tensor whose first element has the position `start`:
+/// where the first NaN or infinity is that it must not have.
 pub(crate) fn complaint(name: &str, dtype: Dtype, shape: &[usize], bytes: &[u8], start: usize) -> Option<String> {
     let value = |i: usize| -> f64 {
         match dtype {
@@ -29,7 +29,7 @@ pub(crate) fn complaint(name: &str, dtype: Dtype, shape: &[usize], bytes: &[u8],
     Some(at(shape, start + i, value(i)))
 }
 
-/// A number and where in a tensor it is.
+/// Says what an element is, and where in a tensor.
 pub(crate) fn at(shape: &[usize], mut position: usize, value: f64) -> String {
     let mut indices = vec![];
     for &size in shape.iter().rev() {

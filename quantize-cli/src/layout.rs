@@ -1,4 +1,4 @@
-//! What becomes of a tensor, and how it lies in an output.
+//! The action on a tensor, and its layout in an output.
 
 use std::fmt;
 

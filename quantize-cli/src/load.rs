@@ -12,7 +12,7 @@ const OTHERS: f64 = 0.05;
 /// Above this share of their time, this program's threads waited for too long.
 const WAITING: f64 = 0.05;
 
-/// What the system counted so far, at the beginning of a measurement.
+/// The system's counters at the beginning of a measurement.
 #[derive(Clone, Debug)]
 pub struct Watch {
     processors: Option<Processors>,
@@ -20,7 +20,7 @@ pub struct Watch {
     load_average: Option<f64>,
 }
 
-/// What else the machine did during a measurement. Linux says it; elsewhere nothing is known.
+/// Other work of the machine during a measurement. Linux reports it; elsewhere nothing is known.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Load {
     /// Share of the time of the processors that this program may use which other processes, or

@@ -1,4 +1,4 @@
-//! What the operating system tells of the machine. On Linux a lot; elsewhere guesses take its
+//! Facts about the machine from the operating system. Linux tells a lot; elsewhere guesses take its
 //! place.
 
 use std::collections::BTreeMap;
@@ -86,14 +86,14 @@ fn system() -> Option<String> {
     pretty.or_else(|| Some(format!("macOS {}", said_by("sw_vers", &["-productVersion"])?)))
 }
 
-/// What a program prints, if it is there and succeeds.
+/// Returns what a program prints, if it is there and succeeds.
 fn said_by(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     (output.status.success() && !text.is_empty()).then_some(text)
 }
 
-/// What stands behind `name:` in a file of such lines, the first time.
+/// Returns the text behind the first `name:` in a file of such lines.
 fn field(path: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let mut fields = text.lines().filter_map(|line| line.split_once(':'));

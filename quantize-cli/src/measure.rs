@@ -24,7 +24,7 @@ impl std::fmt::Debug for Contestant<'_> {
     }
 }
 
-/// What a contestant took.
+/// The time that a contestant took.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// Median of the rounds.
@@ -32,7 +32,7 @@ pub struct Timing {
     /// Half the rounds lie within an interval of twice this fraction of the median: between the
     /// quartiles.
     pub spread: f64,
-    /// How often it ran.
+    /// How many times it ran.
     pub rounds: usize,
 }
 
@@ -42,7 +42,7 @@ pub fn take_turns(contestants: &mut [Contestant<'_>], budget: Duration) -> Vec<f
     race(contestants, budget).into_iter().map(|timing| timing.seconds).collect()
 }
 
-/// As [`take_turns`], and says how far apart the rounds were.
+/// Times contestants as [`take_turns`] does, and returns how far apart the rounds were.
 pub fn race(contestants: &mut [Contestant<'_>], budget: Duration) -> Vec<Timing> {
     for contestant in contestants.iter_mut() {
         (contestant.run)();

@@ -38,7 +38,7 @@ pub(crate) const LOGITS: Kind = Kind { name: "a file of logits", endings: &[], m
 /// `man DIR`.
 pub(crate) const MANUAL: Kind = Kind { name: "a manual page", endings: &["1"], mark: Some(".TH quantize") };
 
-/// The mark stands within so many bytes.
+/// Bytes of a file within which its mark stands.
 const BEGINNING: u64 = 4096;
 
 /// Where an output file goes, found fit before the work begins.
@@ -105,7 +105,7 @@ impl Destination {
         &self.path
     }
 
-    /// An empty file beside the place, to write into; it is removed if it is dropped before
+    /// Creates an empty file beside the place, to write into; it is removed if it is dropped before
     /// [`commit`](Self::commit).
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What is to become of every tensor: decided before anything is done, printed by `--dry-run`,
+//! Decides what becomes of every tensor, before anything is done: printed by `--dry-run`,
 //! carried out by [`crate::convert`].
 
 pub mod role;
@@ -197,12 +197,12 @@ fn filled_up(tensor: &TensorInfo, action: Action) -> String {
     format!("; rows of {} filled up to {filled}", tensor.cols())
 }
 
-/// A tensor for a message.
+/// Describes a tensor for a message.
 fn described(tensor: &TensorInfo) -> String {
     format!("\"{}\", {:?} {:?}", tensor.name().escape_debug(), tensor.dtype(), tensor.shape())
 }
 
-/// What becomes of a tensor that no rule names, and why.
+/// Decides what becomes of a tensor that no rule names, and why.
 fn built_in(tensor: &TensorInfo, role: Role, to: Format) -> (Action, String) {
     let (fate, why) = role.fate();
     match fate {
@@ -254,10 +254,10 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("4bit", "the formats of 4 bits are q4_k, iq4_xs, iq4_nl, q4_1, q4_0 and mxfp4"),
     ("nf4", "the nearest format is iq4_nl, 4 bits with levels that are not evenly spaced"),
     ("fp4", "the format of floats of 4 bits is mxfp4"),
-    ("f16", "plain numbers are no format to pack: a rule can keep tensors (--rule '*=keep')"),
-    ("fp16", "plain numbers are no format to pack: a rule can keep tensors (--rule '*=keep')"),
-    ("bf16", "plain numbers are no format to pack: a rule can keep tensors (--rule '*=keep')"),
-    ("f32", "plain numbers are no format to pack: a rule can keep tensors (--rule '*=keep')"),
+    ("f16", "plain types are no format to pack: a rule can keep tensors (--rule '*=keep')"),
+    ("fp16", "plain types are no format to pack: a rule can keep tensors (--rule '*=keep')"),
+    ("bf16", "plain types are no format to pack: a rule can keep tensors (--rule '*=keep')"),
+    ("f32", "plain types are no format to pack: a rule can keep tensors (--rule '*=keep')"),
 ];
 
 /// The format of a name as people type it: in any case, and names of other programs are explained.

@@ -8,8 +8,8 @@ use crate::table::{Column, Table};
 /// Version of the JSON that commands print.
 pub const SCHEMA: u32 = 1;
 
-/// A table without columns that give way (see [`Table`]). Columns whose heading begins with `>` are
-/// aligned to the right.
+/// Formats a table without columns that give way (see [`Table`]). Columns whose heading begins with
+/// `>` are aligned to the right.
 #[must_use]
 pub fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let column = |heading: &&str| match heading.strip_prefix('>') {
@@ -26,7 +26,7 @@ pub fn printable(text: &str) -> String {
     text.chars().map(|c| if steers(c) { c.escape_debug().to_string() } else { c.to_string() }).collect()
 }
 
-/// The same for a text of several lines, which may have tabs.
+/// Escapes a text of several lines, which may have tabs, in the same way.
 #[must_use]
 pub fn printable_lines(text: &str) -> String {
     let stays = |c: char| matches!(c, '\n' | '\t') || !steers(c);
@@ -35,15 +35,9 @@ pub fn printable_lines(text: &str) -> String {
 
 /// Whether a character is an instruction to a terminal: a control character, or one of the
 /// invisible characters that change the order of others.
-fn steers(c: char) -> bool {
+pub(crate) fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
-
-/// JSON with those control characters escaped that it may have in texts.
-pub(crate) fn printable_json(text: &str) -> String {
-    let escaped = |c: char| if c != '\n' && steers(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
-    text.chars().map(escaped).collect()
 }
 
 /// A path as messages show it: as it is or, if that could be misread, in quotes and escaped. Every
@@ -76,7 +70,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// Bytes with a unit: powers of 1000, three digits.
+/// Formats bytes with a unit: powers of 1000, three digits.
 #[must_use]
 pub fn bytes(n: u64) -> String {
     let mut value = n as f64;
@@ -89,7 +83,7 @@ pub fn bytes(n: u64) -> String {
     format!("{} TB", three_digits(value))
 }
 
-/// A positive number with three significant digits where it has a fraction.
+/// Formats a positive number with three significant digits where it has a fraction.
 #[must_use]
 pub fn three_digits(value: f64) -> String {
     match value {
@@ -116,13 +110,13 @@ pub fn digits(value: f64, digits: usize) -> String {
     format!("{value:.*}", (digits as i32 - 1 - exponent).max(0) as usize)
 }
 
-/// A fraction in percent, three digits.
+/// Formats a fraction in percent, three digits.
 #[must_use]
 pub fn percent(fraction: f64) -> String {
     format!("{} %", three_digits(100.0 * fraction))
 }
 
-/// A shape, `4096 x 4096`.
+/// Formats a shape: `4096 x 4096`.
 #[must_use]
 pub fn shape(shape: &[usize]) -> String {
     let dimensions: Vec<String> = shape.iter().map(ToString::to_string).collect();

@@ -6,11 +6,14 @@
 //! (and named below the table).
 
 use std::fmt;
+#[cfg(feature = "cli")]
 use std::io::{self, IsTerminal};
 
+#[cfg(feature = "cli")]
 use terminal_size::{Width, terminal_size_of};
 
 /// The width of a terminal that does not say its own.
+#[cfg(feature = "cli")]
 const USUAL_WIDTH: usize = 80;
 
 /// Blanks between two columns.
@@ -27,6 +30,7 @@ const COMFORTABLE_TEXT: usize = 20;
 const NARROWEST: usize = 12;
 
 /// The width of the terminal that stdout is, in columns; `None` if stdout is a pipe or a file.
+#[cfg(feature = "cli")]
 #[must_use]
 pub fn terminal_width() -> Option<usize> {
     let stdout = io::stdout();
@@ -35,6 +39,13 @@ pub fn terminal_width() -> Option<usize> {
     }
     let said = terminal_size_of(&stdout).map(|(Width(width), _)| usize::from(width));
     Some(said.filter(|&width| width > 0).unwrap_or(USUAL_WIDTH))
+}
+
+/// The width of the terminal that stdout is: without the feature `cli` none is asked.
+#[cfg(not(feature = "cli"))]
+#[must_use]
+pub fn terminal_width() -> Option<usize> {
+    None
 }
 
 /// How a column gives way in a terminal that is too narrow for the table.
@@ -59,13 +70,13 @@ pub struct Column {
 }
 
 impl Column {
-    /// A column aligned to the left. A heading may have several lines.
+    /// Makes a column aligned to the left. A heading may have several lines.
     #[must_use]
     pub fn left(heading: &str) -> Self {
         Self { heading: heading.into(), right: false, narrow: Narrow::Never }
     }
 
-    /// A column aligned to the right, for figures.
+    /// Makes a column aligned to the right, for figures.
     #[must_use]
     pub fn right(heading: &str) -> Self {
         Self { right: true, ..Self::left(heading) }
@@ -98,7 +109,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table of these columns, without rows.
+    /// Makes a table of these columns, without rows.
     #[must_use]
     pub fn new(columns: impl IntoIterator<Item = Column>) -> Self {
         Self { columns: columns.into_iter().collect(), rows: vec![] }
@@ -110,7 +121,7 @@ impl Table {
         self.rows.push(row);
     }
 
-    /// The same table with more rows.
+    /// Returns the same table with more rows.
     #[must_use]
     pub fn with_rows(mut self, rows: impl IntoIterator<Item = Vec<String>>) -> Self {
         rows.into_iter().for_each(|row| self.push(row));
@@ -222,7 +233,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// A text of at most `width` characters: of a longer one the middle gives way to an ellipsis.
+/// Shortens a text to at most `width` characters: the middle gives way to an ellipsis.
 #[must_use]
 pub fn shorten(text: &str, width: usize) -> String {
     let characters: Vec<char> = text.chars().collect();

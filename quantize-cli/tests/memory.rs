@@ -12,7 +12,7 @@ use kernels::{Format, Isa};
 use quantize_cli::convert::Conversion;
 use quantize_cli::output::{Output, Panels, Sink};
 use quantize_cli::plan::{Plan, Request};
-use quantize_cli::progress::Progress;
+use quantize_cli::progress::Silent;
 use quantize_cli::round::rounder;
 use quantize_cli::source;
 
@@ -73,7 +73,7 @@ fn memory_is_bounded_with_many_threads() {
             plan: &plan,
             rounders: &[rounder],
             isa: Isa::from_env().unwrap(),
-            progress: &Progress::silent(),
+            progress: &Silent,
             cancelled: &false.into(),
         };
         let sink = Box::new(Slow((0..plan.steps.len()).collect()));

@@ -1,4 +1,4 @@
-//! What is typed to run networks.
+//! The command line of commands that run networks.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use qruntime::{KvFormat, SampleOptions};
 pub struct RunArgs {
     /// A converted model or a checkpoint: a folder.
     pub model: PathBuf,
-    /// The text to go on from, or with --chat what to say; `-` reads it from stdin, as does a pipe
+    /// The text to continue, or with --chat the message; `-` reads it from stdin, as does a pipe
     /// without --prompt.
     #[arg(long, short, value_name = "TEXT")]
     pub prompt: Option<String>,
@@ -62,13 +62,13 @@ impl RunArgs {
 /// How tokens are chosen.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SamplingArgs {
-    /// Below 1 prefers likely tokens more, above 1 less; 0 always takes the likeliest.
+    /// Below 1 prefers likely tokens more, above 1 less; 0 always takes the most likely.
     #[arg(long, value_name = "X", default_value = "0.8")]
     pub temperature: f32,
-    /// Choose among so many of the likeliest tokens; 0 for all.
+    /// Choose among this many of the most likely tokens; 0 for all.
     #[arg(long, value_name = "N", default_value = "40")]
     pub top_k: usize,
-    /// Choose among the likeliest tokens that have this probability together; 1 for all.
+    /// Choose among the most likely tokens that have this probability together; 1 for all.
     #[arg(long, value_name = "X", default_value = "0.95")]
     pub top_p: f32,
     /// Choose among tokens of at least this times the largest probability; 0 for all.

@@ -1,4 +1,4 @@
-//! An earlier run's JSON, and what has changed since.
+//! Compares a run with the JSON of an earlier one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -95,7 +95,7 @@ pub struct Comparison {
     pub formats: Vec<Cell>,
 }
 
-/// What has become of one speed.
+/// One speed and the earlier one.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cell {
     /// The limit or the format.

@@ -1,12 +1,12 @@
-//! What a command has to say: one struct, printed as a table or as JSON.
+//! The answer of a command: one struct, printed as a table or as JSON.
 
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::report::{SCHEMA, printable_json, printable_lines};
+use crate::report::{SCHEMA, printable_lines, steers};
 
-/// What a command has to say.
+/// The answer of a command.
 #[derive(Debug)]
 pub(super) struct Answer {
     /// For stdout.
@@ -17,14 +17,14 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The answer yes.
+    /// Answers yes.
     #[must_use]
     pub(super) fn yes(text: String) -> Self {
         Self { text: printable_lines(&text), status: 0 }
     }
 
-    /// A report as JSON with its schema, or the text that `text` makes of it; the answer is yes or
-    /// no.
+    /// Answers with a report as JSON with its schema, or the text that `text` makes of it; the
+    /// answer is yes or no.
     ///
     /// # Errors
     /// If the report cannot be serialized.
@@ -43,4 +43,10 @@ impl Answer {
         text.push('\n');
         Ok(Self { text, status })
     }
+}
+
+/// JSON with those control characters escaped that it may have in texts.
+fn printable_json(text: &str) -> String {
+    let escaped = |c: char| if c != '\n' && steers(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }

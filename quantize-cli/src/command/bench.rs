@@ -16,6 +16,7 @@ use crate::args::BenchArgs;
 use crate::bench::{self, Baseline, Comparison, Limit, Options, Row, Size};
 use crate::clock::utc_now;
 use crate::command::answer::Answer;
+use crate::command::bar::Bar;
 use crate::load::{Load, Watch};
 use crate::machine::Machine;
 use crate::place::{self, Destination};
@@ -129,7 +130,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<Answer> {
     let plot = plot.transpose()?;
     let baseline = args.compare.as_deref().map(Baseline::read).transpose()?;
     let source = args.model.as_deref().map(source::open).transpose()?;
-    let progress = Progress::steps(options.steps());
+    let progress = Bar::steps(options.steps());
     let pools = bench::pools(&options.threads)?;
 
     let millions = three_digits(options.size.elements() as f64 / 1e6);

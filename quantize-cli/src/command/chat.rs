@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use qruntime::{ChatTemplate, Date, Message};
 use serde_json::{Map, Value};
 
+use super::interrupt::Stop;
 use super::run::{Turn, Writer, read_stdin};
 use crate::args::RunArgs;
 use crate::command::answer::Answer;
-use crate::interrupt::Stop;
 use crate::report::quoted;
 
 /// Holds a conversation, or answers once if there is a prompt.

@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::args::CompareArgs;
 use crate::command::answer::Answer;
+use crate::command::bar::Bar;
 use crate::compare::{Comparison, compare};
-use crate::progress::Progress;
 use crate::report::{percent, shape};
 use crate::source;
 use crate::table::{Column, Table};
@@ -29,7 +29,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<Answer> {
     let source = source::open(&args.source)?;
     source.warnings().iter().for_each(|warning| super::warn(warning));
     let model = super::open(&args.model)?;
-    let progress = Progress::new(source.total_bytes(), args.json);
+    let progress = Bar::new(source.total_bytes(), args.json);
     let comparison = compare(&*source, &model, &progress)?;
     progress.finish();
     let within = comparison.mismatches.is_empty()

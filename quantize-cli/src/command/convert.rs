@@ -3,20 +3,20 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use kernels::{Distortion, Isa};
 use serde::Serialize;
 
 use super::gate::{self, Evaluation, Question};
 use crate::args::ConvertArgs;
 use crate::command::answer::Answer;
+use crate::command::bar::Bar;
 use crate::convert::{Conversion, Distortions, losses};
 use crate::disk::check_space;
 use crate::output::{
-    Output, Panels, Recipe, Temporary, check_apart, check_aside, check_destination, check_place, sweep,
+    Output, Recipe, Temporary, check_apart, check_aside, check_destination, check_place, output, sweep,
 };
 use crate::plan::{Plan, Request};
-use crate::progress::Progress;
 use crate::report::{bytes, percent, quoted, shape, three_digits};
 use crate::source::{self, Source};
 use crate::table::{Column, Table, paragraph, terminal_width};
@@ -38,7 +38,7 @@ struct Report {
     /// Bytes in the model that fill up rows, panels and tensors.
     padding_bytes: u64,
     bits_per_weight: f64,
-    /// What is no error and yet worth knowing.
+    /// Warnings: no errors, yet worth knowing.
     warnings: Vec<String>,
     /// Tensors of the source that mean nothing in the model: activation scales of 8-bit layers.
     dropped: Vec<String>,
@@ -65,13 +65,13 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
     let start = Instant::now();
     let isa = Isa::from_env()?;
     let source = &*source::open(&args.source)?;
-    let output: &dyn Output = &Panels;
+    let output = output(&args.out)?;
     let request = Request { to: args.to, rules: &args.rules, rounding: args.rounding.name() };
     let plan = Plan::new(source.tensors(), source.companions().model_type(), request, &|t, a| output.stored(t, a))?;
     let mut warnings = [source.warnings(), &plan.warnings].concat();
     warnings.iter().for_each(|warning| super::warn(warning));
     // What a real run refuses in the end it refuses now, and a dry run, too.
-    check_output(args, source, &plan)?;
+    check_output(args, source, &plan, output)?;
     let (distortions, evaluation) = if args.dry_run {
         (vec![None; plan.steps.len()], None)
     } else {
@@ -89,14 +89,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
 
 /// Refuses an output that cannot be written, or must not be. A dry run writes nothing meanwhile;
 /// any other one removes what an earlier one left.
-fn check_output(args: &ConvertArgs, source: &dyn Source, plan: &Plan) -> Result<()> {
-    let out = quoted(&args.out);
-    let extension = args.out.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-    if let Some(extension @ ("gguf" | "ggml" | "bin" | "pt" | "pth" | "onnx" | "npz")) = extension.as_deref() {
-        bail!(
-            "{out}: files of the kind .{extension} are not written; name a folder, or a file that ends in .safetensors"
-        );
-    }
+fn check_output(args: &ConvertArgs, source: &dyn Source, plan: &Plan, output: &dyn Output) -> Result<()> {
     check_place(&args.out)?;
     check_apart(source, &args.out)?;
     if args.dry_run {
@@ -106,7 +99,7 @@ fn check_output(args: &ConvertArgs, source: &dyn Source, plan: &Plan) -> Result<
         super::note(&sweep(&args.out)?);
     }
     check_destination(&args.out, args.force)?;
-    let beside = if is_folder(&args.out) { source.companions().bytes() } else { 0 };
+    let beside = if output.is_folder(&args.out) { source.companions().bytes() } else { 0 };
     let parent = args.out.parent().filter(|parent| !parent.as_os_str().is_empty());
     Ok(check_space(parent.unwrap_or(Path::new(".")), plan.bytes() + beside)?)
 }
@@ -120,11 +113,11 @@ fn write(
     output: &dyn Output,
     isa: Isa,
 ) -> Result<(Distortions, Option<Evaluation>)> {
-    let gate = Question::new(args)?;
+    let gate = Question::new(args, output)?;
     let cancelled = &super::cancel_on_signal();
-    let progress = &Progress::new(source.total_bytes(), args.quiet);
+    let progress = &Bar::new(source.total_bytes(), args.quiet);
 
-    let folder = is_folder(&args.out);
+    let folder = output.is_folder(&args.out);
     let recipe = Recipe::new(source, plan, if folder { source.companions().paths() } else { &[] });
     let recipe = recipe.with_room(if gate.is_some() { gate::ROOM } else { 0 });
     let temporary = if folder { Temporary::folder(&args.out)? } else { Temporary::file(&args.out)? };
@@ -139,11 +132,6 @@ fn write(
         temporary.commit(&args.out, args.force)?;
     }
     Ok((distortions, evaluation))
-}
-
-/// Whether a path without the ending of a file is meant: the model becomes a folder.
-fn is_folder(out: &Path) -> bool {
-    out.extension().is_none_or(|extension| extension != "safetensors")
 }
 
 fn report(

@@ -13,19 +13,19 @@ use super::trial::{Trial, language_model, speeds};
 use super::{cancel_on_signal, open_network};
 use crate::args::DemoArgs;
 use crate::command::answer::Answer;
+use crate::command::bar::Bar;
 use crate::eval::causal::{Reference, evaluate};
 use crate::eval::size::Size;
 use crate::eval::statistics::Summary;
 use crate::eval::text::{self, Described, Protocol};
 use crate::eval::windows::Score;
-use crate::progress::Progress;
 use crate::report::{bytes, digits, percent, printable, quoted, table, three_digits};
 use crate::source;
 
 /// From 8.5 to 4.25 bits, and last the oldest one of 4 bits, for comparison.
 const FORMATS: [Format; 6] = [Format::Q8_0, Format::Q6K, Format::Q5K, Format::Q4K, Format::Iq4Xs, Format::Q4_0];
 
-/// What every model goes on from, and for how many tokens.
+/// The prompt that every model continues, and for how many tokens.
 const PROMPT: &str = "One day, a little girl named Lily";
 const TOKENS: usize = 48;
 
@@ -55,7 +55,7 @@ struct Row {
     prompt_tokens_per_second: f64,
     /// Beside the original; the original beside itself has no differences.
     answers: Summary,
-    /// How the model goes on from the prompt.
+    /// The model's continuation of the prompt.
     continuation: String,
 }
 
@@ -77,7 +77,7 @@ pub(super) fn run(args: &DemoArgs) -> Result<Answer> {
     let trials: Vec<Trial> =
         FORMATS.iter().map(|&format| Trial::new(source, format, isa, &cancelled)).collect::<Result<_>>()?;
     let models: Vec<&CausalLm> = std::iter::once(&original).chain(trials.iter().map(|trial| &trial.lm)).collect();
-    let progress = Progress::items(windows.fed() * (1 + models.len()), args.json);
+    let progress = Bar::items(windows.fed() * (1 + models.len()), args.json);
     let outcome = evaluate(Reference::Model(&original), &models, &windows, None, &progress, &cancelled)?;
     progress.finish();
     let tokens: Vec<u32> = windows.iter().flat_map(|window| window.tokens).copied().collect();
@@ -108,7 +108,7 @@ pub(super) fn run(args: &DemoArgs) -> Result<Answer> {
     Answer::of(&report, args.json, true, to_text)
 }
 
-/// What a model makes of the prompt, always choosing the likeliest token.
+/// Continues the prompt with the most likely token each time.
 fn go_on(lm: &CausalLm) -> Result<String> {
     let tokenizer = lm.tokenizer()?;
     let mut session = lm.session();

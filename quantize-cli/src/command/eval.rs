@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::{cancel_on_signal, open_network, pool};
 use crate::args::{EvalArgs, ProtocolArgs};
 use crate::command::answer::Answer;
+use crate::command::bar::Bar;
 use crate::disk::synchronize;
 use crate::eval::bf16;
 use crate::eval::causal::{Predicted, Reference, evaluate, perplexity};
@@ -24,7 +25,6 @@ use crate::eval::text::{self, Described, Protocol};
 use crate::eval::windows::{Score, Windows};
 use crate::output::Temporary;
 use crate::place::{self, Destination};
-use crate::progress::Progress;
 use crate::report::{bytes, digits, printable, quoted, table, three_digits};
 use crate::source;
 use crate::table::{paragraph, terminal_width};
@@ -155,7 +155,7 @@ pub(super) fn check_protocol(args: &ProtocolArgs, network: &Network) -> Result<(
     Ok(())
 }
 
-/// How many lines an encoder embeds, in words.
+/// Says how many lines an encoder embeds.
 pub(super) fn sentences(count: usize, cut: usize) -> String {
     let cut = if cut == 0 { String::new() } else { format!(", {cut} of them cut to the length that the model reads") };
     format!("{count} lines{cut}")
@@ -183,7 +183,7 @@ fn alone(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
     let protocol = protocol(&args.protocol, lm);
     let windows = protocol.windows(lm, &text::read(path)?)?;
     let cancelled = cancel_on_signal();
-    let progress = Progress::items(windows.fed(), args.json);
+    let progress = Bar::items(windows.fed(), args.json);
     let Predicted { perplexity, not_a_number, time } = perplexity(lm, &windows, &progress, &cancelled)?;
     progress.finish();
     Ok(Figures::Perplexity {
@@ -206,7 +206,7 @@ fn language_model(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
             // As llama.cpp does: the file has the text's own tokens.
             windows.begin_with(bos);
         }
-        let progress = Progress::items(windows.fed(), args.json);
+        let progress = Bar::items(windows.fed(), args.json);
         let mut outcome = evaluate(Reference::File(&mut reader), &[lm], &windows, None, &progress, &cancelled)?;
         progress.finish();
         let measured = outcome.models.remove(0);
@@ -234,7 +234,7 @@ fn language_model(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
     };
     let mut save = destination.map(|destination| Save::create(destination, &reference, &windows)).transpose()?;
     let models: Vec<&CausalLm> = std::iter::once(lm).chain(&rounded).collect();
-    let progress = Progress::items(windows.fed() * (1 + models.len()), args.json);
+    let progress = Bar::items(windows.fed() * (1 + models.len()), args.json);
     let writer = save.as_mut().map(|save| &mut save.writer);
     let outcome = evaluate(Reference::Model(&reference), &models, &windows, writer, &progress, &cancelled)?;
     progress.finish();
@@ -328,7 +328,7 @@ fn sentence_encoder(args: &EvalArgs, encoder: &Encoder) -> Result<Figures> {
     };
 
     let sentences = lines.len() + sts.as_ref().map_or(0, |sts| 4 * sts.len());
-    let progress = Progress::items(sentences, args.json);
+    let progress = Bar::items(sentences, args.json);
     let mut teacher = Embedder::new(&reference);
     let mut students: Vec<Embedder<'_>> = std::iter::once(encoder).chain(&rounded).map(Embedder::new).collect();
     let found = cosines(&mut teacher, &mut students, &lines, &progress, &cancelled)?;

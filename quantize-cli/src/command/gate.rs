@@ -12,6 +12,7 @@ use serde_json::json;
 use super::eval::{check_protocol, protocol, sentences};
 use super::open_network;
 use crate::args::ConvertArgs;
+use crate::command::bar::Bar;
 use crate::convert::Conversion;
 use crate::eval::blame::{Blamed, blame};
 use crate::eval::gate::{Figures, Gate};
@@ -19,20 +20,19 @@ use crate::eval::limits::Limits;
 use crate::eval::text;
 use crate::output::{Output, Recipe};
 use crate::plan::Plan;
-use crate::progress::Progress;
 use crate::report::{digits, percent, printable};
 use crate::table::{Column, Table, paragraph, terminal_width};
 
 /// Bytes of the recipe that are kept for the figures.
 pub(super) const ROOM: usize = 4096;
 
-/// How many tensors are put back to see whether it is their fault.
+/// Most tensors that are restored to measure their share of the divergence.
 const CANDIDATES: usize = 8;
 
 /// How many predictions or sentences decide that, about.
 const BRIEF: usize = 2048;
 
-/// What a conversion is asked on its way.
+/// The questions that a converted model is asked before it takes its place.
 pub(super) struct Question<'a> {
     args: &'a ConvertArgs,
     original: Network,
@@ -50,19 +50,19 @@ pub(super) struct Evaluation {
     limits: Limits,
     /// The limits that were exceeded, in words.
     exceeded: Vec<String>,
-    /// What speaks against trusting the figures.
+    /// A reason to distrust the figures.
     warning: Option<String>,
-    /// If any: the tensors that hurt most, measured on the beginning of the text.
+    /// If any: the tensors with the largest share of the divergence, on the beginning of the text.
     worst_tensors: Vec<Blamed>,
-    /// What measuring took.
+    /// The time that measuring took.
     pub(super) seconds: f64,
 }
 
 impl<'a> Question<'a> {
     /// Nothing is asked without a text.
-    pub(super) fn new(args: &'a ConvertArgs) -> Result<Option<Self>> {
+    pub(super) fn new(args: &'a ConvertArgs, output: &dyn Output) -> Result<Option<Self>> {
         let Some(path) = &args.eval_text else { return Ok(None) };
-        let folders = args.source.is_dir() && args.out.extension().is_none_or(|extension| extension != "safetensors");
+        let folders = args.source.is_dir() && output.is_folder(&args.out);
         ensure!(folders, "--eval-text needs folders, with config.json and a tokenizer beside the weights");
         let (max_kld, max_ppl_ratio, min_cosine) = (args.max_kld, args.max_ppl_ratio, args.min_cosine);
         let limits = Limits { max_kld, max_ppl_ratio, max_ppl: None, min_cosine };
@@ -94,7 +94,7 @@ impl<'a> Question<'a> {
         let quiet = self.args.quiet || self.args.json;
         let start = Instant::now();
         let gate = self.gate()?;
-        let progress = Progress::items(gate.steps(), quiet);
+        let progress = Bar::items(gate.steps(), quiet);
         let figures = gate.measure(&open_network(folder)?, &progress, cancelled)?;
         progress.finish();
         let exceeded = figures.beyond(&self.limits);
@@ -108,12 +108,12 @@ impl<'a> Question<'a> {
             output.amend(folder, &recipe.clone().with_evaluation(evaluation))?;
             vec![]
         } else if figures.damage().is_nan() {
-            // Nobody's share of what is not a number can be told.
+            // A divergence that is not a number has no shares.
             vec![]
         } else {
             let brief = gate.shortened(BRIEF);
             let candidates = candidates(plan, distortions);
-            let progress = Progress::items(brief.steps() * (1 + candidates.len()), quiet);
+            let progress = Bar::items(brief.steps() * (1 + candidates.len()), quiet);
             let found = blame(&brief, source, folder, &open_network, &candidates, &progress, cancelled)?;
             progress.finish();
             found

@@ -62,7 +62,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<Answer> {
     Answer::of(&report, args.json, true, to_text)
 }
 
-/// What the recipe says was measured, and on what; each part only if it is there.
+/// Describes the measurement in the recipe; each part only if it is there.
 fn evaluation(evaluation: &Value) -> String {
     let number = |pointer: &str| evaluation.pointer(pointer).and_then(Value::as_f64);
     let figure = |name: &str, pointer: &str| Some(format!("{name} {}", digits(number(pointer)?, 4)));

@@ -1,7 +1,8 @@
-//! One file per subcommand: what it means. They return what they have to say, and printing is done
+//! The subcommands, one file each. They return their answers, and printing is done
 //! here; text that comes bit by bit they write to the writer that they are given.
 
 mod answer;
+mod bar;
 mod bench;
 mod chat;
 mod compare;
@@ -12,6 +13,7 @@ mod embed;
 mod eval;
 mod gate;
 mod inspect;
+mod interrupt;
 mod isa;
 mod man;
 mod report;
@@ -25,10 +27,10 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use qruntime::{CausalLm, Encoder, Model, Network, NetworkKind};
 
+use self::interrupt::cancel_on_signal;
 use crate::args::{Args, Command};
 use crate::command::answer::Answer;
 use crate::error::{Error, Within};
-use crate::interrupt::{self, cancel_on_signal};
 use crate::report::{printable_lines, quoted};
 
 /// Runs a command, prints its answer to stdout or its error to stderr, and returns the exit status.
@@ -166,7 +168,7 @@ fn warn(message: &str) {
     let _ = writeln!(std::io::stderr(), "warning: {}", printable_lines(message));
 }
 
-/// A pool of so many threads, or of one for every core.
+/// Starts a pool of so many threads, or of one for every core.
 fn pool(threads: Option<u16>) -> Result<rayon::ThreadPool> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.map_or(0, usize::from));
     pool.build().context("cannot start threads")

@@ -13,6 +13,7 @@ use super::{cancel_on_signal, open_network, pool};
 use crate::args::ReportArgs;
 use crate::clock::utc_now;
 use crate::command::answer::Answer;
+use crate::command::bar::Bar;
 use crate::eval::causal::{Reference, evaluate};
 use crate::eval::size::Size;
 use crate::eval::text;
@@ -49,7 +50,7 @@ fn measure(args: &ReportArgs) -> Result<Page> {
     let windows = protocol.windows(&original, &text::read(&args.text)?)?;
 
     let mut trials = vec![];
-    let progress = Progress::steps(args.formats.len());
+    let progress = Bar::steps(args.formats.len());
     for &format in &args.formats {
         progress.advance(0, &format!("converting to {format}"));
         trials.push(Trial::new(source, format, isa, &cancelled)?);
@@ -59,7 +60,7 @@ fn measure(args: &ReportArgs) -> Result<Page> {
     let rounded = Trial::rounded(source, &cancelled)?;
 
     let models: Vec<&CausalLm> = trials.iter().chain(&rounded).map(|trial| &trial.lm).collect();
-    let progress = Progress::items(windows.fed() * (1 + models.len()), args.json);
+    let progress = Bar::items(windows.fed() * (1 + models.len()), args.json);
     let outcome = evaluate(Reference::Model(&original), &models, &windows, None, &progress, &cancelled)?;
     progress.finish();
 

@@ -1,4 +1,4 @@
-//! `quantize run`: a language model goes on from a text, or answers.
+//! `quantize run`: a language model continues a text, or answers.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -7,13 +7,13 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use qruntime::{CausalLm, Error, Sample, Session, SessionOptions, Tokenizer};
 use serde::Serialize;
 
+use super::interrupt::Stop;
 use super::{chat, open_lm, pool};
 use crate::args::RunArgs;
 use crate::command::answer::Answer;
-use crate::interrupt::Stop;
 use crate::report::three_digits;
 
-/// What was generated, and how fast.
+/// The generated text, and how fast it came.
 #[derive(Serialize)]
 struct Report {
     model: String,
@@ -42,7 +42,7 @@ pub(super) fn run(args: &RunArgs, out: &mut (dyn Write + Send)) -> Result<Answer
     })
 }
 
-/// A text, and what the model makes of it.
+/// A prompt and its continuation.
 fn go_on(args: &RunArgs, writer: &mut Writer<'_>, out: &mut (dyn Write + Send)) -> Result<Answer> {
     let prompt = match args.prompt.as_deref() {
         Some("-") => read_stdin()?,

@@ -8,12 +8,13 @@ use kernels::{Format, Isa};
 use qruntime::{CausalLm, Network, Session};
 
 use super::open_network;
+use crate::command::bar::Bar;
 use crate::convert::Conversion;
 use crate::eval::bf16;
 use crate::measure::{Contestant, race};
 use crate::output::{Output, Panels, Recipe, Temporary};
 use crate::plan::{Plan, Request};
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::round;
 use crate::source::Source;
 
@@ -38,8 +39,7 @@ impl Trial {
             &Plan::new(source.tensors(), source.companions().model_type(), request, &|t, a| output.stored(t, a))?;
         let folder = temporary()?;
         let start = Instant::now();
-        let conversion =
-            Conversion { source, plan, rounders: &[rounder], isa, progress: &Progress::silent(), cancelled };
+        let conversion = Conversion { source, plan, rounders: &[rounder], isa, progress: &Silent, cancelled };
         let recipe = Recipe::new(source, plan, &[]);
         let distortions = conversion.write(output, folder.path(), &recipe)?;
         let seconds = start.elapsed().as_secs_f64();
@@ -73,7 +73,7 @@ fn temporary() -> Result<Temporary> {
         .context("TMPDIR in the environment names another folder")
 }
 
-/// A network that says what comes next.
+/// Returns a network that is a language model.
 pub(super) fn language_model(network: Network) -> Result<CausalLm> {
     match network {
         Network::CausalLm(lm) => Ok(lm),
@@ -97,21 +97,21 @@ pub(super) fn load_seconds(folder: &std::path::Path) -> Result<f64> {
 /// Tokens per second.
 #[derive(Clone, Copy)]
 pub(super) struct Speed {
-    /// One by one.
+    /// Token generation.
     pub(super) generation: f64,
     /// Half of the rounds lie within so large a part of it.
     pub(super) generation_spread: f64,
-    /// Of a prompt.
+    /// Prompt processing.
     pub(super) prompt: f64,
     /// As for generation.
     pub(super) prompt_spread: f64,
 }
 
-/// What of a text is the prompt, and what is fed one by one behind it.
+/// Tokens of a text that are the prompt, and tokens that are fed one by one behind it.
 pub(super) const PROMPT: usize = 256;
 pub(super) const GENERATED: usize = 32;
 
-/// How fast models read a prompt and go on from it, in turns.
+/// Measures prompt processing and token generation of models, in turns.
 pub(super) fn speeds(
     models: &[&CausalLm],
     tokens: &[u32],
@@ -135,7 +135,7 @@ pub(super) fn speeds(
         }
     };
     let interrupted = || cancelled.load(Ordering::Relaxed);
-    let progress = Progress::steps(2);
+    let progress = Bar::steps(2);
     progress.advance(0, "speed of prompts");
     let reading = models.iter().map(|lm| {
         Contestant::new(|| {

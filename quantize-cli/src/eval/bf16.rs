@@ -10,22 +10,22 @@ use qruntime::container::{Storage, Writer};
 use serde_json::Value;
 
 use crate::disk::check_space;
-use crate::error::{Context, ErrorKind, Result, bail};
+use crate::error::{Context, ErrorKind, Result, Within, bail};
 use crate::output::MODEL;
 use crate::report::quoted;
 use crate::source::{Dtype, Source, TensorInfo, bf16_bytes};
 
-/// Bytes that are copied at a time, or numbers that are rounded.
+/// Bytes that are copied at a time, or elements that are rounded.
 const PIECE: usize = 1 << 20;
 
-/// Whether rounding changes anything: whether any tensor has floating-point numbers that are not
+/// Whether rounding changes anything: whether any tensor has floating-point elements that are not
 /// bfloat16 already.
 #[must_use]
 pub fn rounds(source: &dyn Source) -> bool {
     source.tensors().iter().any(|tensor| tensor.is_float() && tensor.dtype() != Dtype::BF16)
 }
 
-/// Writes a checkpoint into a folder, its floating-point numbers rounded to bfloat16, with the
+/// Writes a checkpoint into a folder, its floating-point elements rounded to bfloat16, with the
 /// files that belong to it.
 ///
 /// # Errors
@@ -48,7 +48,7 @@ pub fn write_rounded(source: &dyn Source, folder: &Path, cancelled: &AtomicBool)
         if cancelled.load(Ordering::Relaxed) {
             bail!(ErrorKind::Cancelled, "interrupted");
         }
-        write_tensor(source, i, stored(&source.tensors()[i]), &mut writer).with_context(ErrorKind::Output, context)?;
+        write_tensor(source, i, stored(&source.tensors()[i]), &mut writer).within(context)?;
     }
     writer.finish().with_context(ErrorKind::Output, context)?;
     Ok(())

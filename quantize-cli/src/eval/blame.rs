@@ -1,4 +1,4 @@
-//! Which tensors hurt most: measured, by putting them back one by one.
+//! Measures which tensors cause most of the divergence, by restoring them one by one.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -12,18 +12,18 @@ use serde_json::Value;
 
 use super::bf16::write_tensor;
 use super::gate::Gate;
-use crate::error::{Context, ErrorKind, Result};
+use crate::error::{Context, ErrorKind, Result, Within};
 use crate::output::{MODEL, Temporary};
 use crate::progress::Progress;
 use crate::report::quoted;
 use crate::source::Source;
 
-/// A tensor, and what putting the original in its place would mend.
+/// A tensor, and the divergence recovered by leaving it unquantized.
 #[derive(Clone, Debug, Serialize)]
 pub struct Blamed {
     /// Its name.
     pub tensor: String,
-    /// By how much the damage falls, as a fraction: 0.2 is a fifth of it.
+    /// The share of the total divergence that is recovered: 0.2 is a fifth of it.
     pub share: f64,
     /// Relative RMS error of its weights.
     pub relative_rms: f64,
@@ -44,7 +44,7 @@ pub fn blame(
     folder: &Path,
     open: &dyn Fn(&Path) -> Result<Network>,
     candidates: &[(String, f64)],
-    progress: &Progress,
+    progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<Vec<Blamed>> {
     let model = open(folder)?;
@@ -83,7 +83,7 @@ fn write_with(source: &dyn Source, model: &Model, original: &str, path: &Path) -
     for i in writer.order().to_vec() {
         let (name, storage) = &names[i];
         if is_original(name) {
-            write_tensor(source, position, dtype, &mut writer).with_context(ErrorKind::Output, context)?;
+            write_tensor(source, position, dtype, &mut writer).within(context)?;
         } else if let Storage::Packed(_) = storage {
             let tensor = model.packed(name)?;
             for matrix in 0..tensor.matrix_count() {

@@ -19,12 +19,12 @@ const LOGITS: usize = 16 << 20;
 /// Tokens that are fed at a time, at most.
 const BLOCK: usize = 512;
 
-/// What models are measured against.
+/// The reference that models are measured against.
 #[derive(Debug)]
 pub enum Reference<'a> {
     /// The original network.
     Model(&'a CausalLm),
-    /// What it said, in a file, of the windows that the file names.
+    /// A file with its logits for the windows that the file names.
     File(&'a mut LogitsReader),
 }
 
@@ -37,21 +37,21 @@ impl Reference<'_> {
     }
 }
 
-/// What came out.
+/// The result of an evaluation.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Of every model.
+    /// The figures of every model.
     pub models: Vec<Measured>,
-    /// What the reference took, if it was computed.
+    /// The time that the reference took, if it was computed.
     pub reference: Option<Duration>,
 }
 
-/// A model, measured.
+/// The figures of one model.
 #[derive(Debug)]
 pub struct Measured {
     /// Its answers beside the reference's.
     pub statistics: Statistics,
-    /// What it took to compute them.
+    /// The time that computing them took.
     pub time: Duration,
 }
 
@@ -69,7 +69,7 @@ pub fn evaluate(
     models: &[&CausalLm],
     windows: &Windows,
     mut save: Option<&mut LogitsWriter>,
-    progress: &Progress,
+    progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<Outcome> {
     let vocabulary = reference.vocabulary();
@@ -135,7 +135,7 @@ pub fn evaluate(
     Ok(Outcome { models: measured, reference: computed.then_some(reference_time) })
 }
 
-/// How well a model predicts windows, without a reference.
+/// Measures how well a model predicts windows, without a reference.
 #[derive(Debug)]
 pub struct Predicted {
     /// Its perplexity; NaN if any logits are.
@@ -152,7 +152,12 @@ pub struct Predicted {
 ///
 /// # Errors
 /// If a window is longer than the model's context or has a token that is none of its own.
-pub fn perplexity(lm: &CausalLm, windows: &Windows, progress: &Progress, cancelled: &AtomicBool) -> Result<Predicted> {
+pub fn perplexity(
+    lm: &CausalLm,
+    windows: &Windows,
+    progress: &dyn Progress,
+    cancelled: &AtomicBool,
+) -> Result<Predicted> {
     let vocabulary = lm.config().vocab_size;
     check_tokens(windows, vocabulary)?;
     let block = (LOGITS / vocabulary.max(1)).clamp(1, BLOCK);
@@ -189,7 +194,7 @@ fn check_tokens(windows: &Windows, vocabulary: usize) -> Result<()> {
 }
 
 /// Counts tokens, and tells the mean divergence so far of the first model.
-fn advance(progress: &Progress, tokens: &[u32], measured: &[Measured], teacher: &Option<Contestant>) {
+fn advance(progress: &dyn Progress, tokens: &[u32], measured: &[Measured], teacher: &Option<Contestant>) {
     let contestants = measured.len() + usize::from(teacher.is_some());
     let kld = measured.first().map(|first| first.statistics.mean_kld()).filter(|kld| !kld.is_nan());
     let so_far = kld.map_or_else(String::new, |kld| format!("KL divergence so far {kld:.5}"));

@@ -17,10 +17,10 @@ use crate::report::quoted;
 /// Texts that are embedded at a time.
 const BATCH: usize = 32;
 
-/// How near vectors are to those of the reference.
+/// Cosines between vectors and those of the reference.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cosines {
-    /// How many texts.
+    /// The number of texts.
     pub texts: usize,
     /// Texts whose cosine is not a number. If there is one, neither are the figures.
     pub not_a_number: usize,
@@ -66,7 +66,7 @@ pub fn cosine(a: ArrayView1<'_, f32>, b: ArrayView1<'_, f32>) -> f64 {
     sums[0] / (sums[1] * sums[2]).sqrt()
 }
 
-/// An encoder at work.
+/// An encoder and the time that it has worked.
 #[derive(Debug)]
 pub struct Embedder<'a> {
     encoder: &'a Encoder,
@@ -75,7 +75,7 @@ pub struct Embedder<'a> {
 }
 
 impl<'a> Embedder<'a> {
-    /// One that has not worked yet.
+    /// Wraps an encoder that has not worked yet.
     #[must_use]
     pub fn new(encoder: &'a Encoder) -> Self {
         Self { encoder, time: Duration::ZERO }
@@ -89,7 +89,7 @@ impl<'a> Embedder<'a> {
     }
 }
 
-/// How many texts are longer than an encoder reads: it sees their beginning only.
+/// Counts the texts that are longer than an encoder reads: it sees their beginning only.
 ///
 /// # Errors
 /// If the encoder has no tokenizer, or a text cannot be encoded.
@@ -113,7 +113,7 @@ pub fn cosines(
     reference: &mut Embedder<'_>,
     models: &mut [Embedder<'_>],
     texts: &[&str],
-    progress: &Progress,
+    progress: &dyn Progress,
     cancelled: &AtomicBool,
 ) -> Result<Vec<Vec<f64>>> {
     let mut found = vec![Vec::with_capacity(texts.len()); models.len()];
@@ -190,7 +190,7 @@ impl Labelled {
         Ok(found)
     }
 
-    /// How many pairs there are.
+    /// Returns the number of pairs.
     #[must_use]
     pub fn len(&self) -> usize {
         self.scores.len()
@@ -207,7 +207,12 @@ impl Labelled {
     ///
     /// # Errors
     /// If a sentence cannot be embedded; if `cancelled` became true.
-    pub fn correlation(&self, model: &mut Embedder<'_>, progress: &Progress, cancelled: &AtomicBool) -> Result<f64> {
+    pub fn correlation(
+        &self,
+        model: &mut Embedder<'_>,
+        progress: &dyn Progress,
+        cancelled: &AtomicBool,
+    ) -> Result<f64> {
         let mut cosines = Vec::with_capacity(self.len());
         for pairs in self.pairs.chunks(BATCH / 2) {
             if cancelled.load(Ordering::Relaxed) {

@@ -1,5 +1,5 @@
-//! A measurement that is made with several models of the same original: by a conversion, and to
-//! find out which tensors hurt.
+//! A measurement that is repeated with several models of the same original: by a conversion, and to
+//! find the tensors that cause most of the divergence.
 
 use std::sync::atomic::AtomicBool;
 
@@ -15,20 +15,20 @@ use super::windows::Windows;
 use crate::error::{ErrorKind, Result, bail, ensure};
 use crate::progress::Progress;
 
-/// What was measured, as it is recorded: the same on every machine.
+/// The figures of a measurement as they are recorded: the same on every machine.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Figures {
-    /// Of a language model.
+    /// Figures of a language model.
     LanguageModel {
-        /// On what.
+        /// The text and how it was cut.
         #[serde(flatten)]
         protocol: Described,
         /// The figures.
         #[serde(flatten)]
         summary: Box<Summary>,
     },
-    /// Of a sentence encoder.
+    /// Figures of a sentence encoder.
     Encoder {
         /// The figures.
         cosine: Cosines,
@@ -41,16 +41,16 @@ pub enum Figures {
 /// passes by luck.
 const FEW_PREDICTIONS: usize = 1000;
 
-/// The same for an encoder's texts.
+/// With fewer texts than this an encoder's figures are as uncertain.
 const FEW_TEXTS: usize = 100;
 
-/// A warning if an encoder's figures rest on few texts.
+/// Returns a warning if an encoder's figures rest on few texts.
 #[must_use]
 pub fn few_texts(count: usize) -> Option<String> {
     (count < FEW_TEXTS).then(|| format!("the figures rest on {count} texts; {FEW_TEXTS} or more tell more"))
 }
 
-/// A warning if a language model's figures rest on few predictions.
+/// Returns a warning if a language model's figures rest on few predictions.
 #[must_use]
 pub fn few_predictions(count: usize) -> Option<String> {
     (count < FEW_PREDICTIONS)
@@ -77,7 +77,7 @@ impl Figures {
         }
     }
 
-    /// A warning if the figures rest on little.
+    /// Returns a warning if the figures rest on little.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
         match self {
@@ -87,7 +87,7 @@ impl Figures {
     }
 }
 
-/// An original and what it is asked.
+/// An original and the questions that models are compared by.
 #[derive(Debug)]
 pub enum Gate<'a> {
     /// A language model, and the windows that it predicts.
@@ -123,7 +123,7 @@ impl<'a> Gate<'a> {
         }
     }
 
-    /// The same with fewer questions: so many predictions or sentences, or a few more.
+    /// Returns the same with fewer questions: so many predictions or sentences, or a few more.
     #[must_use]
     pub fn shortened(&self, count: usize) -> Self {
         match self {
@@ -140,7 +140,7 @@ impl<'a> Gate<'a> {
         }
     }
 
-    /// How many predictions or sentences there are.
+    /// Returns the number of predictions or sentences.
     #[must_use]
     pub fn questions(&self) -> usize {
         match self {
@@ -149,7 +149,7 @@ impl<'a> Gate<'a> {
         }
     }
 
-    /// How much work a measurement is, as its progress counts it.
+    /// Returns the amount of work of a measurement, as its progress counts it.
     #[must_use]
     pub fn steps(&self) -> usize {
         match self {
@@ -162,7 +162,7 @@ impl<'a> Gate<'a> {
     ///
     /// # Errors
     /// If it is of another kind, or cannot be asked.
-    pub fn measure(&self, model: &Network, progress: &Progress, cancelled: &AtomicBool) -> Result<Figures> {
+    pub fn measure(&self, model: &Network, progress: &dyn Progress, cancelled: &AtomicBool) -> Result<Figures> {
         match (self, model) {
             (Self::LanguageModel(original, protocol, windows), Network::CausalLm(lm)) => {
                 let outcome = evaluate(Reference::Model(original), &[lm], windows, None, progress, cancelled)?;

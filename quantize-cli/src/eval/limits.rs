@@ -1,4 +1,4 @@
-//! What a model may not be worse than.
+//! Limits that a model must not exceed.
 
 use qruntime::Network;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use super::statistics::{Perplexity, Summary};
 use crate::error::{ErrorKind, Result, bail};
 use crate::report::digits;
 
-/// Limits; those that are not there are not passed.
+/// Limits; NaN exceeds every limit, and one that is not set is never exceeded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Limits {
     /// The mean KL divergence of a language model, in nats per token.
@@ -28,7 +28,7 @@ impl Limits {
         *self != Self::default()
     }
 
-    /// Refuses limits that mean nothing for this kind of network, or are no numbers.
+    /// Refuses limits that mean nothing for this kind of network, or are not numbers.
     ///
     /// # Errors
     /// If there is such a limit.
@@ -51,8 +51,8 @@ impl Limits {
         }
     }
 
-    /// The limits that a language model exceeds, in words. Figures that are not numbers exceed
-    /// every limit, and are a complaint of their own.
+    /// Returns the limits that a language model exceeds, in words. Figures that are not numbers
+    /// exceed every limit, and are a complaint of their own.
     #[must_use]
     pub fn exceeded_by(&self, summary: &Summary) -> Vec<String> {
         let found = not_numbers(summary.not_a_number, summary.predictions, "predictions");
@@ -64,15 +64,15 @@ impl Limits {
         found.into_iter().chain(figures.into_iter().flatten()).collect()
     }
 
-    /// The same of a model without a reference.
+    /// Returns the limits that a model without a reference exceeds.
     #[must_use]
     pub fn exceeded_by_perplexity(&self, model: Perplexity, not_a_number: usize, predictions: usize) -> Vec<String> {
         let found = not_numbers(not_a_number, predictions, "predictions");
         found.into_iter().chain(above("perplexity", model.value, self.max_ppl)).collect()
     }
 
-    /// The limit that an encoder exceeds, in words. Figures that are not numbers are a complaint of
-    /// their own.
+    /// Returns the limit that an encoder exceeds, in words. Figures that are not numbers are a
+    /// complaint of their own.
     #[must_use]
     pub fn exceeded_by_cosine(&self, cosine: &Cosines) -> Vec<String> {
         let found = not_numbers(cosine.not_a_number, cosine.texts, "cosines");
@@ -89,13 +89,13 @@ impl Limits {
     }
 }
 
-/// A complaint about figures that are not numbers, if there are any.
+/// Returns a complaint about figures that are not numbers, if there are any.
 fn not_numbers(count: usize, all: usize, what: &str) -> Option<String> {
     let whose = "the model or the reference computes NaN or infinity";
     (count > 0).then(|| format!("{count} of {all} {what} are not numbers, limit 0 ({whose})"))
 }
 
-/// A complaint about a figure above its limit; NaN is above every limit.
+/// Returns a complaint about a figure above its limit; NaN is above every limit.
 fn above(name: &str, found: f64, limit: Option<f64>) -> Option<String> {
     let limit = limit.filter(|&limit| found.is_nan() || found > limit)?;
     let (figure, limit_digits) = (digits(found, 4), digits(limit, 4));

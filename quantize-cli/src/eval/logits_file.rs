@@ -1,4 +1,4 @@
-//! What a reference says of a text, in a file: so that it need not be computed again, and figures
+//! A reference's logits for a text, in a file: so that it need not be computed again, and figures
 //! can be compared with llama.cpp's.
 //!
 //! Two forms, `docs/evaluation.md` has both: llama.cpp's own
@@ -19,7 +19,7 @@ use super::windows::{Score, Windows};
 use crate::error::{Context, ErrorKind, Result, bail, ensure};
 use crate::report::quoted;
 
-/// How a file begins that llama.cpp wrote.
+/// The first bytes of a file that llama.cpp wrote.
 const MAGIC: &[u8; 8] = b"_logits_";
 
 /// Names of the tensors of our own form.
@@ -34,7 +34,7 @@ const MAX_VOCABULARY: usize = 1 << 24;
 /// log-probability is the second number plus the first times the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// As llama.cpp stores them: codes reach down to e^-16 of the likeliest token's probability.
+    /// As llama.cpp stores them: codes reach down to e^-16 of the most likely token's probability.
     LlamaCpp,
     /// Safetensors; codes reach down to e^-32, and log-probabilities are those of a sum that is 1
     /// again.
@@ -53,7 +53,7 @@ impl Form {
         }
     }
 
-    /// How far below the highest logit codes reach.
+    /// Returns how far below the highest logit codes reach.
     fn range(self) -> f32 {
         match self {
             Self::LlamaCpp => 16.0,
@@ -331,7 +331,7 @@ impl LogitsReader {
         Ok(Self::new(Form::Safetensors, path, file, vocabulary, windows))
     }
 
-    /// How many tokens there are.
+    /// Returns the size of the vocabulary.
     #[must_use]
     pub fn vocabulary(&self) -> usize {
         self.vocabulary
@@ -343,13 +343,13 @@ impl LogitsReader {
         &self.windows
     }
 
-    /// How the rows are stored.
+    /// Returns how the rows are stored.
     #[must_use]
     pub fn form(&self) -> Form {
         self.form
     }
 
-    /// What the reference said of the next prediction.
+    /// Returns the reference's answer for the next prediction.
     ///
     /// # Errors
     /// If there is no further one, it cannot be read, or is no row of log-probabilities.
@@ -385,7 +385,7 @@ fn check_tokens(windows: &Windows, vocabulary: usize) -> Result<()> {
     }
 }
 
-/// Reads so many numbers, which the file is known to have.
+/// Reads `count` integers, which the file is known to have.
 fn read_numbers(file: &mut BufReader<File>, count: usize) -> Result<Vec<u32>> {
     let mut bytes = vec![0; 4 * count];
     file.read_exact(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! What quantization did to a model's answers.
+//! Measures what quantization changed in a model's answers.
 //!
 //! [`text`] makes [`windows`] of a text, [`causal`] feeds them to models and a reference,
 //! [`statistics`] compares; [`logits_file`] keeps what a reference said. `docs/evaluation.md` has

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::plan::role::is_vocabulary;
 
-/// What weights take.
+/// The bytes that weights take.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Size {
     /// Bytes of all files.
@@ -18,7 +18,7 @@ pub struct Size {
 }
 
 impl Size {
-    /// Of a model.
+    /// Returns the size of a model.
     #[must_use]
     pub fn of(model: &Model) -> Self {
         let (mut all, mut layers, mut layer_bytes) = (0, 0, 0);

@@ -1,4 +1,4 @@
-//! How far a model's answers are from a reference's, token by token and summed up.
+//! Statistics of how far a model's answers are from a reference's, token by token and summed up.
 //!
 //! The figures are those of llama.cpp's `llama-perplexity --kl-divergence`, computed in binary64;
 //! `docs/evaluation.md` has the formulas. One order of operations, no platform's `libm`: the same
@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-/// What a reference says of the next token: a number for every token of the vocabulary.
+/// A reference's answer: a value for every token of the vocabulary.
 #[derive(Clone, Copy, Debug)]
 pub enum Answer<'a> {
     /// Logits: log-probabilities but for a constant.
@@ -27,7 +27,7 @@ pub struct Prediction {
     pub kld: f64,
     /// The probability of the token that came, by the model less by the reference.
     pub change: f64,
-    /// Whether both think the same token the likeliest. Not if a figure of either is not a number.
+    /// Whether both have the same most likely token. Not if a figure of either is not a number.
     pub same_top: bool,
 }
 
@@ -103,7 +103,7 @@ struct Sums {
     difference: f64,
 }
 
-/// In eight strands, which the compiler makes vectors of.
+/// Sums in eight strands, which the compiler makes vectors of.
 fn sums(reference: &[f32], highest: f32, model: &[f32], model_highest: f32) -> Sums {
     const STRANDS: usize = 8;
     let (highest, model_highest) = (f64::from(highest), f64::from(model_highest));
@@ -172,7 +172,7 @@ pub struct Statistics {
     squared_change: Moments,
     same_top: usize,
     not_a_number: usize,
-    /// Of every prediction the divergence.
+    /// The divergence of every prediction.
     divergences: Vec<f32>,
 }
 
@@ -191,7 +191,7 @@ impl Statistics {
         self.divergences.push(kld as f32);
     }
 
-    /// How many predictions there are.
+    /// Returns the number of predictions.
     #[must_use]
     pub fn count(&self) -> usize {
         self.divergences.len()
@@ -272,7 +272,7 @@ impl Moments {
         if self.count == 0 { f64::NAN } else { self.mean }
     }
 
-    /// Of the mean: the root of the mean squared distance over `n - 1`.
+    /// Returns the standard error of the mean: the root of the mean squared distance over `n - 1`.
     fn error(&self) -> f64 {
         (self.squares / self.count as f64 / (self.count as f64 - 1.0)).sqrt()
     }
@@ -293,10 +293,10 @@ pub fn percentile(sorted: &[f32], fraction: f64) -> f64 {
 /// The figures of a text.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
-    /// How many tokens were predicted.
+    /// The number of predicted tokens.
     pub predictions: usize,
     /// At how many of them logits of the model or of the reference are not numbers. If there is
-    /// one, all figures but the share of the same likeliest tokens are NaN.
+    /// one, all figures but the share of same most likely tokens are NaN.
     pub not_a_number: usize,
     /// By the reference.
     pub reference: Perplexity,
@@ -312,7 +312,7 @@ pub struct Summary {
     pub ln_ratio_error: f64,
     /// Kullback-Leibler divergence.
     pub kld: Divergence,
-    /// The share of tokens for which both think the same token the likeliest.
+    /// The share of predictions for which both have the same most likely token.
     pub same_top: f64,
     /// Its standard error.
     pub same_top_error: f64,
@@ -326,7 +326,7 @@ pub struct Summary {
     pub rms_change_error: f64,
 }
 
-/// How well a text is predicted.
+/// The perplexity of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Perplexity {
     /// Mean negative log-likelihood.
@@ -346,7 +346,7 @@ impl Perplexity {
     }
 }
 
-/// How the divergence is distributed over the tokens.
+/// The distribution of the divergence over the tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Divergence {
     /// Mean, in nats per token.

@@ -1,4 +1,4 @@
-//! From a text to what is fed: the protocol of a measurement.
+//! The protocol of a measurement: how a text is cut into windows and scored.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,33 +14,33 @@ use crate::report::quoted;
 /// The longest text, in bytes: all of it is in memory as tokens.
 const MAX_TEXT: u64 = 64 << 20;
 
-/// How a text becomes windows.
+/// A way of cutting a text into windows.
 #[derive(Clone, Debug)]
 pub struct Protocol {
     /// Tokens of a window; of a document, at most.
     pub ctx: usize,
-    /// What is counted of a window.
+    /// The part of a window that is scored.
     pub score: Score,
-    /// What separates the documents, each a window of its own, if the text has any.
+    /// The mark between documents, each a window of its own, if the text has any.
     pub documents: Option<String>,
-    /// How many windows are used, at most.
+    /// The most windows that are used.
     pub limit: Option<usize>,
 }
 
-/// A protocol and what it came to, in words and numbers: what every figure is told with.
+/// A protocol and its counts, in words and numbers: they are reported with every figure.
 #[derive(Clone, Debug, Serialize)]
 pub struct Described {
     /// How the text was cut and scored, in words.
     pub protocol: String,
     /// The most tokens of a window.
     pub context: usize,
-    /// What was scored of a window: `half` or `all`.
+    /// The part of a window that was scored: `half` or `all`.
     pub score: Option<Score>,
     /// The mark between documents, if each was a window.
     pub documents: Option<String>,
-    /// How many windows.
+    /// The number of windows.
     pub windows: usize,
-    /// How many predictions.
+    /// The number of predictions.
     pub predictions: usize,
     /// Tokens of the text; of documents that a limit left out none is counted.
     pub text_tokens: Option<usize>,
@@ -51,7 +51,7 @@ pub struct Described {
 }
 
 impl Described {
-    /// Of windows that came from elsewhere: out of a file of logits.
+    /// Describes windows that came out of a file of logits.
     #[must_use]
     pub fn of_file(windows: &Windows) -> Self {
         Self {
@@ -67,7 +67,7 @@ impl Described {
         }
     }
 
-    /// How much was predicted, in words: `40 documents, 7491 predictions; 7531 of 7600 tokens of
+    /// Says how much was predicted: `40 documents, 7491 predictions; 7531 of 7600 tokens of
     /// the text used`.
     #[must_use]
     pub fn counts(&self) -> String {
@@ -126,7 +126,7 @@ impl Protocol {
         Ok(windows)
     }
 
-    /// What was done.
+    /// Describes what was done.
     #[must_use]
     pub fn describe(&self, windows: &Windows) -> Described {
         let scored = match self.score {

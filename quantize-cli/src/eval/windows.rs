@@ -1,4 +1,4 @@
-//! A text cut into the pieces that are fed at once: what is predicted from what.
+//! Windows: a text cut into the pieces that are fed at once.
 
 use std::ops::Range;
 
@@ -34,7 +34,7 @@ pub struct Windows {
     coverage: Option<Coverage>,
 }
 
-/// How much of a text its windows use.
+/// The part of a text that its windows use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
     /// Tokens of the text. Of documents that a limit left out none is counted.
@@ -61,7 +61,7 @@ pub struct Window<'a> {
 }
 
 impl Window<'_> {
-    /// How many tokens are predicted.
+    /// Returns the number of predicted tokens.
     #[must_use]
     pub fn predictions(&self) -> usize {
         (self.tokens.len() - 1).saturating_sub(self.first)
@@ -111,7 +111,7 @@ impl Windows {
         found
     }
 
-    /// How much of the text they use, if they were cut from one.
+    /// Returns how much of the text they use, if they were cut from one.
     #[must_use]
     pub fn coverage(&self) -> Option<Coverage> {
         self.coverage
@@ -146,13 +146,13 @@ impl Windows {
         self.windows.iter().map(window).filter(|window| window.tokens.len() > 1 && window.predictions() > 0)
     }
 
-    /// How many tokens are predicted in all of them.
+    /// Returns the number of tokens that are predicted in all of them.
     #[must_use]
     pub fn predictions(&self) -> usize {
         self.iter().map(|window| window.predictions()).sum()
     }
 
-    /// How many tokens are fed: the last of a window is only predicted.
+    /// Returns the number of tokens that are fed: the last of a window is only predicted.
     #[must_use]
     pub fn fed(&self) -> usize {
         self.iter().map(|window| window.tokens.len() - 1).sum()

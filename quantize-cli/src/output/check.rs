@@ -187,7 +187,7 @@ pub fn check_apart(source: &dyn Source, destination: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where a path is, and what it leads to if it is a link; the latter only if it exists.
+/// Returns where a path is, and what it leads to if it is a link; the latter only if it exists.
 pub fn places(path: &Path) -> Result<Vec<PathBuf>> {
     let real = path.canonicalize().ok();
     // A path such as `..` has no name of its own, and is no link.
@@ -201,7 +201,7 @@ pub fn places(path: &Path) -> Result<Vec<PathBuf>> {
     Ok([parent.join(name)].into_iter().chain(real).collect())
 }
 
-/// The path itself, or what it leads to if it is a link.
+/// Returns the path itself, or what it leads to if it is a link.
 pub(super) fn behind_link(path: &Path) -> Result<PathBuf> {
     if !path.is_symlink() {
         return Ok(path.into());

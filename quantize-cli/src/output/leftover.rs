@@ -1,5 +1,5 @@
-//! What killed programs left beside an output: found by its name, told from what is at work by its
-//! lock, removed.
+//! Leftovers of killed programs beside an output: found by their names, told from work in progress
+//! by their locks, and removed.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -62,7 +62,7 @@ pub fn check_aside(destination: &Path, replace: bool) -> Result<()> {
     Ok(())
 }
 
-/// What killed programs left beside `destination`, each with its kind and a lock on it.
+/// Finds what killed programs left beside `destination`, each with its kind and a lock on it.
 fn abandoned(destination: &Path) -> Result<Vec<(PathBuf, &'static str, File)>> {
     let name = file_name(destination)?.to_string_lossy();
     // A folder that cannot be listed is complained of when something is to be made in it.
@@ -150,7 +150,7 @@ fn parts(text: &str) -> Option<(&str, &'static str)> {
     (is_number(process) && is_number(attempt)).then_some((name, kind))
 }
 
-/// What came of locking a temporary file or folder.
+/// The result of locking a temporary file or folder.
 #[cfg_attr(not(unix), expect(dead_code, reason = "there are no locks"))]
 pub(super) enum Lock {
     /// It is locked until the file is closed, at the latest when the program ends, however it does.

@@ -14,9 +14,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::error::Result;
+use crate::error::{Context, ErrorKind, Result};
 use crate::layout::{Action, Layout};
 use crate::plan::Plan;
+use crate::report::quoted;
 use crate::source::TensorInfo;
 
 pub use self::check::{check_apart, check_destination, check_place, places};
@@ -27,8 +28,11 @@ pub use self::recipe::Recipe;
 
 /// A kind of model.
 pub trait Output: fmt::Debug + Send + Sync {
-    /// Returns its name.
-    fn name(&self) -> &'static str;
+    /// Whether a model of this kind is meant by a path, as its ending tells.
+    fn is_meant_by(&self, at: &Path) -> bool;
+
+    /// Whether its model at a path is a folder, with the files that belong to the model.
+    fn is_folder(&self, at: &Path) -> bool;
 
     /// Returns how it stores a tensor; `None` if it cannot store it so.
     fn stored(&self, tensor: &TensorInfo, action: Action) -> Option<Layout>;
@@ -68,5 +72,19 @@ pub trait Sink: Send {
     fn finish(self: Box<Self>) -> io::Result<()>;
 }
 
-/// The kinds of model, the usual one first.
+/// The kinds of model; the first that a path means is written there.
 pub const OUTPUTS: &[&dyn Output] = &[&Panels];
+
+/// Returns the kind of model that a path means.
+///
+/// # Errors
+/// If its ending is that of files which are not written.
+pub fn output(at: &Path) -> Result<&'static dyn Output> {
+    OUTPUTS.iter().copied().find(|output| output.is_meant_by(at)).with_context(ErrorKind::Request, || {
+        let ending = at.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        format!(
+            "{}: files of the kind .{ending} are not written; name a folder, or a file that ends in .safetensors",
+            quoted(at)
+        )
+    })
+}

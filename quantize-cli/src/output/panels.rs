@@ -19,13 +19,21 @@ use crate::source::{TensorInfo, WEIGHTS, is_described};
 /// The name of the file of tensors in the folder of a model.
 pub const MODEL: &str = WEIGHTS;
 
+/// Endings of files of other kinds, which no folder has.
+const OTHER_ENDINGS: &[&str] = &["gguf", "ggml", "bin", "pt", "pth", "onnx", "npz"];
+
 /// Panels of 16 rows, as [`qruntime::Model`] maps them.
 #[derive(Clone, Copy, Debug)]
 pub struct Panels;
 
 impl Output for Panels {
-    fn name(&self) -> &'static str {
-        "qruntime"
+    fn is_meant_by(&self, at: &Path) -> bool {
+        let ending = at.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+        ending.is_none_or(|ending| !OTHER_ENDINGS.contains(&ending.as_str()))
+    }
+
+    fn is_folder(&self, at: &Path) -> bool {
+        at.extension().is_none_or(|ending| ending != "safetensors")
     }
 
     fn stored(&self, tensor: &TensorInfo, action: Action) -> Option<Layout> {

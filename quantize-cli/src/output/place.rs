@@ -8,8 +8,8 @@ use super::check::{behind_link, check_destination, check_replaceable, file_name,
 use super::leftover::{Lock, base, lock, remove, sweep};
 use crate::disk::synchronize;
 use crate::error::{Context, ErrorKind, Result, bail};
-use crate::interrupt;
 use crate::report::quoted;
+use crate::temporaries;
 
 /// A temporary file or folder beside its destination; removed when dropped before
 /// [`commit`](Self::commit), and when a signal ends the program. One that a killed program left is
@@ -23,12 +23,12 @@ pub struct Temporary {
 }
 
 impl Temporary {
-    /// An empty file beside `destination`, of a name that nothing had.
+    /// Creates an empty file beside `destination`, of a name that nothing had.
     pub fn file(destination: &Path) -> Result<Self> {
         Self::new(destination, "partial", |path| File::create_new(path).map(drop))
     }
 
-    /// An empty folder beside `destination`, of a name that nothing had.
+    /// Creates an empty folder beside `destination`, of a name that nothing had.
     pub fn folder(destination: &Path) -> Result<Self> {
         Self::new(destination, "partial", |path| fs::create_dir(path))
     }
@@ -41,7 +41,7 @@ impl Temporary {
         let name = base(&name);
         for attempt in 0u64.. {
             let path = parent(destination).join(temporary_name(name, attempt, kind));
-            let created = interrupt::create(&path, |path| {
+            let created = temporaries::create(&path, |path| {
                 create(path)?;
                 Ok(lock(path))
             });
@@ -49,8 +49,8 @@ impl Temporary {
                 // Somebody else's, which stays as it is.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 // Another program took it for a leftover before it was locked, and removes it.
-                Ok(Lock::Taken) => interrupt::forget(&path),
-                Ok(_) if !path.exists() => interrupt::forget(&path),
+                Ok(Lock::Taken) => temporaries::forget(&path),
+                Ok(_) if !path.exists() => temporaries::forget(&path),
                 Ok(Lock::Held(file)) => return Ok(Self { path, placed: false, _lock: Some(file) }),
                 Ok(Lock::Unsupported) => return Ok(Self { path, placed: false, _lock: None }),
                 Err(error) => {
@@ -61,7 +61,7 @@ impl Temporary {
         unreachable!("a folder does not hold 2^64 files")
     }
 
-    /// Where to write for now.
+    /// Returns where to write for now.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -97,7 +97,7 @@ impl Temporary {
     }
 
     fn rename(&mut self, destination: &Path) -> Result<()> {
-        interrupt::release(&self.path, || fs::rename(&self.path, destination))
+        temporaries::release(&self.path, || fs::rename(&self.path, destination))
             .with_context(ErrorKind::Output, || not_placed(destination))?;
         self.placed = true;
         synchronize(parent(destination))
@@ -110,7 +110,7 @@ impl Temporary {
         // may be removed.
         let exchange = || Ok(exchange(&self.path, destination)?.then(|| check_replaceable(&self.path)));
         let stays = |exchanged: &io::Result<Option<Result<()>>>| matches!(exchanged, Ok(Some(Err(_))));
-        match interrupt::release_if(&self.path, exchange, stays)
+        match temporaries::release_if(&self.path, exchange, stays)
             .with_context(ErrorKind::Output, || not_placed(destination))?
         {
             None => return self.displace(destination),
@@ -126,10 +126,10 @@ impl Temporary {
             .with_context(ErrorKind::Output, || format!("cannot remove the replaced output {}", quoted(&self.path)))
     }
 
-    /// The same in two steps, between which there is no output.
+    /// Takes its place in two steps, between which there is no output.
     fn displace(&mut self, destination: &Path) -> Result<()> {
         let old = Displaced::new(destination)?;
-        if let Err(error) = interrupt::release(&self.path, || fs::rename(&self.path, destination)) {
+        if let Err(error) = temporaries::release(&self.path, || fs::rename(&self.path, destination)) {
             old.put_back(destination)?;
             return Err(error).with_context(ErrorKind::Output, || not_placed(destination));
         }
@@ -144,7 +144,7 @@ impl Drop for Temporary {
         if !self.placed {
             // There may be nothing to remove, and nobody to tell.
             let _ = remove(&self.path);
-            interrupt::forget(&self.path);
+            temporaries::forget(&self.path);
         }
     }
 }
@@ -183,7 +183,7 @@ impl Displaced {
         let mut folder = Temporary::new(destination, "old", |path| fs::create_dir(path))?;
         let old = folder.path.join(file_name(destination)?);
         // From here on it holds something that is not temporary.
-        interrupt::release(&folder.path, || fs::rename(destination, &old))
+        temporaries::release(&folder.path, || fs::rename(destination, &old))
             .with_context(ErrorKind::Output, || format!("cannot put {} aside", quoted(destination)))?;
         folder.placed = true;
         Ok(Self { folder: std::mem::take(&mut folder.path), old, _lock: folder._lock.take() })
@@ -252,7 +252,7 @@ mod tests {
                 // What a signal would remove at any moment.
                 let watch = scope.spawn(|| {
                     while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                        if interrupt::with_temporary(&path, || path.join("mine").exists()) {
+                        if temporaries::with_temporary(&path, || path.join("mine").exists()) {
                             return true;
                         }
                     }

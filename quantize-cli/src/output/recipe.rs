@@ -1,4 +1,4 @@
-//! What a model says of how it was made.
+//! The recipe: a model's own account of how it was made.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::plan::Plan;
 use crate::source::Source;
 
-/// What a model says of how it was made, and the room that it has for more.
+/// A model's own account of how it was made, and the room that it has for more.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
     fields: Value,

@@ -20,10 +20,10 @@ const STYLE: &str = include_str!("style.css");
 /// The name of the noise floor.
 const FLOOR: &str = "bf16";
 
-/// How many tensors of a format are shown.
+/// Most tensors of a format that are shown.
 const WORST: usize = 8;
 
-/// What the page shows.
+/// The contents of the page.
 #[derive(Clone, Debug, Serialize)]
 pub struct Page {
     /// The model's name.
@@ -44,7 +44,7 @@ pub struct Page {
     pub busy: Vec<String>,
 }
 
-/// What a model takes.
+/// The size and the speed of a model.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Costs {
     /// Bytes.
@@ -135,7 +135,7 @@ pub fn html(page: &Page) -> String {
     html
 }
 
-/// A warning if the machine was busy.
+/// Returns a warning if the machine was busy.
 fn busy(page: &Page) -> String {
     if page.busy.is_empty() {
         return String::new();
@@ -147,7 +147,7 @@ fn busy(page: &Page) -> String {
     )
 }
 
-/// What the figures come to, in a sentence or two.
+/// Sums the figures up in a sentence or two.
 fn lead(page: &Page) -> String {
     let kld = |entry: &Entry| entry.summary.as_ref().map_or(f64::NAN, |summary| summary.kld.mean);
     let mut text = format!("The original takes {}.", bytes(page.original.costs.size.file_bytes));

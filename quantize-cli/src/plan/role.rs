@@ -1,4 +1,4 @@
-//! What a tensor does in its network, by its name and shape: what becomes of it depends on that,
+//! The role of a tensor in its network, by its name and shape: what becomes of it depends on that,
 //! not on which family of networks it is from.
 //!
 //! Names are those of PyTorch modules as Hugging Face's checkpoints have them,
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use qruntime::names::{Names, Part};
 use qruntime::{Dtype, names_of};
 
-/// What a tensor does in its network.
+/// The role of a tensor in its network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// The matrix of a layer, outputs x inputs.
@@ -43,7 +43,7 @@ pub enum Role {
     Vector,
     /// A matrix too small for blocks.
     Tiny,
-    /// Whole numbers and truth values.
+    /// Integers and booleans.
     Integer,
 }
 

@@ -1,4 +1,4 @@
-//! What can go wrong when a checkpoint is read, by who has to act.
+//! Errors of reading a checkpoint, by who has to act.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -103,5 +103,18 @@ impl std::error::Error for SourceError {
             Cause::Files(error) => error.source(),
             Cause::Refused { .. } => None,
         }
+    }
+}
+
+impl From<SourceError> for crate::error::Error {
+    fn from(error: SourceError) -> Self {
+        use crate::error::ErrorKind;
+
+        let kind = match error.kind() {
+            SourceErrorKind::Io => ErrorKind::Io,
+            SourceErrorKind::Checkpoint => ErrorKind::Source,
+            SourceErrorKind::Request => ErrorKind::Request,
+        };
+        Self::from_cause(kind, error)
     }
 }

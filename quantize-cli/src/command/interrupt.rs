@@ -1,4 +1,4 @@
-//! What SIGINT, SIGTERM and SIGHUP do, for every command.
+//! SIGINT, SIGTERM and SIGHUP, for every command.
 //!
 //! * The first one sets the flag of [`cancel_on_signal`]. Long work polls it, and stops with an
 //!   error. A program that has not ended half a second later (it waits for a pipe, or is in the
@@ -6,21 +6,18 @@
 //!   once.
 //! * The second one ends the program at once.
 //! * The exit status is 128 + the number of the signal, whoever ends the program.
-//! * Files and folders that were made by [`create`] and not yet given to [`release`] are removed
-//!   first. Whoever makes something that must not stay behind does so through
-//!   [`Temporary`](crate::output::Temporary), which is registered.
+//! * Files and folders that are [temporaries] are removed first. Whoever makes something that must
+//!   not stay behind does so through [`Temporary`](crate::output::Temporary), which is registered.
 //! * A command that has another use for Ctrl-C takes it for a while: see [`Stop`].
 //!
 //! A signal that was ignored when the program started (as `nohup` does) stays ignored.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::thread;
 use std::time::Duration;
+
+use crate::temporaries;
 
 /// How long a command has to see the flag and to clean up by itself.
 const GRACE: Duration = Duration::from_millis(500);
@@ -46,9 +43,6 @@ const NO_STOP: u8 = 0;
 const STOP_WAITS: u8 = 1;
 const STOP_CAME: u8 = 2;
 
-/// What is removed when a signal ends the program.
-static TEMPORARIES: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-
 /// Handles signals from now on. Called once, by the program; a library that is used by another one
 /// leaves them alone.
 pub(crate) fn handle_signals() {
@@ -66,53 +60,6 @@ pub(crate) fn cancel_on_signal() -> Arc<AtomicBool> {
 pub(crate) fn status() -> Option<u8> {
     let signal = SIGNAL.load(Ordering::SeqCst);
     (signal != 0).then_some(128 + signal)
-}
-
-/// Makes a temporary file or folder. Until [`release`] or [`forget`] it is removed if a signal ends
-/// the program.
-///
-/// # Errors
-/// Those of `make`; nothing is registered then.
-pub(crate) fn create<T>(path: &Path, make: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
-    // Under the lock: never made and not yet registered when a signal ends the program.
-    let mut temporaries = temporaries();
-    let made = make(path)?;
-    temporaries.insert(std::path::absolute(path)?);
-    Ok(made)
-}
-
-/// Gives a temporary file or folder its place by `place`, after which it is temporary no more.
-///
-/// # Errors
-/// Those of `place`; it stays registered then.
-pub(crate) fn release<T, E>(path: &Path, place: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    release_if(path, place, Result::is_ok)
-}
-
-/// Does something to a temporary file or folder, which is temporary no more if `stays` says so of
-/// what came of it. No signal removes anything meanwhile.
-pub(crate) fn release_if<T>(path: &Path, act: impl FnOnce() -> T, stays: impl FnOnce(&T) -> bool) -> T {
-    // Under the lock: what is in its place is not removed any more.
-    let mut temporaries = temporaries();
-    let done = act();
-    if stays(&done)
-        && let Ok(path) = std::path::absolute(path)
-    {
-        temporaries.remove(&path);
-    }
-    done
-}
-
-/// Whether a signal that came now would remove `path`, and `so` is the case of it.
-#[cfg(test)]
-pub(crate) fn with_temporary(path: &Path, so: impl FnOnce() -> bool) -> bool {
-    temporaries().contains(path) && so()
-}
-
-/// Strikes a temporary file or folder off, which was removed.
-pub(crate) fn forget(path: &Path) {
-    let forgotten: Result<(), ()> = release(path, || Ok(()));
-    debug_assert!(forgotten.is_ok(), "nothing that can fail");
 }
 
 /// Ctrl-C is for the command while this lives: to stop an answer, say, rather than the program.
@@ -142,7 +89,7 @@ impl Drop for Stop {
     }
 }
 
-/// What a signal does. Runs on a thread of its own, not in the handler.
+/// Handles a signal, on a thread of its own, not in the system's handler.
 fn came(signal: u8) {
     if signal == INTERRUPT {
         let taken = STOP.compare_exchange(STOP_WAITS, STOP_CAME, Ordering::SeqCst, Ordering::SeqCst);
@@ -172,31 +119,13 @@ fn came(signal: u8) {
 fn end(signal: u8, patience: Duration) -> ! {
     let (sender, removed) = mpsc::channel();
     let remove = move || {
-        let temporaries = temporaries();
-        temporaries.iter().for_each(|path| remove(path));
-        // Kept, so that nothing is made or put in its place any more.
-        std::mem::forget(temporaries);
+        temporaries::remove_all();
         let _ = sender.send(());
     };
     if thread::Builder::new().spawn(remove).is_ok() {
         let _ = removed.recv_timeout(patience);
     }
     system::exit(128 + signal)
-}
-
-/// Removes a file or a folder, into which other threads may still be writing.
-fn remove(path: &Path) {
-    for _ in 0..100 {
-        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-        match removed {
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
-            _ => return,
-        }
-    }
-}
-
-fn temporaries() -> MutexGuard<'static, BTreeSet<PathBuf>> {
-    TEMPORARIES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(unix)]
