@@ -1,8 +1,7 @@
-//! Recognizes checkpoints whose weights are codes of another method. Codes that are taken for
-//! numbers, and scales that are quantized once more, give a model that runs and answers nonsense.
-//!
-//! Three things give a method away: `config.json`, a file beside it, and the names and types of the
-//! tensors themselves. The last one holds for a single file, too, whatever lies beside it.
+//! Recognizes checkpoints whose weights are codes of another method. If codes are taken for
+//! numbers, or scales are quantized again, the model runs but answers nonsense. Three things
+//! reveal a method: `config.json`, a file beside it, and the names and types of the tensors. The
+//! last of these works for a single file, too.
 
 use std::path::Path;
 
@@ -15,7 +14,7 @@ use crate::error::{Error, FileError, FileErrorKind};
 use crate::files::{is_there, read_json_within};
 use crate::folder::folder;
 
-/// What `quant_method` says, and what the method is called.
+/// The values of `quant_method`, and the names of the methods.
 const METHODS: &[(&str, &str)] = &[
     ("aqlm", "AQLM"),
     ("awq", "AWQ"),
@@ -41,7 +40,7 @@ const FILES: &[(&str, &str)] = &[
     ("quanto_qmap.json", "quanto"),
 ];
 
-/// How names of tensors end that only a method's codes and their helpers have.
+/// Endings of tensor names that only a method's codes and their parameters have.
 const NAMES: &[(&str, &str)] = &[
     (".g_idx", "GPTQ"),
     (".qweight", "GPTQ or AWQ"),
@@ -67,13 +66,13 @@ const NAMES: &[(&str, &str)] = &[
 ];
 
 /// Refuses a checkpoint whose weights are codes of another method, or an adapter's. 8-bit floats
-/// with scales pass: a converter can read them.
+/// with scales are accepted: a converter can read them.
 ///
-/// `path` is the checkpoint, a folder or a file with others beside it; `field` gives the fields of
-/// its `config.json`, and `tensors` are names, types and shapes.
+/// `path` is the checkpoint, a folder or a file with others beside it; `field` returns the fields
+/// of its `config.json`, and `tensors` lists names, types and shapes.
 ///
 /// # Errors
-/// Of [`FileErrorKind::Foreign`]: it names the method, what shows it, and what to do.
+/// An error of [`FileErrorKind::Foreign`] names the method, what reveals it, and what to do.
 pub fn refuse_foreign<'a, 'v>(
     path: &Path,
     field: impl Fn(&str) -> Option<&'v Value>,
@@ -108,12 +107,12 @@ pub fn refuse_foreign<'a, 'v>(
     Ok(())
 }
 
-/// The method that `config.json` speaks of, and where.
+/// Returns the method that `config.json` names, and where it does.
 fn by_config<'v>(field: &impl Fn(&str) -> Option<&'v Value>) -> Option<(String, String)> {
     for section in ["", "text_config", "llm_config", "language_config"] {
         let get = |key: &str| if section.is_empty() { field(key) } else { field(section)?.get(key) };
         let at = |key: &str| if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
-        // MLX writes the second name, too, in later versions.
+        // Later versions of MLX also write the second name.
         if let Some(quantization) = get("quantization")
             && (quantization.get("bits").is_some() || quantization.get("group_size").is_some())
         {
@@ -128,14 +127,14 @@ fn by_config<'v>(field: &impl Fn(&str) -> Option<&'v Value>) -> Option<(String, 
     None
 }
 
-/// The method of a `quantization_config`, and the field that shows it; none if that means plain
-/// weights or 8-bit floats.
+/// Returns the method of a `quantization_config`, and the field that names it; `None` if it means
+/// plain weights or 8-bit floats.
 fn by_section(section: &Value) -> Option<(String, String)> {
     let is_true = |key: &str| section.get(key) == Some(&Value::Bool(true));
     match section.get("quant_method") {
         Some(Value::String(method)) => {
             let plain = match method.as_str() {
-                // What this library's own models say; their files tell what is packed.
+                // This library's own models; their files describe what is packed.
                 "qruntime" => true,
                 // 8-bit floats with scales.
                 "fp8" | "fbgemm_fp8" => true,
@@ -160,7 +159,7 @@ fn by_section(section: &Value) -> Option<(String, String)> {
     }
 }
 
-/// Whether all groups of `compressed-tensors` have weights of 8-bit floats.
+/// Returns whether all groups of `compressed-tensors` have weights of 8-bit floats.
 fn is_float8(section: &Value) -> bool {
     let groups = section.get("config_groups").and_then(Value::as_object);
     groups.is_some_and(|groups| {
@@ -173,7 +172,7 @@ fn is_float8(section: &Value) -> bool {
 
 const MODELOPT: &str = "hf_quant_config.json";
 
-/// What ModelOpt's own file says, if that is not 8-bit floats.
+/// Returns the method in ModelOpt's own file, unless it is 8-bit floats.
 fn by_modelopt(folder: &Path) -> Option<String> {
     let path = folder.join(MODELOPT);
     if !is_there(&path) {
@@ -188,10 +187,10 @@ fn is_fp8_algorithm(algorithm: &Value) -> bool {
     algorithm.as_str().is_some_and(|name| name.starts_with("FP8"))
 }
 
-/// The method that a tensor shows by its name and type.
+/// Returns the method that the name and type of a tensor reveal.
 fn by_tensors(tensors: &[(&str, Dtype, &[usize])]) -> Option<(&'static str, String)> {
     let shown = |method: &'static str, name: &str| Some((method, format!("tensor \"{}\"", name.escape_debug())));
-    // In the table's order: of GPTQ and AWQ only the former has groups with an index.
+    // The order of the table matters: of GPTQ and AWQ, only the former has an index of groups.
     for (ending, method) in NAMES {
         if let Some((name, ..)) = tensors.iter().find(|(name, ..)| name.ends_with(ending)) {
             return shown(method, name);

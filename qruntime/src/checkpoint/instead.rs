@@ -1,5 +1,5 @@
-//! Says what a folder is that is no checkpoint: each common mistake has a sentence that names it
-//! and what to do.
+//! Recognizes folders that are not checkpoints: for each common mistake, a message names it and
+//! says what to do.
 
 use std::fs;
 use std::path::Path;
@@ -11,12 +11,12 @@ use crate::error::{FileError, FileErrorKind};
 use crate::files::{file_names, is_there, read_json_within};
 use crate::recognize::{dangling, foreign};
 
-/// Bytes that the description of an adapter may have.
+/// Most bytes of the description of an adapter.
 const MAX_ADAPTER: usize = 1 << 20;
 
 const ADAPTER: &str = "adapter_config.json";
 
-/// How the names of weights in other forms end, what such a file is, and what to do.
+/// The endings of files of weights in other forms, what such a file is, and what to do.
 const FORMS: &[(&str, &str, &str)] = &[
     (".bin", "PyTorch weights", SAVE_AGAIN),
     (".pt", "PyTorch weights", SAVE_AGAIN),
@@ -38,7 +38,7 @@ const FORMS: &[(&str, &str, &str)] = &[
 
 const SAVE_AGAIN: &str = "load the model with transformers and save it with save_pretrained, which writes safetensors";
 
-/// An adapter without the model that it is made for.
+/// Recognizes an adapter without the model that it is made for.
 pub(super) fn adapter_alone(folder: &Path) -> Option<FileError> {
     let path = folder.join(ADAPTER);
     if !is_there(&path) {
@@ -58,12 +58,12 @@ pub(super) fn merge(base: &str) -> String {
     format!("merge it into {base} (PEFT: merge_and_unload, then save_pretrained) and give the result")
 }
 
-/// Whether a whole model has an adapter beside it, which would be left out.
+/// Returns whether a complete model has an adapter beside it, which would be ignored.
 pub(super) fn has_adapter(folder: &Path) -> bool {
     is_there(&folder.join(ADAPTER))
 }
 
-/// What a folder is that has no safetensors file.
+/// Recognizes a folder without safetensors files.
 pub(super) fn without_weights(folder: &Path) -> FileError {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -90,7 +90,7 @@ pub(super) fn without_weights(folder: &Path) -> FileError {
     FileError::new(FileErrorKind::Shards, message).in_file(folder)
 }
 
-/// A folder below this one that holds weights, as in a cache of Hugging Face.
+/// Finds a folder below this one that holds weights, as in Hugging Face's cache.
 fn below(folder: &Path, names: &[String]) -> Option<String> {
     let holds = |inner: &str| {
         let folder = folder.join(inner);

@@ -15,7 +15,7 @@ pub enum Storage {
 }
 
 impl Storage {
-    /// Returns the type that safetensors has for it: packed blocks are bytes.
+    /// Returns the type in safetensors: packed blocks are bytes.
     #[must_use]
     pub fn dtype(&self) -> Dtype {
         match self {
@@ -25,10 +25,10 @@ impl Storage {
     }
 }
 
-/// One tensor of a file.
+/// An entry of the table of contents: one tensor of a file.
 ///
-/// Invariant: `range` is within the file. For a packed tensor it begins at a multiple of 64 and
-/// holds exactly the panels of `shape`'s matrices; for a plain one exactly its elements.
+/// Invariant: `range` is within the file. For a packed tensor, it begins at a multiple of 64 and
+/// holds exactly the panels of `shape`'s matrices; for a plain one, exactly its elements.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub(crate) name: String,
@@ -51,25 +51,25 @@ impl Entry {
         &self.storage
     }
 
-    /// Returns the logical shape; rows are outputs, columns inputs, and they come last.
+    /// Returns the logical shape. Rows (outputs) and columns (inputs) come last.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Returns where in the file the tensor's bytes are, padding included.
+    /// Returns the range of the tensor's bytes in the file, padding included.
     #[must_use]
     pub fn range(&self) -> Range<usize> {
         self.range.clone()
     }
 
-    /// Returns the bytes in the file, padding included.
+    /// Returns the size in the file in bytes, padding included.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.range.len()
     }
 
-    /// Returns the elements of the tensor, padding not included.
+    /// Returns the number of elements, without padding.
     #[must_use]
     pub fn elements(&self) -> usize {
         self.shape.iter().product()

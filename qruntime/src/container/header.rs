@@ -1,8 +1,7 @@
-//! The header of a safetensors file into a table of contents, every entry checked against the file.
-//!
-//! It is read here, not by the crate `safetensors`: that one builds a tree of the whole text first,
-//! which takes up to fifty times its size, adds up the ends of tensors unchecked, and wants all of
-//! the file in memory.
+//! Reads the header of a safetensors file into a table of contents, and checks every entry against
+//! the file. The crate `safetensors` is not used for this: it first builds a tree of the whole
+//! text, which takes up to fifty times its size, adds up the ends of tensors unchecked, and needs
+//! the whole file in memory.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -20,29 +19,29 @@ use crate::error::{Error, FileError, FileErrorKind};
 use crate::files::open;
 use crate::recognize::{BEGINNING, by_beginning};
 
-/// Bytes before the header, which say how long it is.
+/// Bytes before the header, which hold its length.
 const PREFIX: usize = size_of::<u64>();
 
-/// The table of contents of any safetensors file, as the format itself has it: packed tensors are
-/// the plain bytes they are stored as.
+/// The table of contents of any safetensors file, as the format defines it: packed tensors appear
+/// as the plain bytes in which they are stored.
 ///
-/// For programs that read tensors piece by piece. [`Model`](crate::Model) is for those that compute
-/// with them.
+/// This is for programs that read tensors piece by piece; [`Model`](crate::Model) is for programs
+/// that compute with them.
 #[derive(Debug)]
 pub struct Header {
-    /// The metadata; empty where the file has none.
+    /// The metadata; empty if the file has none.
     pub metadata: BTreeMap<String, String>,
-    /// The tensors, all of them plain, in the order of their data: each begins where the one before
-    /// ends, the last ends with the file.
+    /// The tensors, all of them plain, in the order of their data: each begins where the previous
+    /// one ends, and the last ends with the file.
     pub entries: Vec<Entry>,
 }
 
 impl Header {
-    /// Reads the header of a file and nothing else of it. Returns the file, too: [`Entry::range`]
-    /// says where in it a tensor is.
+    /// Reads only the header of a file. Also returns the file: [`Entry::range`] says where in it a
+    /// tensor is.
     ///
     /// # Errors
-    /// If the file cannot be read, is not an ordinary one, or not a whole safetensors file.
+    /// If the file cannot be read, is not an ordinary file, or is not a complete safetensors file.
     pub fn read(path: &Path) -> Result<(Self, File), Error> {
         let (mut file, file_bytes) = open(path)?;
         let mut beginning = vec![0; file_bytes.min(PREFIX)];
@@ -61,14 +60,14 @@ impl Header {
         Ok((Self::parse(&text, file_bytes).map_err(|error| error.in_file(path))?, file))
     }
 
-    /// The header of a file in memory.
+    /// Reads the header of a file in memory.
     pub(super) fn of(file: &[u8]) -> Result<Self, FileError> {
         let len = Self::length(file, file.len()).map_err(|error| by_beginning(file).unwrap_or(error))?;
         Self::parse(&file[PREFIX..][..len], file.len())
     }
 
-    /// How long the header is, which then fits the file, by at least the first eight bytes of a
-    /// file, or all if there are fewer.
+    /// Returns the length of the header, which then fits in the file. `beginning` is at least the
+    /// first eight bytes of the file, or all of it if there are fewer.
     fn length(beginning: &[u8], file_bytes: usize) -> Result<usize, FileError> {
         let len = *beginning.first_chunk().ok_or_else(|| {
             bad(format!("{file_bytes} bytes, shorter than the length of its header, expected at least {PREFIX}"))
@@ -87,7 +86,7 @@ impl Header {
         Ok(len)
     }
 
-    /// The header from its text, which the data follows up to the end of the file.
+    /// Parses the header from its text. The data follows it up to the end of the file.
     fn parse(text: &[u8], file_bytes: usize) -> Result<Self, FileError> {
         let text = std::str::from_utf8(text).map_err(|e| bad(format!("header: {e}")))?;
         let Text { metadata, tensors } = serde_json::from_str(text).map_err(|e| bad(format!("header: {e}")))?;
@@ -100,7 +99,7 @@ fn bad(message: String) -> FileError {
     FileError::new(FileErrorKind::NotSafetensors, format!("not a whole safetensors file: {message}"))
 }
 
-/// The header as it stands in the file. A tensor that is there twice is in the list twice.
+/// The header as written in the file. A repeated tensor is in the list twice.
 #[derive(Default)]
 struct Text {
     metadata: Option<BTreeMap<String, String>>,
@@ -131,7 +130,7 @@ impl<'de> Visitor<'de> for TextVisitor {
             } else if text.metadata.is_some() {
                 return Err(A::Error::custom("metadata is there twice"));
             } else {
-                // Some writers say `null` where they have none.
+                // Some writers write `null` if they have none.
                 text.metadata = Some(map.next_value::<Option<_>>()?.unwrap_or_default());
             }
         }
@@ -139,9 +138,9 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 }
 
-/// Checks that the tensors follow each other without gap or overlap to the very end of the file,
-/// that their ranges agree with their shapes and that no name is there twice. `data` is where in
-/// the file the data begins.
+/// Checks that the tensors follow each other without gap or overlap up to the end of the file, that
+/// their ranges agree with their shapes, and that names are unique. `data` is the offset of the
+/// data in the file.
 fn tile(mut tensors: Vec<(String, TensorInfo)>, data: usize, file_bytes: usize) -> Result<Vec<Entry>, FileError> {
     let kind = FileErrorKind::NotSafetensors;
     let data_bytes = file_bytes - data;

@@ -1,5 +1,5 @@
-//! The description of packed tensors, applied to the header's entries, every one checked. Never
-//! panics, never allocates more than a few times the header.
+//! Applies the description of packed tensors to the header's entries and checks every one. It never
+//! panics and never allocates more than a few times the size of the header.
 
 use std::collections::HashMap;
 
@@ -15,11 +15,11 @@ use crate::error::{FileError, FileErrorKind};
 /// A file's table of contents.
 #[derive(Debug)]
 pub(crate) struct Contents {
-    /// In the order of the data.
+    /// The tensors, in the order of their data.
     pub(crate) entries: Vec<Entry>,
-    /// How the file was made, if it says so.
+    /// How the file was made, if recorded.
     pub(crate) recipe: serde_json::Value,
-    /// Whether the file is one of ours, rather than any safetensors file.
+    /// Whether this library's description is in the file.
     pub(crate) described: bool,
 }
 
@@ -36,8 +36,8 @@ pub(crate) fn parse(file: &[u8]) -> Result<Contents, FileError> {
 
 /// Applies the description to the tensors it names. Returns the recipe.
 fn describe(entries: &mut [Entry], description: &str) -> Result<serde_json::Value, FileError> {
-    /// What every version of the description begins with, so that a later version is named as such
-    /// and not as damage.
+    /// The fields that every version of the description has, so that a later version is reported as
+    /// such and not as damage.
     #[derive(Deserialize)]
     struct Versioned {
         version: u64,
@@ -60,7 +60,7 @@ fn describe(entries: &mut [Entry], description: &str) -> Result<serde_json::Valu
     let mut by_name: HashMap<String, &mut Entry> =
         entries.iter_mut().map(|entry| (entry.name.clone(), entry)).collect();
     for tensor in tensors {
-        // Taken out, so that a second description of the same tensor finds none.
+        // Removed, so that a second description of the same tensor finds none.
         let entry = by_name.remove(&tensor.name).ok_or_else(|| {
             FileError::tensor(&tensor.name, "described in the metadata, but not in the file, or described twice")
         })?;

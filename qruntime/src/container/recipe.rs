@@ -1,4 +1,4 @@
-//! A recipe that is known only when the file is there: what was measured with it.
+//! Replaces the recipe of a finished file, to add what was measured with it.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use super::{Description, KEY, MAX_HEADER, MAX_RECIPE, METADATA};
 
-/// Replaces the recipe of a file that [`Writer`](super::Writer) wrote, in place. The header stays
-/// as long as it is and is filled up with spaces, so the new recipe may not be longer than the old
-/// one: whoever writes the file leaves room in it.
+/// Replaces the recipe of a file that [`Writer`](super::Writer) wrote, in place. The header keeps
+/// its length and is padded with spaces, so the new recipe may not be longer than the old one: a
+/// writer that will replace it must leave room.
 ///
 /// # Errors
 /// If the file cannot be read or written, has no description, or the recipe does not fit. The file

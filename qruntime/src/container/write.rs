@@ -1,4 +1,4 @@
-//! Writes a file as a stream: the header first, with room for the checksums, which are filled in at
+//! Writes a file as a stream: first the header, with room for the checksums, which are filled in at
 //! the end.
 
 use std::fmt;
@@ -15,10 +15,11 @@ use super::{
     TensorDescription, VERSION,
 };
 
-/// Bytes of a packed tensor: the panels of each of its matrices one after the other, then zeros up
-/// to a multiple of 64.
+/// Returns the size of a packed tensor in bytes: the panels of each of its matrices one after the
+/// other, then zeros up to a multiple of 64.
 ///
-/// `None` if the shape has fewer than two dimensions or an empty one, or the size overflows.
+/// Returns `None` if the shape has fewer than two dimensions or an empty one, or if the size
+/// overflows.
 #[must_use]
 pub fn packed_bytes(format: Format, shape: &[usize]) -> Option<usize> {
     if shape.contains(&0) {
@@ -26,12 +27,12 @@ pub fn packed_bytes(format: Format, shape: &[usize]) -> Option<usize> {
     }
     let (&[rows, cols], matrices) = shape.split_last_chunk::<2>().map(|(matrices, matrix)| (matrix, matrices))?;
     let matrices = matrices.iter().try_fold(1usize, |n, &m| n.checked_mul(m))?;
-    // The number of weights must be representable, too: it is multiplied out everywhere.
+    // The number of weights must be representable, too: callers compute it without checks.
     rows.checked_mul(cols)?.checked_mul(matrices)?;
     format.matrix_bytes(rows, cols)?.checked_mul(matrices)?.checked_next_multiple_of(ALIGNMENT)
 }
 
-/// One tensor to be written.
+/// A tensor to write.
 #[derive(Debug)]
 struct Planned {
     name: String,
@@ -44,17 +45,17 @@ struct Planned {
 /// Writes one file, tensor by tensor, in a single pass.
 ///
 /// Packed tensors come first, so that each begins at a multiple of 64 bytes; plain ones follow, the
-/// widest elements first, so that each is aligned to its elements. [`Writer::order`] says in which
-/// order the caller's tensors are to be written.
+/// widest elements first, so that each is aligned to its elements. [`Writer::order`] gives the
+/// order in which the caller must write its tensors.
 pub struct Writer<W> {
     out: W,
     tensors: Vec<Planned>,
-    /// For each of `tensors`, which of the caller's it is.
+    /// For each of `tensors`, its index in the caller's list.
     order: Vec<usize>,
     recipe: Option<Box<RawValue>>,
-    /// Bytes of the header that are kept free for a longer recipe.
+    /// Bytes that are kept free in the header for a longer recipe.
     room: usize,
-    /// The tensor being written, and how many of its bytes are.
+    /// The tensor being written, and the number of its bytes written so far.
     current: usize,
     written: usize,
     hash: Xxh3Default,
@@ -66,18 +67,18 @@ impl<W: Write + Seek> Writer<W> {
     /// `recipe` is kept in the file for people and programs to read.
     ///
     /// # Errors
-    /// If the output fails; if a tensor's size overflows or is no whole number of bytes; if two
-    /// tensors have the same name, or one has the name `__metadata__`; if `recipe` is longer than 1
-    /// MiB as text.
+    /// If the output fails; if a tensor's size overflows or is not a whole number of bytes; if two
+    /// tensors have the same name, or one is named `__metadata__`; if the text of `recipe` exceeds
+    /// 1 MiB.
     pub fn new(out: W, tensors: Vec<(String, Storage, Vec<usize>)>, recipe: Value) -> io::Result<Self> {
         Self::with_room(out, tensors, recipe, 0)
     }
 
-    /// The same with so many bytes of room in the header, for
+    /// Plans a file like [`new`](Self::new), with `room` bytes free in the header for
     /// [`replace_recipe`](super::replace_recipe).
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// See [`new`](Self::new).
     pub fn with_room(
         out: W,
         tensors: Vec<(String, Storage, Vec<usize>)>,
@@ -116,13 +117,13 @@ impl<W: Write + Seek> Writer<W> {
         Ok(writer)
     }
 
-    /// For each tensor in the order of writing, its index in the list given to [`new`](Self::new).
+    /// Returns the order of writing, as indices into the list given to [`new`](Self::new).
     #[must_use]
     pub fn order(&self) -> &[usize] {
         &self.order
     }
 
-    /// Bytes of the whole file, header included.
+    /// Returns the size of the whole file in bytes, header included.
     ///
     /// # Errors
     /// If the header cannot be built.
@@ -130,11 +131,11 @@ impl<W: Write + Seek> Writer<W> {
         Ok(self.header()?.len() as u64 + self.tensors.iter().map(|t| t.bytes as u64).sum::<u64>())
     }
 
-    /// Appends bytes to the current tensor; when it has all of its bytes (padding is added here)
-    /// the next one begins.
+    /// Appends bytes to the current tensor. When it is complete, adds its padding and begins the
+    /// next one.
     ///
     /// # Errors
-    /// If the output fails, or `bytes` go beyond the end of the tensor.
+    /// If the output fails, or `bytes` exceed the end of the tensor.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if bytes.is_empty() {
             return Ok(()); // all of an empty tensor
@@ -152,7 +153,8 @@ impl<W: Write + Seek> Writer<W> {
         Ok(())
     }
 
-    /// Whether all panels of the current packed tensor are written, and only padding is missing.
+    /// Returns whether all panels of the current packed tensor are written and only padding is
+    /// missing.
     fn at_last_panel(&self) -> bool {
         let tensor = &self.tensors[self.current];
         match (&tensor.storage, tensor.shape.as_slice()) {
@@ -164,7 +166,7 @@ impl<W: Write + Seek> Writer<W> {
         }
     }
 
-    /// Goes on to the next tensor that lacks bytes.
+    /// Advances to the next tensor that lacks bytes.
     fn skip_finished(&mut self) {
         while let Some(tensor) = self.tensors.get_mut(self.current).filter(|t| t.bytes == self.written) {
             tensor.checksum = self.hash.digest();
@@ -174,7 +176,7 @@ impl<W: Write + Seek> Writer<W> {
         }
     }
 
-    /// Writes the checksums into the header and hands the output back.
+    /// Writes the checksums into the header and returns the output.
     ///
     /// # Errors
     /// If the output fails, or tensors lack bytes.
@@ -191,7 +193,7 @@ impl<W: Write + Seek> Writer<W> {
         Ok(self.out)
     }
 
-    /// The header with the checksums as they stand: always of the same length.
+    /// Returns the header with the current checksums. Its length is always the same.
     fn header(&self) -> io::Result<Vec<u8>> {
         let mut entries = Map::new();
         let mut offset = 0usize;
@@ -247,12 +249,12 @@ impl Planned {
     }
 }
 
-/// A mistake of the caller.
+/// Makes the error of a caller's mistake.
 fn misuse(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
-/// Returns the bytes of plain elements; `None` if they are no whole number, or overflow.
+/// Returns the size of plain elements in bytes; `None` if it is not a whole number or overflows.
 pub(super) fn plain_bytes(dtype: Dtype, shape: &[usize]) -> Option<usize> {
     let bits = shape.iter().try_fold(dtype.bitsize(), |n, &d| n.checked_mul(d))?;
     (bits % 8 == 0).then_some(bits / 8)

@@ -1,4 +1,4 @@
-//! BERT (Devlin et al., 2018), and what was made after it with the same layers: MiniLM, BGE, E5.
+//! BERT (Devlin et al., 2018) and later models with the same layers: MiniLM, BGE, E5.
 
 use kernels::Activation;
 use serde_json::json;
@@ -8,7 +8,7 @@ use crate::config::{Config, LAYERS, SIZES, WIDTHS};
 use crate::error::Error;
 use crate::nn::spec::{AttentionSpec, DenseSpec, EncoderSpec, Mask};
 
-/// BERT.
+/// Reads BERT.
 pub(super) fn bert(config: &Config) -> Result<EncoderSpec, Error> {
     let config = &config.with_defaults(json!({"max_position_embeddings": 512, "type_vocab_size": 2}));
     let hidden = config.size("hidden_size", WIDTHS)?;

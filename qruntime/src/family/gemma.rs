@@ -1,5 +1,5 @@
-//! Gemma 2 and 3 (Gemma Team, 2024 and 2025): norms before and after the parts of a layer, layers
-//! that see a window between others that see all.
+//! Gemma 2 and 3 (Gemma Team, 2024 and 2025): norms before and after each part of a layer, and
+//! layers that see a window among layers that see all positions.
 
 use kernels::Activation;
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::config::{Config, SIZES};
 use crate::error::Error;
 use crate::nn::spec::{DecoderSpec, Mask, MlpSpec};
 
-/// What both mean by leaving fields out.
+/// Fills in the defaults of both.
 fn with_defaults(config: &Config) -> Config {
     config.with_defaults(json!({
         "num_key_value_heads": 4, "head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096,
@@ -17,7 +17,7 @@ fn with_defaults(config: &Config) -> Config {
     }))
 }
 
-/// What both have in common, but for rotations where there is no `rotated` part.
+/// Reads what both have in common; without a `rotated` part, leaves out rotations.
 fn gemma(config: &Config, rotated: Option<rope::Part>) -> Result<DecoderSpec, Error> {
     let mut spec = common_with(config, rotated)?;
     attention_bias(config, &mut spec)?;
@@ -37,7 +37,7 @@ fn gemma(config: &Config, rotated: Option<rope::Part>) -> Result<DecoderSpec, Er
     Ok(spec)
 }
 
-/// Refuses a network whose tokens see those after them.
+/// Refuses a network whose tokens see later ones.
 fn causal(config: &Config) -> Result<(), Error> {
     match config.flag_if("use_bidirectional_attention")? {
         Some(true) => Err(config.refuse("use_bidirectional_attention", true, "false, as with language models")),
@@ -49,7 +49,7 @@ fn softcap(config: &Config, field: &str) -> Result<Option<f32>, Error> {
     Ok(config.number_if(field, 1e-3..=1e6)?.map(|cap| cap as f32))
 }
 
-/// Gemma 2: every other layer sees a window.
+/// Reads Gemma 2: every other layer sees a window.
 pub(super) fn gemma2(config: &Config) -> Result<DecoderSpec, Error> {
     let config = with_defaults(config).with_defaults(json!({
         "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "max_position_embeddings": 8192,
@@ -63,17 +63,18 @@ pub(super) fn gemma2(config: &Config) -> Result<DecoderSpec, Error> {
     Ok(spec)
 }
 
-/// Gemma 3: all layers but every sixth see a window, and these have positions of their own.
+/// Reads Gemma 3: all layers except every sixth see a window, and these have their own rotary
+/// embedding.
 pub(super) fn gemma3(config: &Config) -> Result<DecoderSpec, Error> {
     let config = with_defaults(config).with_defaults(json!({
         "sliding_window_pattern": 6, "rope_theta": 1_000_000.0, "rope_local_base_freq": 10_000.0,
         "max_position_embeddings": 131_072,
     }));
     causal(&config)?;
-    // `attn_logit_softcapping` may be there: transformers keeps the field and never applies it.
+    // `attn_logit_softcapping` may exist: transformers keeps the field but never applies it.
     let mut spec = gemma(&config, None)?;
     let pattern = config.size("sliding_window_pattern", SIZES)?;
-    // Layers that could see a window are rotated as such even if it is not there.
+    // Layers of the windowed kind have its rotary embedding even if there is no window.
     let window = config.size_if("sliding_window", SIZES)?.unwrap_or(*SIZES.end());
     windows(&config, &mut spec, Some(window), |i| !(i + 1).is_multiple_of(pattern))?;
     let (head_dim, head_norm) = (spec.layers[0].attention.head_dim, Some(spec.norm));
@@ -90,13 +91,12 @@ pub(super) fn gemma3(config: &Config) -> Result<DecoderSpec, Error> {
     Ok(spec)
 }
 
-/// Gemma 3 as a part of a model that sees pictures, too: its text is what runs here.
+/// Reads Gemma 3 as a part of a model that also takes images; only the text model runs here.
 pub(super) fn gemma3_within(config: &Config) -> Result<DecoderSpec, Error> {
-    // Such files leave out what is as in the first model of the family.
+    // Such files leave out fields with the values of the family's first model.
     let first = json!({"vocab_size": 262_208, "num_attention_heads": 8});
     let mut spec = gemma3(&config.section("text_config")?.with_defaults(first))?;
-    // transformers applies no cap within the larger model, and looks for the flag outside of the
-    // part.
+    // transformers applies no cap within the larger model, and reads the flag outside the part.
     spec.logits_softcap = None;
     spec.tied = config.flag_if("tie_word_embeddings")?.unwrap_or(true);
     Ok(spec)

@@ -1,5 +1,5 @@
-//! Granite (IBM, 2024): a Llama whose embeddings, scores, residuals and logits are scaled; and its
-//! mixtures, whose experts are fused into tensors.
+//! Granite (IBM, 2024): a Llama whose embeddings, scores, residuals and logits are scaled; and
+//! Granite mixtures, which store all experts in one tensor.
 
 use std::ops::RangeInclusive;
 
@@ -11,10 +11,10 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::nn::spec::{DecoderSpec, MlpSpec};
 
-/// What a scale may be.
+/// The permitted values of a scale.
 const SCALES: RangeInclusive<f64> = 1e-6..=1e6;
 
-/// Granite without experts.
+/// Reads Granite without experts.
 pub(super) fn granite(config: &Config) -> Result<DecoderSpec, Error> {
     let mut spec = scaled(config)?;
     mlp_bias(config, &mut spec)?;
@@ -36,7 +36,7 @@ fn scaled(config: &Config) -> Result<DecoderSpec, Error> {
     Ok(spec)
 }
 
-/// Granite with experts.
+/// Reads Granite with experts.
 pub(super) fn granite_moe(config: &Config) -> Result<DecoderSpec, Error> {
     let mut spec = scaled(config)?;
     let config = config.with_defaults(json!({"num_local_experts": 8, "num_experts_per_tok": 2}));

@@ -1,4 +1,4 @@
-//! Families of networks. One is a file that reads `config.json` into a [`DecoderSpec`] or an
+//! Families of networks. Each is a file that reads `config.json` into a [`DecoderSpec`] or an
 //! [`EncoderSpec`], and a line in [`DECODERS`] or [`ENCODERS`].
 
 mod bert;
@@ -19,11 +19,11 @@ use crate::nn::MAX_PASS_ELEMENTS;
 use crate::nn::attention::MAX_HEAD_DIM;
 use crate::nn::spec::{AttentionSpec, DecoderSpec, DenseSpec, EncoderSpec, LayerSpec, Mask, MlpSpec, NormSpec};
 
-/// The families of a kind: what `model_type` says, what `architectures` says, what tensors are
-/// called, and how to read what a network consists of.
+/// The families of a kind: the values of `model_type` and of `architectures`, the names of tensors,
+/// and the function that reads the spec.
 type Families<Spec> = [(&'static str, &'static str, &'static Names, fn(&Config) -> Result<Spec, Error>)];
 
-/// Networks that say what comes next.
+/// Networks that predict the next token.
 const DECODERS: &Families<DecoderSpec> = &[
     ("llama", "LlamaForCausalLM", names::LLAMA, llama::llama),
     ("mistral", "MistralForCausalLM", names::LLAMA, llama::mistral),
@@ -40,14 +40,14 @@ const DECODERS: &Families<DecoderSpec> = &[
     ("granitemoe", "GraniteMoeForCausalLM", names::GRANITE, granite::granite_moe),
 ];
 
-/// Networks that make vectors of texts.
+/// Networks that embed texts.
 const ENCODERS: &Families<EncoderSpec> = &[("bert", "BertModel", names::BERT, bert::bert)];
 
-/// Reads what a decoder consists of, the name of its family, and what that calls its tensors.
+/// Reads the spec of a decoder. Also returns the name of its family and the family's tensor names.
 pub(crate) fn decoder(config: &Config) -> Result<(&'static str, &'static Names, DecoderSpec), Error> {
     let (family, names, mut spec) = read(config, DECODERS)?;
     spec.context = spec.ropes.iter().map(|rope| rope.reach).fold(spec.context, usize::max);
-    // Tiny heads take more room than the matrices that they come from.
+    // Tiny heads take more memory than the matrices that compute them.
     let bytes = spec.layers.iter().map(|layer| layer.attention.panel_bytes()).fold(0, usize::saturating_add);
     if bytes > FIRST_KV {
         let expected = format!("fewer in {} layers: keys and values of a token take {bytes} bytes", spec.layers.len());
@@ -56,10 +56,11 @@ pub(crate) fn decoder(config: &Config) -> Result<(&'static str, &'static Names, 
     Ok((family, names, spec))
 }
 
-/// Reads what an encoder consists of, the name of its family, and what that calls its tensors.
+/// Reads the spec of an encoder. Also returns the name of its family and the family's tensor
+/// names.
 pub(crate) fn encoder(config: &Config) -> Result<(&'static str, &'static Names, EncoderSpec), Error> {
     let (family, names, spec) = read(config, ENCODERS)?;
-    // A text goes through attention as a whole.
+    // Attention takes a text as a whole.
     let longest = MAX_PASS_ELEMENTS / spec.row_elements();
     if spec.positions > longest {
         let expected = format!("at most {longest} with {} elements for each", spec.row_elements());
@@ -76,20 +77,21 @@ fn read<Spec>(config: &Config, families: &Families<Spec>) -> Result<(&'static st
     }
 }
 
-/// What a family calls its tensors, by its `model_type`; `None` if the family is not known.
+/// Returns the tensor names of the family with this `model_type`; `None` if the family is not
+/// known.
 #[must_use]
 pub fn names_of(model_type: &str) -> Option<&'static Names> {
     let decoder = DECODERS.iter().find(|(name, ..)| *name == model_type).map(|(_, _, names, _)| *names);
     decoder.or_else(|| ENCODERS.iter().find(|(name, ..)| *name == model_type).map(|(_, _, names, _)| *names))
 }
 
-/// What `config.json` says that a network is.
+/// The kind of network that `config.json` describes.
 pub(crate) enum Found {
     /// A decoder of this family.
     Decoder(&'static str),
     /// An encoder of this family.
     Encoder(&'static str),
-    /// The field, and the family that is not known.
+    /// The field that names the family, and the unknown family.
     Unknown(&'static str, String),
 }
 
@@ -107,12 +109,12 @@ pub(crate) fn find(config: &Config) -> Result<Found, Error> {
     })
 }
 
-/// The error of a family that is not known.
+/// Makes the error of an unknown family.
 pub(crate) fn unknown(config: &Config, field: &'static str, found: &str) -> Error {
     refuse(config, field, found, format!("{}, {}", names(DECODERS), names(ENCODERS)))
 }
 
-/// The field that names the family, and what it says.
+/// Returns the field that names the family, and its value.
 fn named(config: &Config) -> Result<(&'static str, String), Error> {
     Ok(match config.text_if("model_type")? {
         Some(name) => ("model_type", name.to_owned()),
@@ -131,7 +133,7 @@ fn refuse(config: &Config, field: &str, found: &str, known: String) -> Error {
     }
 }
 
-/// The activations, by what transformers calls them.
+/// The activations, by their names in transformers.
 const ACTIVATIONS: &[(&str, Activation)] = &[
     ("silu", Activation::Silu),
     ("swish", Activation::Silu),
@@ -145,18 +147,18 @@ const ACTIVATIONS: &[(&str, Activation)] = &[
     ("relu", Activation::Relu),
 ];
 
-/// Bytes that keys and values of the first positions may take: some sixty times those of Llama 3
+/// Most bytes of the keys and values of the first positions: some sixty times those of Llama 3
 /// 405B.
 const FIRST_KV: usize = 2 << 30;
 
-/// What nearly all decoders have in common, as Llama has it: families change what is different with
-/// them, and say what it means if fields are left out ([`Config::with_defaults`]).
+/// Reads what nearly all decoders have in common, as in Llama. Families change what differs and
+/// provide defaults for missing fields ([`Config::with_defaults`]).
 fn common(config: &Config) -> Result<DecoderSpec, Error> {
     common_with(config, Some(rope::Part::Whole))
 }
 
-/// The same for a family that rotates another part of each head, or, without one, reads its
-/// rotations itself.
+/// Does the same for a family that rotates another part of each head or, without `rotated`, reads
+/// its rotary embedding itself.
 fn common_with(config: &Config, rotated: Option<rope::Part>) -> Result<DecoderSpec, Error> {
     let hidden = config.size("hidden_size", WIDTHS)?;
     let heads = config.size("num_attention_heads", WIDTHS)?;
@@ -216,7 +218,7 @@ fn common_with(config: &Config, rotated: Option<rope::Part>) -> Result<DecoderSp
     })
 }
 
-/// The matrices of attention have biases if `attention_bias` says so.
+/// Adds biases to the matrices of attention if `attention_bias` says so.
 fn attention_bias(config: &Config, spec: &mut DecoderSpec) -> Result<(), Error> {
     let bias = config.flag_if("attention_bias")?.unwrap_or(false);
     for layer in &mut spec.layers {
@@ -225,7 +227,7 @@ fn attention_bias(config: &Config, spec: &mut DecoderSpec) -> Result<(), Error> 
     Ok(())
 }
 
-/// The matrices of the MLPs have biases if `mlp_bias` says so.
+/// Adds biases to the matrices of the MLPs if `mlp_bias` says so.
 fn mlp_bias(config: &Config, spec: &mut DecoderSpec) -> Result<(), Error> {
     let bias = config.flag_if("mlp_bias")?.unwrap_or(false);
     for layer in &mut spec.layers {
@@ -236,7 +238,7 @@ fn mlp_bias(config: &Config, spec: &mut DecoderSpec) -> Result<(), Error> {
     Ok(())
 }
 
-/// Computes the head dimension, where heads share the hidden size.
+/// Computes the head dimension where heads divide the hidden size.
 fn head_dim(config: &Config, hidden: usize, heads: usize) -> Result<usize, Error> {
     if hidden.is_multiple_of(heads) && (2..=MAX_HEAD_DIM).contains(&(hidden / heads)) {
         return Ok(hidden / heads);
@@ -245,7 +247,7 @@ fn head_dim(config: &Config, hidden: usize, heads: usize) -> Result<usize, Error
     Err(config.refuse("num_attention_heads", heads, expected))
 }
 
-/// All layers see the window that `sliding_window` says, if it says one.
+/// Gives all layers the window of `sliding_window`, if there is one.
 fn window(config: &Config, spec: &mut DecoderSpec) -> Result<(), Error> {
     if let Some(window) = config.size_if("sliding_window", SIZES)? {
         spec.layers.iter_mut().for_each(|layer| layer.attention.mask = Mask::Window(window));
@@ -253,7 +255,8 @@ fn window(config: &Config, spec: &mut DecoderSpec) -> Result<(), Error> {
     Ok(())
 }
 
-/// Some layers see a window: those that `layer_types` says, or else those that `windowed` does.
+/// Gives some layers a window: those that `layer_types` names, or else those that `windowed`
+/// selects.
 fn windows(
     config: &Config,
     spec: &mut DecoderSpec,

@@ -1,4 +1,4 @@
-//! Qwen 2 and 3 (Yang et al., 2024 and 2025), and their mixtures.
+//! Qwen 2 and 3 (Yang et al., 2024 and 2025) and their mixtures.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::config::{Config, SIZES, WIDTHS};
 use crate::error::Error;
 use crate::nn::spec::{DecoderSpec, DenseSpec, Mask, MixtureSpec, MlpSpec};
 
-/// Qwen 2 and 2.5: queries, keys and values have biases. The last layers may see a window.
+/// Reads Qwen 2 and 2.5: queries, keys and values have biases. The last layers may see a window.
 pub(super) fn qwen2(config: &Config) -> Result<DecoderSpec, Error> {
     let config = config.with_defaults(json!({"num_key_value_heads": 32}));
     let mut spec = biased(&config, true)?;
@@ -16,7 +16,7 @@ pub(super) fn qwen2(config: &Config) -> Result<DecoderSpec, Error> {
     Ok(spec)
 }
 
-/// Qwen 3: heads of queries and keys are normalized. The last layers may see a window.
+/// Reads Qwen 3: query and key heads are normalized. The last layers may see a window.
 pub(super) fn qwen3(config: &Config) -> Result<DecoderSpec, Error> {
     let config = config.with_defaults(json!({"num_key_value_heads": 32, "head_dim": 128}));
     let mut spec = normalized(&config)?;
@@ -24,7 +24,7 @@ pub(super) fn qwen3(config: &Config) -> Result<DecoderSpec, Error> {
     Ok(spec)
 }
 
-/// Qwen 2 with experts, and one that every row takes. Every other of the first layers may see a
+/// Reads Qwen 2 with experts, one of them shared. Every other of the first layers may see a
 /// window.
 pub(super) fn qwen2_moe(config: &Config) -> Result<DecoderSpec, Error> {
     let config = config.with_defaults(json!({
@@ -38,9 +38,9 @@ pub(super) fn qwen2_moe(config: &Config) -> Result<DecoderSpec, Error> {
     Ok(spec)
 }
 
-/// Qwen 3 with experts. All layers may see a window.
+/// Reads Qwen 3 with experts. All layers may see a window.
 pub(super) fn qwen3_moe(config: &Config) -> Result<DecoderSpec, Error> {
-    // Other than with Qwen 3, heads share the hidden size where `head_dim` is missing.
+    // Unlike in Qwen 3, heads divide the hidden size if `head_dim` is missing.
     let config = config.with_defaults(json!({
         "num_key_value_heads": 4, "num_experts_per_tok": 8, "moe_intermediate_size": 768,
     }));
@@ -48,13 +48,13 @@ pub(super) fn qwen3_moe(config: &Config) -> Result<DecoderSpec, Error> {
     if let Some(window) = switched_window(&config)? {
         spec.layers.iter_mut().for_each(|layer| layer.attention.mask = Mask::Window(window));
     }
-    // The newer name is that of Mixtral; with neither there are 128.
+    // The newer name is Mixtral's; without either, there are 128.
     let field = if config.has("num_local_experts") { "num_local_experts" } else { "num_experts" };
     experts(&config.with_defaults(json!({field: 128})), &mut spec, field, |_| None)?;
     Ok(spec)
 }
 
-/// What all have in common.
+/// Reads what all have in common.
 fn qwen(config: &Config) -> Result<DecoderSpec, Error> {
     common(&config.with_defaults(json!({"max_position_embeddings": 32_768})))
 }
@@ -74,7 +74,7 @@ fn normalized(config: &Config) -> Result<DecoderSpec, Error> {
     Ok(spec)
 }
 
-/// The window that some layers see, if it is switched on.
+/// Returns the window of some layers, if it is enabled.
 fn switched_window(config: &Config) -> Result<Option<usize>, Error> {
     match config.flag_if("use_sliding_window")? {
         Some(true) => config.with_defaults(json!({"sliding_window": 4096})).size_if("sliding_window", SIZES),
@@ -82,8 +82,8 @@ fn switched_window(config: &Config) -> Result<Option<usize>, Error> {
     }
 }
 
-/// Some layers see a window, if it is switched on: those that `windowed` says of their place, and
-/// of `max_window_layers`.
+/// Gives some layers a window, if it is enabled: those that `windowed` selects by their index and
+/// `max_window_layers`.
 fn switched_windows(
     config: &Config,
     spec: &mut DecoderSpec,
@@ -95,8 +95,7 @@ fn switched_windows(
     windows(&config, spec, window, |i| windowed(i, bound))
 }
 
-/// Puts mixtures into the layers that have them. `count` is the field that says how many experts
-/// there are.
+/// Puts mixtures into the layers that have them. `count` is the field with the number of experts.
 fn experts(
     config: &Config,
     spec: &mut DecoderSpec,

@@ -1,5 +1,5 @@
-//! Reads how positions are rotated: `rope_parameters`, or `rope_theta` and `rope_scaling`, which
-//! older files have. Frequencies are computed as transformers does, in `f64` and rounded once.
+//! Reads rotary embeddings from `rope_parameters`, or from `rope_theta` and `rope_scaling` in older
+//! files. Frequencies are computed as in transformers, in `f64` and rounded once.
 
 use std::ops::RangeInclusive;
 
@@ -7,8 +7,8 @@ use crate::config::{Config, SIZES};
 use crate::error::Error;
 use crate::nn::rope::RopeSpec;
 
-/// The kinds there are. "dynamic" is missing because its rotations depend on how long a sequence
-/// has become, so that keys would have to be rotated anew.
+/// The supported kinds. "dynamic" is missing because its rotations depend on the current length of
+/// a sequence, so keys would have to be rotated again.
 const KINDS: &[(&str, Kind)] = &[
     ("default", Kind::Default),
     ("linear", Kind::Linear),
@@ -27,25 +27,25 @@ enum Kind {
     LongRope,
 }
 
-/// What factors and ratios may be.
+/// The permitted factors and ratios.
 const FACTORS: RangeInclusive<f64> = 1e-6..=1e6;
 
-/// The base of frequencies.
+/// The permitted bases of frequencies.
 pub(super) const THETAS: RangeInclusive<f64> = 1.0..=1e15;
 
-/// Which part of a head is rotated.
+/// The part of a head that is rotated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    /// All of it: `partial_rotary_factor` has no meaning for the family.
+    /// The whole head: `partial_rotary_factor` has no meaning for the family.
     Whole,
-    /// What `partial_rotary_factor` says.
+    /// The part that `partial_rotary_factor` gives.
     AsConfigured,
 }
 
-/// Reads the rotation of heads of `head_dim` elements, for sequences of up to `context` tokens.
+/// Reads the rotary embedding of heads of `head_dim` elements, for sequences of up to `context`
+/// tokens.
 pub(super) fn read(config: &Config, head_dim: usize, context: usize, part: Part) -> Result<RopeSpec, Error> {
-    // Where both are there, transformers takes `rope_scaling` alone: model cards tell people to add
-    // it.
+    // If both exist, transformers uses only `rope_scaling`: model cards tell people to add it.
     let section = match config.section_if("rope_scaling")?.filter(|section| !section.is_empty()) {
         Some(section) => Some(section),
         None => config.section_if("rope_parameters")?,
@@ -58,9 +58,8 @@ pub(super) fn read(config: &Config, head_dim: usize, context: usize, part: Part)
     scaled(config, section, head_dim, context, part, None)
 }
 
-/// Reads the rotation of one kind of layer, for families where each kind has its own within
-/// `rope_parameters`. `theta` is the base where that does not say; `rope_scaling` changes what is
-/// there if `scaling` is true.
+/// Reads the rotary embedding of one kind of layer, for families where each kind has its own within
+/// `rope_parameters`. `theta` is the default base; `rope_scaling` applies if `scaling` is true.
 pub(super) fn read_for(
     config: &Config,
     layers: &str,
@@ -78,7 +77,7 @@ pub(super) fn read_for(
     scaled(config, section, head_dim, context, Part::Whole, Some(theta))
 }
 
-/// Kind and numbers are in `section`, and those about the whole network in `config`.
+/// Reads the kind and its numbers from `section`, and numbers of the whole network from `config`.
 fn scaled(
     config: &Config,
     section: Option<Config>,
@@ -91,7 +90,7 @@ fn scaled(
         Some(section) => section.number_if(field, range),
         None => Ok(None),
     };
-    // What a caller says stands before `config`, which then speaks of other layers.
+    // The caller's value takes precedence over `config`, which then describes other layers.
     let theta = match (in_section("rope_theta", THETAS)?, theta) {
         (Some(theta), _) | (None, Some(theta)) => theta,
         (None, None) => config.number_if("rope_theta", THETAS)?.unwrap_or(10_000.0),
@@ -111,7 +110,7 @@ fn scaled(
         (Part::AsConfigured, _) => partial,
         (Part::Whole, Kind::Default) => 1.0,
         (Part::Whole, _) if partial == 1.0 => 1.0,
-        // Frequencies of a part, for heads that are rotated as a whole: transformers fails.
+        // Frequencies for a part, but the whole head is rotated: transformers fails here.
         (Part::Whole, _) => {
             return Err(config.refuse(
                 "partial_rotary_factor",
@@ -154,7 +153,7 @@ fn scaled(
                 true => factor()?,
                 false => context as f64 / original as f64,
             };
-            // Files to which this was added later still have the context from before.
+            // Files to which this was added later still have the original context.
             let longest = first.map_or(context, |first| (first as f64 * factor) as usize);
             let reach = longest.clamp(context, *SIZES.end());
             return yarn(&section, RopeSpec { reach, ..default }, &base, theta, factor, original as f64);
@@ -172,7 +171,7 @@ fn scaled(
     Ok(RopeSpec { frequencies, ..default })
 }
 
-/// The context that a model was first trained with, which stands in one place or the other.
+/// Returns the context of the original training, which is in one place or the other.
 fn original(config: &Config, section: &Config) -> Result<Option<usize>, Error> {
     const FIELD: &str = "original_max_position_embeddings";
     match config.size_if(FIELD, SIZES)? {
@@ -181,8 +180,8 @@ fn original(config: &Config, section: &Config) -> Result<Option<usize>, Error> {
     }
 }
 
-/// Llama 3.1's: slow rotations are slowed down further, fast ones are not, and between these it is
-/// one after the other.
+/// Computes Llama 3.1's frequencies: slow rotations are slowed down further, fast ones are not, and
+/// those between are interpolated.
 fn llama3(base: &[f64], factor: f64, low: f64, high: f64, original: f64) -> Vec<f32> {
     let scaled = |period: &f64| {
         let wavelength = 2.0 * std::f64::consts::PI * period;
@@ -193,7 +192,7 @@ fn llama3(base: &[f64], factor: f64, low: f64, high: f64, original: f64) -> Vec<
     base.iter().map(scaled).collect()
 }
 
-/// YaRN (Peng et al., 2023).
+/// Computes YaRN (Peng et al., 2023).
 fn yarn(
     section: &Config,
     default: RopeSpec,
@@ -213,7 +212,7 @@ fn yarn(
         },
     };
     let dim = (2 * base.len()) as f64;
-    // The pair that turns so many times over the original context.
+    // The pair that makes this many turns over the original context.
     let pair = |turns: f64| {
         dim * libm::log(original / (turns * 2.0 * std::f64::consts::PI)) / (2.0 * libm::log(theta).max(1e-9))
     };
@@ -233,8 +232,8 @@ fn yarn(
     Ok(RopeSpec { frequencies, scale: scale as f32, ..default })
 }
 
-/// LongRoPE (Ding et al., 2024): a factor for each pair, and others for sequences that are longer
-/// than those of the first training.
+/// Computes LongRoPE (Ding et al., 2024): one factor for each pair, and different factors for
+/// sequences longer than those of the original training.
 fn longrope(
     section: &Config,
     default: RopeSpec,

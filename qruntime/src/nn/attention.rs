@@ -25,17 +25,17 @@ pub(crate) struct Attention {
     /// Queries, keys and values; or all in one.
     inputs: Vec<Linear>,
     output: Linear,
-    /// Of queries and of keys.
+    /// The norms of query and of key heads.
     head_norms: Option<[Norm; 2]>,
 }
 
-/// Memory that attention needs, kept between calls.
+/// Scratch memory of attention, kept between calls.
 #[derive(Default)]
 pub(crate) struct AttentionState {
     /// Queries, keys and values of every row.
     qkv: Vec<f32>,
     attended: Vec<f32>,
-    /// For each thread.
+    /// Scratch of each thread.
     scratch: Vec<Scratch>,
 }
 
@@ -47,24 +47,24 @@ struct Scratch {
     out: Vec<f32>,
 }
 
-/// Attention of some rows of one sequence, for one head of keys and values.
+/// The attention of some rows of one sequence for one head of keys and values.
 struct Task<'a> {
     kv: &'a KvHead,
-    /// The number of the head.
+    /// The index of the head.
     head: usize,
-    /// The first row, among all.
+    /// The index of the first row among all rows.
     row: usize,
-    /// And its position.
+    /// The position of that row.
     position: usize,
     out: ArrayViewMut2<'a, f32>,
 }
 
-/// Most queries of a task, all heads of its group counted: enough to use what is read of the cache
-/// many times.
+/// Most queries of a task, over all heads of its group: enough to reuse many times what is read
+/// from the cache.
 const QUERIES: usize = 64;
 
 impl Attention {
-    /// Finds the tensors in `weights`.
+    /// Makes the layer from the tensors in `weights`.
     pub(crate) fn new(weights: &Weights, hidden: usize, spec: AttentionSpec) -> Result<Self, Error> {
         let [queries, keys, values] = spec.widths();
         let inputs: &[(Part, usize)] = match spec.fused {
@@ -85,16 +85,16 @@ impl Attention {
         })
     }
 
-    /// Returns what the cache must be made for.
+    /// Returns the shape of attention, for which caches are made.
     pub(crate) fn spec(&self) -> &AttentionSpec {
         &self.spec
     }
 
-    /// Attends from every row of `x` to the rows of its sequence that it sees, and appends keys and
+    /// Attends from every row of `x` to the visible rows of its sequence, and appends keys and
     /// values to the `layer` of the cache.
     ///
-    /// If one of these cannot be kept, because it is not finite or of too large a magnitude,
-    /// returns its magnitude; `y` is then anything.
+    /// If one of these cannot be stored, because it is not finite or too large, returns its
+    /// magnitude; the content of `y` is then unspecified.
     pub(crate) fn forward(
         &self,
         x: &[f32],
@@ -157,13 +157,14 @@ impl Attention {
         });
     }
 
-    /// Appends keys and values to the cache. Returns the largest magnitude if that cannot be kept.
+    /// Appends keys and values to the cache. Returns the largest magnitude if that cannot be
+    /// stored.
     fn remember(&self, qkv: &[f32], pieces: &mut [Piece<'_>], layer: usize) -> Option<f32> {
         let head_dim = self.spec.head_dim;
         let [queries, keys, values] = self.spec.widths();
         let cols = queries + keys + values;
         let threads = parallel::threads(qkv.len() / cols * (keys + values) * ELEMENT);
-        // Floats without a sign order as their bits do.
+        // Non-negative floats are ordered as their bits are.
         let beyond = AtomicU32::new(0);
         let mut rest = qkv;
         let heads = pieces.iter_mut().flat_map(|piece| {
@@ -218,7 +219,7 @@ impl Attention {
         });
     }
 
-    /// Returns the positions that are seen from one, in a sequence of `len`.
+    /// Returns the positions visible from `position` in a sequence of `len`.
     fn visible(&self, position: usize, len: usize) -> Range<usize> {
         match self.spec.mask {
             Mask::Causal => 0..position + 1,
@@ -247,10 +248,10 @@ impl Attention {
     }
 }
 
-/// Returns the least magnitude that a format of keys and values does not hold.
+/// Returns the smallest magnitude that a format of keys and values cannot hold.
 fn limit(format: KvFormat) -> f32 {
     match format {
-        // What is nearer to 2^16 than to the largest finite value becomes infinite.
+        // Values nearer to 2^16 than to the largest finite value become infinite.
         KvFormat::F16 => 65520.0,
         KvFormat::Q8 => f32::INFINITY,
     }

@@ -1,15 +1,15 @@
-//! Rows of several sequences that go through a network together, and what they leave in its caches.
+//! Rows of several sequences that go through a network together, and the caches that they fill.
 
 use kernels::{KvFormat, KvHead};
 
 use super::spec::AttentionSpec;
 
-/// The keys and values of one sequence: for each layer its heads.
+/// The keys and values of one sequence: the heads of each layer.
 #[derive(Clone, Debug)]
 pub(crate) struct Cache(Vec<Vec<KvHead>>);
 
 impl Cache {
-    /// Makes an empty cache for layers with these attentions.
+    /// Makes an empty cache for layers with attention of these shapes.
     pub(crate) fn new<'a>(layers: impl Iterator<Item = &'a AttentionSpec>, format: KvFormat) -> Self {
         let heads = |spec: &AttentionSpec| (0..spec.kv_heads).map(|_| KvHead::new(format, spec.head_dim)).collect();
         Self(layers.map(heads).collect())
@@ -20,7 +20,7 @@ impl Cache {
         self.0.iter_mut().flatten().for_each(|head| head.truncate(len));
     }
 
-    /// Returns the bytes of memory that it takes.
+    /// Returns the memory of the cache in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.0.iter().flatten().map(KvHead::bytes).sum()
     }
@@ -33,18 +33,18 @@ impl Cache {
 
 /// Consecutive rows of one sequence.
 pub(crate) struct Piece<'a> {
-    /// What is embedded; empty where rows come from elsewhere.
+    /// The tokens to embed; empty if rows come from elsewhere.
     pub(crate) tokens: &'a [u32],
     pub(crate) rows: usize,
-    /// The position of the first.
+    /// The position of the first row.
     pub(crate) start: usize,
     /// How long the sequence may become.
     pub(crate) context: usize,
-    /// Holds all positions before the first.
+    /// The cache, which holds all positions before the first row.
     pub(crate) cache: &'a mut Cache,
 }
 
-/// Where a row is in its sequence.
+/// The place of a row in its sequence.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub(crate) position: usize,

@@ -17,7 +17,7 @@ use crate::linear::{Linear, Workspace};
 use crate::names::Part;
 use crate::parallel;
 
-/// A decoder: makes logits of the next token.
+/// A decoder, which computes the logits of the next token.
 pub(crate) struct Decoder {
     isa: Isa,
     embedding: Linear,
@@ -25,7 +25,7 @@ pub(crate) struct Decoder {
     ropes: Vec<Rope>,
     layers: Vec<Layer>,
     norm: Norm,
-    /// Rows are tokens.
+    /// The output head; its rows are tokens.
     head: Linear,
     logits_divisor: f32,
     logits_softcap: Option<f32>,
@@ -47,7 +47,7 @@ enum AnyMlp {
     Mixture(Box<Mixture>),
 }
 
-/// Memory that a decoder needs, kept between calls. One serves any model.
+/// Scratch memory of a decoder, kept between calls. It serves any model.
 #[derive(Default)]
 pub(crate) struct DecoderState {
     /// Hidden states.
@@ -63,8 +63,8 @@ pub(crate) struct DecoderState {
 }
 
 impl DecoderState {
-    /// Prepares for rows of some sequences: notes their places and makes room for them, once as
-    /// they go from layer to layer and once normalized.
+    /// Prepares for rows of some sequences: records their places and returns two buffers for them,
+    /// one for the hidden states and one for these normalized.
     fn begin(&mut self, pieces: &[Piece<'_>], hidden: usize) -> (&mut [f32], &mut [f32]) {
         self.places.clear();
         self.places.extend(places(pieces));
@@ -74,7 +74,7 @@ impl DecoderState {
 }
 
 impl Decoder {
-    /// Finds the tensors in `weights`.
+    /// Makes the network from the tensors in `weights`.
     pub(crate) fn new(spec: &DecoderSpec, weights: &Weights) -> Result<Self, Error> {
         let DecoderSpec { hidden, norm, .. } = *spec;
         let Ends { body, embedding, head, warning } = Ends::new(spec, weights)?;
@@ -94,7 +94,7 @@ impl Decoder {
         })
     }
 
-    /// Returns what is doubtful about the files, though the network runs.
+    /// Returns a warning about the files, if there is one; the network runs all the same.
     pub(crate) fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
@@ -104,13 +104,13 @@ impl Decoder {
         Cache::new(self.layers.iter().map(|layer| layer.attention.spec()), format)
     }
 
-    /// Makes an empty cache for one sequence, of one layer alone.
+    /// Makes an empty cache for one sequence and one layer.
     pub(crate) fn layer_cache(&self, layer: usize, format: KvFormat) -> Cache {
         Cache::new(std::iter::once(self.layers[layer].attention.spec()), format)
     }
 
-    /// Takes all rows of some sequences through the layers. [`logits`](Self::logits) then tells of
-    /// each. Before every layer asks whether to go on.
+    /// Runs all layers on the rows of some sequences, whose [`logits`](Self::logits) can then be
+    /// computed. Before every layer, asks whether to go on.
     ///
     /// Tokens must be in the vocabulary, and positions within the contexts.
     pub(crate) fn forward(
@@ -133,7 +133,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Takes rows of sequences through one layer. The caches are those of
+    /// Runs one layer on rows of sequences. The caches are those of
     /// [`layer_cache`](Self::layer_cache).
     pub(crate) fn forward_layer(
         &self,
@@ -151,8 +151,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Takes the rows of a state, which are normalized for the layer, through it, and normalizes
-    /// them for the next one. `slot` is the layer's place in the caches.
+    /// Runs one layer on the rows of a state, which are normalized for it, and normalizes them for
+    /// the next layer. `slot` is the layer's index in the caches.
     fn layer(
         &self,
         i: usize,
@@ -179,7 +179,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// The logits of rows that have left the last layer.
+    /// Computes the logits of rows that have left the last layer.
     pub(crate) fn head(
         &self,
         rows: &[f32],
@@ -191,8 +191,8 @@ impl Decoder {
         self.logits(0..rows.len() / self.head.in_features(), state, logits, tap)
     }
 
-    /// Computes the logits of some of the rows that [`forward`](Self::forward) has just taken
-    /// through: one for each token of the vocabulary, all of them finite.
+    /// Computes the logits of some of the rows of the last [`forward`](Self::forward): one for each
+    /// token of the vocabulary, all of them finite.
     pub(crate) fn logits(
         &self,
         of: impl ExactSizeIterator<Item = usize> + Clone,
@@ -224,7 +224,7 @@ impl Decoder {
         Err(Error::NotFinite { part })
     }
 
-    /// Makes a row of each token.
+    /// Embeds tokens, one row each.
     pub(crate) fn embed<'t>(&self, tokens: impl Iterator<Item = &'t u32>, x: &mut [f32]) -> Result<(), Error> {
         let hidden = self.embedding.in_features();
         for (token, x) in tokens.zip(x.chunks_mut(hidden)) {
@@ -237,12 +237,12 @@ impl Decoder {
     }
 }
 
-/// Logits that are divided and capped together.
+/// The number of logits that are divided and capped together.
 const PART: usize = 2048;
 
-/// Embedding and output head, as far as the files decide where they are.
+/// Embedding and output head, located in the files.
 struct Ends {
-    /// Where the tensors of the layers are.
+    /// The tensors of the layers.
     body: Weights,
     embedding: Linear,
     head: Linear,
@@ -250,8 +250,8 @@ struct Ends {
 }
 
 impl Ends {
-    /// Finds the tensors. Of two tied ones a file may have either. If it has both, they count, not
-    /// the flag.
+    /// Finds the tensors. If they are tied, a file may have either. If it has both, they take
+    /// precedence over the flag.
     fn new(spec: &DecoderSpec, weights: &Weights) -> Result<Self, Error> {
         let matrix = |of: &Weights, part: Part| of.linear(part, spec.vocabulary, spec.hidden, false);
         let tied = |body: Weights, both: Linear| Self { body, embedding: both.clone(), head: both, warning: None };
@@ -301,7 +301,7 @@ impl Layer {
         })
     }
 
-    /// Adds the result of a part of the layer to the hidden states, and normalizes these for the
+    /// Adds the output of one part of the layer to the hidden states, and normalizes them for the
     /// next part.
     fn add(
         &self,

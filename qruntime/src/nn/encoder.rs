@@ -1,5 +1,5 @@
-//! An encoder as BERT is one (Devlin et al., 2018): every token sees all others, norms come after
-//! what is added.
+//! An encoder like BERT (Devlin et al., 2018): every token sees all others, and norms follow the
+//! residual additions.
 
 use kernels::KvFormat;
 
@@ -16,11 +16,11 @@ use crate::linear::{Linear, Workspace};
 use crate::names::Part;
 use crate::parallel;
 
-/// An encoder: makes a vector of every token.
+/// An encoder, which computes a vector for every token.
 pub(crate) struct EncoderNetwork {
     words: Linear,
     positions: Linear,
-    /// Of the first kind of tokens, which all are.
+    /// The embedding of the first token type, which all tokens have.
     kind: Vec<f32>,
     norm: Norm,
     layers: Vec<Layer>,
@@ -33,10 +33,10 @@ struct Layer {
     after_mlp: Norm,
 }
 
-/// Memory that an encoder needs, kept between calls.
+/// Scratch memory of an encoder, kept between calls.
 #[derive(Default)]
 pub(crate) struct EncoderState {
-    /// Hidden states of the rows that [`begin`](Self::begin) was told of.
+    /// Hidden states of the rows that [`begin`](Self::begin) prepared for.
     pub(crate) x: Vec<f32>,
     part: Vec<f32>,
     places: Vec<Place>,
@@ -61,7 +61,7 @@ impl EncoderState {
 }
 
 impl EncoderNetwork {
-    /// Finds the tensors in `weights`.
+    /// Makes the network from the tensors in `weights`.
     pub(crate) fn new(spec: &EncoderSpec, weights: &Weights) -> Result<Self, Error> {
         let EncoderSpec { hidden, eps, .. } = *spec;
         let body = weights.at_body(Part::TokenEmbedding)?;
@@ -85,9 +85,9 @@ impl EncoderNetwork {
         })
     }
 
-    /// Makes a row of [`EncoderState::x`] of every token of some sequences.
+    /// Computes a row of [`EncoderState::x`] for every token of some sequences.
     ///
-    /// Tokens must be in the vocabulary, and sequences no longer than there are positions.
+    /// Tokens must be in the vocabulary, and sequences must not exceed the number of positions.
     pub(crate) fn forward(&self, sequences: &[&[u32]], state: &mut EncoderState) -> Result<(), Error> {
         let hidden = self.words.in_features();
         state.begin(sequences.iter().map(|tokens| tokens.len()), hidden);
@@ -99,7 +99,7 @@ impl EncoderNetwork {
         self.check(&state.x[..len])
     }
 
-    /// Checks rows that have left the last layer.
+    /// Checks that rows that have left the last layer are finite.
     pub(crate) fn check(&self, x: &[f32]) -> Result<(), Error> {
         match largest(x).is_finite() {
             true => Ok(()),
@@ -107,12 +107,12 @@ impl EncoderNetwork {
         }
     }
 
-    /// Makes a row of each token of a sequence.
+    /// Embeds the tokens of a sequence, one row each.
     pub(crate) fn embed_one(&self, tokens: &[u32], x: &mut [f32], state: &mut EncoderState) -> Result<(), Error> {
         self.embed(&[tokens], x, sized(&mut state.part, x.len()))
     }
 
-    /// Takes the rows of a sequence through one layer.
+    /// Runs one layer on the rows of a sequence.
     pub(crate) fn forward_layer(
         &self,
         layer: usize,
@@ -129,7 +129,7 @@ impl EncoderNetwork {
         Ok(())
     }
 
-    /// Takes the rows of a state, which are of sequences of these lengths, through a layer.
+    /// Runs a layer on the rows of a state, which belong to sequences of these lengths.
     fn layer(
         &self,
         i: usize,
@@ -151,8 +151,8 @@ impl EncoderNetwork {
             return Err(beyond_range(i, found, x, None));
         }
         add_and_norm(&layer.after_attention, x, part, hidden);
-        // A text goes through attention as a whole. Here rows know nothing of each other, and may
-        // be much wider.
+        // Attention takes a text as a whole. The MLP treats rows independently, and they may be
+        // much wider there.
         let rows = layer.mlp.rows_at_once() * hidden;
         for (x, part) in x.chunks(rows).zip(part.chunks_mut(rows)) {
             layer.mlp.forward(x, mlp, &mut products, part)?;
@@ -174,7 +174,7 @@ impl EncoderNetwork {
     }
 }
 
-/// `x = norm(x + part)`; `part` is then anything.
+/// Computes `x = norm(x + part)`; the content of `part` is then unspecified.
 fn add_and_norm(norm: &Norm, x: &mut [f32], part: &mut [f32], hidden: usize) {
     let rows = x.chunks_mut(hidden).zip(part.chunks_mut(hidden));
     parallel::rows(2 * hidden * ELEMENT, rows, |(x, part)| {

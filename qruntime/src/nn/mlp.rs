@@ -1,4 +1,5 @@
-//! MLPs: the part of a layer that computes each row by itself. Gated ones after Shazeer, 2020.
+//! MLPs, the part of a layer that computes each row independently. Gated ones follow Shazeer,
+//! 2020.
 
 use kernels::{Activation, Isa, activate, activate_gated};
 
@@ -14,35 +15,35 @@ use crate::parallel;
 
 /// The MLP of a layer.
 pub(crate) struct Mlp {
-    /// Gate and up, or both in one, or up alone.
+    /// Gate and up, both fused, or up alone.
     inputs: Vec<Linear>,
     middle: Middle,
     output: Linear,
 }
 
-/// The matrices of an MLP: gate, up, both in one, down.
+/// The matrices of an MLP: gate, up, both fused, down.
 pub(crate) const DENSE: [Part; 4] = [Part::Gate, Part::Up, Part::GateUp, Part::Down];
 
-/// Those of the expert that every row takes, which are never fused.
+/// The matrices of the shared expert, which are never fused.
 pub(crate) const SHARED: [Part; 4] = [Part::SharedGate, Part::SharedUp, Part::SharedUp, Part::SharedDown];
 
-/// What is between the first matrices and the last.
+/// The step between the first matrices and the last.
 pub(crate) struct Middle {
     pub(crate) isa: Isa,
     pub(crate) activation: Activation,
-    /// Elements of a row that enter the last matrix.
+    /// The inputs of the last matrix.
     pub(crate) width: usize,
     pub(crate) gated: bool,
-    /// Whether one matrix gives gate and up.
+    /// Whether gate and up are one fused matrix.
     pub(crate) fused: bool,
 }
 
-/// Memory that MLPs need, kept between calls.
+/// Scratch memory of MLPs, kept between calls.
 #[derive(Default)]
 pub(crate) struct MlpState {
-    /// Gates, or if there are none what is instead of them; then what goes into the last matrix.
+    /// Gates, or without gates the output of up; after activation, the input of the last matrix.
     inner: Vec<f32>,
-    /// What gates are multiplied with; or, from one matrix, gates and that.
+    /// The values that gates multiply; or, from a fused matrix, gates and values.
     other: Vec<f32>,
 }
 
@@ -56,15 +57,15 @@ impl Middle {
         }
     }
 
-    /// Where the first matrices put their results: separate ones in the first and the second, a
-    /// fused one in the second alone.
+    /// Returns the output buffers of the first matrices: separate ones write to the first and the
+    /// second, a fused one to the second alone.
     pub(crate) fn buffers<'s>(&self, state: &'s mut MlpState, rows: usize) -> (&'s mut [f32], &'s mut [f32]) {
         let MlpState { inner, other } = state;
         (sized(inner, rows * self.width), sized(other, rows * self.other_width()))
     }
 
-    /// Makes of what is in the [`buffers`](Self::buffers) what goes into the last matrix, in the
-    /// first.
+    /// Computes the input of the last matrix from the [`buffers`](Self::buffers), in the first of
+    /// them.
     pub(crate) fn activate(&self, inner: &mut [f32], other: &[f32]) {
         let (width, other_width) = (self.width, self.other_width());
         let cost = 2 * width * ELEMENT;
@@ -82,7 +83,7 @@ impl Middle {
 }
 
 impl Mlp {
-    /// Finds the tensors in `weights`.
+    /// Makes the layer from the tensors in `weights`.
     pub(crate) fn new(weights: &Weights, hidden: usize, spec: DenseSpec, parts: [Part; 4]) -> Result<Self, Error> {
         let DenseSpec { width, activation, gated, fused, bias } = spec;
         let [gate, up, gate_up, down] = parts;
@@ -99,12 +100,12 @@ impl Mlp {
         })
     }
 
-    /// Returns how many rows fit the memory for one forward pass.
+    /// Returns how many rows fit in the memory of one forward pass.
     pub(crate) fn rows_at_once(&self) -> usize {
         (MAX_PASS_ELEMENTS / (self.middle.width + self.middle.other_width())).max(1)
     }
 
-    /// Computes rows from rows.
+    /// Computes the rows of `y` from the rows of `x`.
     pub(crate) fn forward(
         &self,
         x: &[f32],

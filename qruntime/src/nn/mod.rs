@@ -1,9 +1,8 @@
-//! Layers of networks, which know no model: what they consist of comes from a [`spec`], their
-//! tensors from [`Weights`](weights::Weights).
-//!
-//! Rows of activations lie one after the other in slices. Every row of every result is computed
-//! from its own inputs, in an order that depends on its position alone: never on the rows beside
-//! it, the number of threads or the instruction set.
+//! Layers of networks, independent of any model: a [`spec`] describes them, and
+//! [`Weights`](weights::Weights) provides their tensors. Slices hold rows of activations one after
+//! the other. Every row of every result is computed from its own inputs, in an order that depends
+//! on its position alone, never on the rows beside it, the number of threads or the instruction
+//! set.
 
 pub(crate) mod attention;
 pub(crate) mod batch;
@@ -46,20 +45,20 @@ pub(crate) fn rows_mut(elements: &mut [f32], cols: usize) -> ArrayViewMut2<'_, f
     ArrayViewMut2::from_shape((elements.len() / cols, cols), elements).expect("whole rows")
 }
 
-/// Returns the largest magnitude of some elements. Infinity is larger than finite ones, and NaN
-/// larger than all.
+/// Returns the largest magnitude of some elements. Infinity exceeds all finite ones, and NaN
+/// exceeds infinity.
 pub(crate) fn largest(elements: &[f32]) -> f32 {
-    // Without their sign bits floats order as integers do.
+    // Without their sign bits, floats are ordered as integers are.
     f32::from_bits(elements.iter().fold(0, |largest, x| (x.to_bits() & !(1 << 31)).max(largest)))
 }
 
-/// Returns the part of a network whose results enter a layer, or leave the last one.
+/// Returns the part of a network before a layer, or the last layer.
 pub(crate) fn after(layers: usize) -> NetworkPart {
     layers.checked_sub(1).map_or(NetworkPart::Embedding, NetworkPart::Layer)
 }
 
-/// The error of a layer with a key or value of magnitude `found`, which cannot be kept. `x` is what
-/// entered the layer.
+/// Makes the error of a layer with a key or value of magnitude `found`, which cannot be stored. `x`
+/// is the input of the layer.
 pub(crate) fn beyond_range(layer: usize, found: f32, x: &[f32], alternative: Option<KvFormat>) -> Error {
     match (found.is_finite(), largest(x).is_finite()) {
         (true, _) => Error::CacheRange { layer, found, alternative },
@@ -68,12 +67,13 @@ pub(crate) fn beyond_range(layer: usize, found: f32, x: &[f32], alternative: Opt
     }
 }
 
-/// Memory of calls that are over, for those to come: as many as there were calls at one time.
+/// A pool of scratch memory for reuse by later calls: as many pieces as there were concurrent
+/// calls.
 #[derive(Default)]
 pub(crate) struct Spare<T>(Mutex<Vec<T>>);
 
 impl<T: Default> Spare<T> {
-    /// Runs `work` with memory that no other call has.
+    /// Runs `work` with scratch memory that no other call uses.
     pub(crate) fn lend<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         let spare = || self.0.lock().expect("nothing panics that holds it");
         let mut state = spare().pop().unwrap_or_default();

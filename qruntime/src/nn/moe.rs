@@ -1,5 +1,4 @@
-//! Mixtures of experts (Shazeer et al., 2017): every row takes the few MLPs that a router chooses
-//! for it.
+//! Mixtures of experts (Shazeer et al., 2017): for every row, a router chooses a few MLPs.
 
 use kernels::softmax;
 
@@ -15,32 +14,32 @@ use crate::linear::Linear;
 use crate::names::Part;
 use crate::parallel;
 
-/// A mixture.
+/// A mixture of experts.
 pub(crate) struct Mixture {
     spec: MixtureSpec,
     router: Linear,
-    /// Gate and up, or both in one.
+    /// Gate and up, or both fused.
     inputs: Vec<Experts>,
     middle: Middle,
     output: Experts,
-    /// What every row takes, and what weighs it.
+    /// The shared expert, which every row takes, and the gate that weights it.
     shared: Option<(Mlp, Linear)>,
 }
 
-/// Memory that mixtures need, kept between calls.
+/// Scratch memory of mixtures, kept between calls.
 #[derive(Default)]
 pub(crate) struct MixtureState {
     mlp: MlpState,
-    /// What the router gives; then the gates of the shared expert.
+    /// The router's scores; later the gates of the shared expert.
     scores: Vec<f32>,
-    /// For every row its experts, best first, with their weights and the places of their rows among
-    /// the sorted ones.
+    /// The experts of every row, best first, with their weights and the indices of their sorted
+    /// rows.
     choices: Vec<Choice>,
     counts: Vec<usize>,
     /// Rows of inputs and of outputs, sorted by expert.
     x: Vec<f32>,
     y: Vec<f32>,
-    /// Which row each of those is of.
+    /// The original row of each sorted row.
     rows: Vec<usize>,
 }
 
@@ -52,7 +51,7 @@ struct Choice {
 }
 
 impl Mixture {
-    /// Finds the tensors in `weights`.
+    /// Makes the mixture from the tensors in `weights`.
     pub(crate) fn new(weights: &Weights, hidden: usize, spec: MixtureSpec) -> Result<Self, Error> {
         let MixtureSpec { experts, width, .. } = spec;
         let fused = match (weights.has(Part::ExpertGateUp), weights.has_single(Part::ExpertGate)) {
@@ -82,7 +81,7 @@ impl Mixture {
         })
     }
 
-    /// Computes rows from rows.
+    /// Computes the rows of `y` from the rows of `x`.
     pub(crate) fn forward(
         &self,
         x: &[f32],
@@ -125,7 +124,7 @@ impl Mixture {
         }
     }
 
-    /// Adds what every row takes.
+    /// Adds the output of the shared expert.
     fn add_shared(
         &self,
         shared: &Mlp,
@@ -142,7 +141,7 @@ impl Mixture {
         shared.forward(x, &mut state.mlp, products, outputs)?;
         let sums = y.chunks_mut(hidden).zip(outputs.chunks(hidden)).zip(gates.iter());
         parallel::rows(hidden * ELEMENT, sums, |((y, x), gate)| {
-            // The logistic function is the softmax over its argument and zero.
+            // The logistic function is the softmax of its argument and zero.
             let mut weights = [*gate, 0.0];
             softmax(self.middle.isa, &mut weights);
             y.iter_mut().zip(x).for_each(|(y, x)| *y += weights[0] * x);
@@ -150,7 +149,7 @@ impl Mixture {
         Ok(())
     }
 
-    /// Chooses the experts of every row and sorts the rows by them.
+    /// Chooses the experts of every row and sorts the rows by expert.
     fn route(&self, x: &[f32], state: &mut MixtureState, products: &mut Products<'_>) -> Result<(), Error> {
         let MixtureSpec { experts, chosen, normalized, .. } = self.spec;
         let hidden = self.router.in_features();
@@ -163,7 +162,7 @@ impl Mixture {
         parallel::rows(experts * (chosen + ELEMENT), each, |(scores, choices)| {
             softmax(self.middle.isa, scores);
             for choice in choices.iter_mut() {
-                // The first of the greatest, NaN included.
+                // The first of the largest; NaN counts as largest.
                 let best = |best: usize, i: usize| if scores[i].total_cmp(&scores[best]).is_gt() { i } else { best };
                 let expert = (1..experts).fold(0, best);
                 *choice = Choice { expert, weight: scores[expert], place: 0 };

@@ -1,11 +1,11 @@
-//! Normalizes rows.
+//! Norms of rows.
 
 use kernels::Isa;
 
 use super::spec::NormSpec;
 use crate::parallel;
 
-/// The cost of an element of a norm, an activation or a sum, in bytes of packed weights.
+/// The cost of one element of a norm, an activation or a sum, in bytes of packed weights.
 pub(crate) const ELEMENT: usize = 8;
 
 /// RMS norm (Zhang and Sennrich, 2019) or layer norm (Ba, Kiros and Hinton, 2016) with its weights.
@@ -13,7 +13,7 @@ pub(crate) const ELEMENT: usize = 8;
 pub(crate) struct Norm {
     isa: Isa,
     weight: Vec<f32>,
-    /// Of a layer norm.
+    /// The bias of a layer norm.
     bias: Option<Vec<f32>>,
     eps: f32,
 }
@@ -38,7 +38,7 @@ impl Norm {
         }
     }
 
-    /// Normalizes rows that lie one after the other.
+    /// Normalizes consecutive rows.
     pub(crate) fn rows(&self, x: &[f32], y: &mut [f32]) {
         let cols = self.weight.len();
         parallel::rows(cols * ELEMENT, y.chunks_mut(cols).zip(x.chunks(cols)), |(y, x)| self.row(x, y));

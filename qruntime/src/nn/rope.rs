@@ -1,25 +1,25 @@
-//! Rotary positions (Su et al., 2021): angles of positions, and their cosines and sines.
+//! Rotary embeddings (Su et al., 2021): angles of positions, and their cosines and sines.
 
 use std::sync::OnceLock;
 
 use kernels::Isa;
 
-/// How queries and keys are rotated.
+/// A rotary embedding of queries and keys.
 #[derive(Clone, Debug)]
 pub(crate) struct RopeSpec {
     /// Radians from one position to the next, for each pair of elements.
     pub(crate) frequencies: Vec<f32>,
-    /// Those for sequences that may become longer than `original`, where they are others.
+    /// The frequencies for sequences that may become longer than `original`, if they differ.
     pub(crate) long: Option<Vec<f32>>,
-    /// The longest sequence that the model was first trained on.
+    /// The longest sequence of the original training.
     pub(crate) original: usize,
-    /// Cosines and sines are multiplied by this.
+    /// The factor of cosines and sines.
     pub(crate) scale: f32,
-    /// The longest sequence that they are made for.
+    /// The longest sequence that the frequencies are made for.
     pub(crate) reach: usize,
 }
 
-/// Cosines and sines of all positions, computed as they are needed.
+/// A lazily computed table of the cosines and sines of all positions.
 pub(crate) struct Rope {
     isa: Isa,
     original: usize,
@@ -34,8 +34,8 @@ impl Rope {
         Self { isa, original: spec.original, short: table(&spec.frequencies), long: spec.long.as_ref().map(table) }
     }
 
-    /// Rotates heads of `head_dim` elements, which are at `position` in a sequence that may become
-    /// as long as `context`.
+    /// Rotates heads of `head_dim` elements at `position` in a sequence that may become `context`
+    /// long.
     pub(crate) fn rotate(&self, heads: &mut [f32], head_dim: usize, position: usize, context: usize) {
         let table = match &self.long {
             Some(long) if context > self.original => long,
@@ -48,13 +48,13 @@ impl Rope {
     }
 }
 
-/// Positions whose cosines and sines are computed together.
+/// The number of positions whose cosines and sines are computed together.
 const BLOCK: usize = 64;
 
 struct Table {
     frequencies: Vec<f32>,
     scale: f32,
-    /// For every position the cosines, then the sines.
+    /// For every position, the cosines and then the sines.
     blocks: Vec<OnceLock<Box<[f32]>>>,
 }
 
@@ -63,7 +63,7 @@ impl Table {
         Self { frequencies, scale, blocks: (0..context.div_ceil(BLOCK)).map(|_| OnceLock::new()).collect() }
     }
 
-    /// Returns cosines and sines of a position.
+    /// Returns the cosines and sines of a position.
     fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let pairs = self.frequencies.len();
         let first = position / BLOCK * BLOCK;
@@ -71,8 +71,8 @@ impl Table {
         block[(position - first) * 2 * pairs..][..2 * pairs].split_at(pairs)
     }
 
-    /// Angles are products of `f32`, as everywhere; they are nowhere else rounded but in the
-    /// results.
+    /// Computes a block. Angles are products of `f32`, as in other implementations; apart from
+    /// those, only the results are rounded.
     fn block(&self, first: usize) -> Box<[f32]> {
         let mut block = Vec::with_capacity(BLOCK * 2 * self.frequencies.len());
         for position in first..first + BLOCK {

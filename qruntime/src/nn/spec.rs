@@ -1,4 +1,4 @@
-//! What networks consist of, as plain values: a family reads them from `config.json`,
+//! Plain descriptions of networks: a family reads them from `config.json`, and
 //! [`Decoder`](super::decoder::Decoder) and [`EncoderNetwork`](super::encoder::EncoderNetwork)
 //! build from them.
 
@@ -17,20 +17,20 @@ pub(crate) struct DecoderSpec {
     pub(crate) context: usize,
     pub(crate) layers: Vec<LayerSpec>,
     pub(crate) norm: NormSpec,
-    /// Whether the output head is the embedding.
+    /// Whether the output head shares the embedding's matrix.
     pub(crate) tied: bool,
-    /// Embeddings are multiplied by this.
+    /// The factor of embeddings.
     pub(crate) embedding_scale: f32,
-    /// Logits are divided by this.
+    /// The divisor of logits.
     pub(crate) logits_divisor: f32,
     /// And then capped smoothly to the range from minus to plus this.
     pub(crate) logits_softcap: Option<f32>,
-    /// The kinds of positions there are; layers name one by its place.
+    /// The rotary embeddings; layers refer to one by its index.
     pub(crate) ropes: Vec<RopeSpec>,
 }
 
 impl DecoderSpec {
-    /// Returns how many elements a row takes while it is computed, at most.
+    /// Returns the most scratch elements that a row takes.
     pub(crate) fn row_elements(&self) -> usize {
         let of_mlp = |mlp: &MlpSpec| match mlp {
             MlpSpec::Dense(dense) => 3 * dense.width,
@@ -42,7 +42,7 @@ impl DecoderSpec {
         3 * self.hidden + self.layers.iter().map(of_layer).max().unwrap_or(0)
     }
 
-    /// Returns the longest sequence for which no rotation changes.
+    /// Returns the longest sequence for which rotations do not change.
     pub(crate) fn default_context(&self) -> usize {
         let originals = self.ropes.iter().filter(|rope| rope.long.is_some()).map(|rope| rope.original);
         originals.min().unwrap_or(self.context)
@@ -54,7 +54,7 @@ impl DecoderSpec {
 pub(crate) struct LayerSpec {
     pub(crate) attention: AttentionSpec,
     pub(crate) mlp: MlpSpec,
-    /// Whether what attention and the MLP give is normalized before it is added.
+    /// Whether the outputs of attention and the MLP are normalized before they are added.
     pub(crate) norms_after: bool,
     pub(crate) residual_scale: f32,
 }
@@ -62,68 +62,67 @@ pub(crate) struct LayerSpec {
 /// An RMS norm.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NormSpec {
-    /// Added to the mean square.
+    /// The term added to the mean square.
     pub(crate) eps: f32,
-    /// Whether 1 is to be added to the weights.
+    /// Whether 1 is added to the weights.
     pub(crate) plus_one: bool,
 }
 
 /// Attention with grouped heads.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AttentionSpec {
-    /// Heads of queries; a multiple of `kv_heads`.
+    /// The number of query heads, a multiple of `kv_heads`.
     pub(crate) heads: usize,
-    /// Heads of keys and values.
+    /// The number of key and value heads.
     pub(crate) kv_heads: usize,
     /// The head dimension.
     pub(crate) head_dim: usize,
-    /// Scores are multiplied by this.
+    /// The factor of scores.
     pub(crate) scale: f32,
     /// And then capped smoothly to the range from minus to plus this.
     pub(crate) softcap: Option<f32>,
     pub(crate) mask: Mask,
-    /// Which of the network's kinds of positions, if queries and keys are rotated.
+    /// The index of the rotary embedding, if queries and keys are rotated.
     pub(crate) rope: Option<usize>,
-    /// Whether every head of queries and keys is normalized before it is rotated (`q_norm`,
-    /// `k_norm`).
+    /// The norm of every query and key head before rotation (`q_norm`, `k_norm`), if there is one.
     pub(crate) head_norm: Option<NormSpec>,
-    /// Whether one matrix makes queries, keys and values.
+    /// Whether queries, keys and values come from one fused matrix.
     pub(crate) fused: bool,
     pub(crate) inputs_bias: bool,
     pub(crate) output_bias: bool,
 }
 
 impl AttentionSpec {
-    /// Returns the elements of all queries, keys and values of a row.
+    /// Returns the numbers of elements of a row's queries, keys and values.
     pub(crate) fn widths(&self) -> [usize; 3] {
         [self.heads, self.kv_heads, self.kv_heads].map(|heads| heads * self.head_dim)
     }
 
-    /// Returns the bytes of the keys and values of up to 64 positions: they are kept in panels of
-    /// so many, of values no less than 16 elements each.
+    /// Returns the bytes of the keys and values of up to 64 positions. The cache stores them in
+    /// panels of 64 positions; a value takes at least 16 elements.
     pub(crate) fn panel_bytes(&self) -> usize {
         const POSITIONS: usize = 64;
         self.kv_heads * 2 * self.head_dim.max(16) * POSITIONS * size_of::<u16>()
     }
 
-    /// Returns how many heads of queries share a head of keys and values.
+    /// Returns how many query heads share a head of keys and values.
     pub(crate) fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
 }
 
-/// Which positions a row sees.
+/// The positions that a row sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mask {
-    /// Its own and all before.
+    /// Its own position and all before.
     Causal,
-    /// Its own and those before, so many together.
+    /// Its own position and those before, this many in total.
     Window(usize),
-    /// All of the sequence.
+    /// All positions of the sequence.
     Full,
 }
 
-/// What follows attention.
+/// The part of a layer that follows attention.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum MlpSpec {
     Dense(DenseSpec),
@@ -137,24 +136,24 @@ pub(crate) struct DenseSpec {
     pub(crate) width: usize,
     pub(crate) activation: Activation,
     pub(crate) gated: bool,
-    /// Whether one matrix makes gates and what they are multiplied with.
+    /// Whether gate and up are one fused matrix.
     pub(crate) fused: bool,
     pub(crate) bias: bool,
 }
 
-/// A mixture of gated MLPs, of which each row takes some.
+/// A mixture of gated MLPs, of which each row takes a few.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MixtureSpec {
-    /// How many there are.
+    /// The number of experts.
     pub(crate) experts: usize,
-    /// How many a row takes.
+    /// The number of experts that a row takes.
     pub(crate) chosen: usize,
     /// Elements between the matrices.
     pub(crate) width: usize,
     pub(crate) activation: Activation,
-    /// Whether the weights of those that a row takes add up to 1.
+    /// Whether the weights of a row's experts sum up to 1.
     pub(crate) normalized: bool,
-    /// An MLP that every row takes, weighed by a gate.
+    /// An MLP that every row takes, weighted by a gate.
     pub(crate) shared: Option<DenseSpec>,
 }
 
@@ -168,17 +167,17 @@ pub(crate) struct EncoderSpec {
     pub(crate) hidden: usize,
     /// The longest sequence.
     pub(crate) positions: usize,
-    /// Kinds of tokens, of which the first is used.
+    /// The number of token types, of which the first is used.
     pub(crate) kinds: usize,
     pub(crate) layers: usize,
-    /// Of the layer norms.
+    /// The term added to the variance in layer norms.
     pub(crate) eps: f32,
     pub(crate) attention: AttentionSpec,
     pub(crate) mlp: DenseSpec,
 }
 
 impl EncoderSpec {
-    /// Returns how many elements a row takes while it is computed, but for its MLP.
+    /// Returns the scratch elements that a row takes, except in its MLP.
     pub(crate) fn row_elements(&self) -> usize {
         let [queries, keys, values] = self.attention.widths();
         2 * self.hidden + 2 * queries + keys + values

@@ -1,4 +1,4 @@
-//! Products of a network, and who sees what enters them.
+//! The products of a network, and a tap that sees their inputs.
 
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 
@@ -6,18 +6,18 @@ use crate::error::Error;
 use crate::experts::Experts;
 use crate::linear::{Linear, WeightName, Workspace};
 
-/// Sees the activations that enter the linear layers of a network, to measure what their weights
-/// are multiplied with.
+/// An observer of the activations that enter the linear layers of a network, for measuring the
+/// inputs of their weights.
 ///
 /// [`CausalLm::forward_layer`](crate::CausalLm::forward_layer),
 /// [`CausalLm::forward_head`](crate::CausalLm::forward_head) and
-/// [`Encoder::forward_layer`](crate::Encoder::forward_layer) take one.
+/// [`Encoder::forward_layer`](crate::Encoder::forward_layer) take a tap.
 pub trait Tap {
-    /// Called before a product with the rows that enter it, one for each token.
+    /// Called before a product with its input rows, one for each token.
     ///
-    /// Matrices that multiply the same rows (those of queries, keys and values; of gates and up)
-    /// are named in one call. An expert sees the rows that the router sends to it, and is not named
-    /// where these are none. A long sequence may come in several calls.
+    /// One call names all matrices that multiply the same rows (query, key and value; gate and up).
+    /// An expert sees the rows that the router sends to it, and is not named if there are none. A
+    /// long sequence may be split into several calls.
     fn input(&mut self, weights: &[WeightName<'_>], x: ArrayView2<'_, f32>);
 }
 
@@ -77,7 +77,7 @@ impl Products<'_> {
     }
 }
 
-/// Lends a tap for one of several calls.
+/// Reborrows a tap for one of several calls.
 pub(crate) fn lend<'s>(tap: &'s mut Option<&mut dyn Tap>) -> Option<&'s mut dyn Tap> {
     match tap {
         Some(tap) => Some(&mut **tap),

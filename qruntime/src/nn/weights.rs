@@ -1,5 +1,5 @@
-//! Finds the tensors of a network by what they do, under the names that the family has for them,
-//! and compares each with the shape that the network needs.
+//! Finds the tensors of a network by what they do, under the family's names, and checks that each
+//! has the shape that the network needs.
 
 use std::path::{Path, PathBuf};
 
@@ -21,15 +21,15 @@ pub(crate) struct Weights {
     path: PathBuf,
     isa: Isa,
     names: &'static Names,
-    /// What names begin with, but for that of the output head.
+    /// The prefix of all names except that of the output head.
     body: &'static str,
-    /// What the name of the output head begins with.
+    /// The prefix of the output head's name.
     head: &'static str,
     layer: usize,
 }
 
 impl Weights {
-    /// The tensors of a model, for layers that compute with `isa`.
+    /// Returns the tensors of a model, for layers that compute with `isa`.
     pub(crate) fn new(model: &Model, path: &Path, isa: Isa, names: &'static Names) -> Self {
         let [body, head] = [names.bodies(), names.heads()].map(|prefixes| prefixes.first().copied().unwrap_or(""));
         Self { model: model.clone(), path: path.into(), isa, names, body, head, layer: 0 }
@@ -40,36 +40,36 @@ impl Weights {
         self.isa
     }
 
-    /// The family's names.
+    /// Returns the family's names.
     pub(crate) fn names(&self) -> &'static Names {
         self.names
     }
 
-    /// The tensors of a layer.
+    /// Returns the tensors of a layer.
     pub(crate) fn layer(&self, layer: usize) -> Self {
         Self { layer, ..self.clone() }
     }
 
-    /// The same, with names that begin as that of `part` does in this model.
+    /// Returns the same tensors, with the prefix that the name of `part` has in this model.
     pub(crate) fn at_body(&self, part: Part) -> Result<Self, Error> {
         let all = self.names.bodies().iter().map(|&body| Self { body, ..self.clone() });
         all.clone().find(|weights| weights.has(part)).ok_or_else(|| self.first(all, part))
     }
 
-    /// The same, with the name of the output head that this model has.
+    /// Returns the same tensors, with the prefix that the output head's name has in this model.
     pub(crate) fn at_head(&self) -> Result<Self, Error> {
         let all = self.names.heads().iter().map(|&head| Self { head, ..self.clone() });
         all.clone().find(|weights| weights.has(Part::Head)).ok_or_else(|| self.first(all, Part::Head))
     }
 
-    /// The error of a part that none of them has.
+    /// Makes the error of a part that none of them has.
     fn first(&self, mut all: impl Iterator<Item = Self>, part: Part) -> Error {
         let usual = all.next().unwrap_or_else(|| self.clone());
         self.refuse(&format!("{}.weight", usual.stem(part)), "missing")
     }
 
-    /// The pattern by which a part is called in this model, or else usually. With `single`, of the
-    /// patterns that have a place for the number of an expert.
+    /// Returns the pattern of a part's name in this model, or else the usual one. With `single`,
+    /// considers only patterns with a placeholder for an expert's number.
     fn pattern(&self, part: Part, single: bool) -> &'static str {
         let patterns = || self.names.patterns(part).filter(|pattern| pattern.contains(EXPERT) == single);
         let is_there = |pattern: &&str| {
@@ -85,38 +85,38 @@ impl Weights {
         format!("{prefix}{}", filled(pattern, self.layer, expert))
     }
 
-    /// The name of a part, without `.weight`.
+    /// Returns the name of a part, without `.weight`.
     fn stem(&self, part: Part) -> String {
         self.name(part, self.pattern(part, false), 0)
     }
 
-    /// Whether there is such a tensor.
+    /// Returns whether there is such a tensor.
     pub(crate) fn has(&self, part: Part) -> bool {
         let stem = self.stem(part);
         [&stem, &format!("{stem}.weight")].into_iter().any(|name| self.model.tensor(name).is_some())
     }
 
-    /// Whether each expert has such a tensor of its own.
+    /// Returns whether each expert has its own such tensor.
     pub(crate) fn has_single(&self, part: Part) -> bool {
         self.model.tensor(&format!("{}.weight", self.name(part, self.pattern(part, true), 0))).is_some()
     }
 
-    /// Whether a matrix is the same as another, byte for byte.
+    /// Returns whether a matrix is the same as another, byte for byte.
     pub(crate) fn is_same(&self, part: Part, other: &Self, other_part: Part) -> bool {
         self.model.is_same(&format!("{}.weight", self.stem(part)), &format!("{}.weight", other.stem(other_part)))
     }
 
-    /// The full name of a matrix, for messages.
+    /// Returns the full name of a matrix, for messages.
     pub(crate) fn quoted(&self, part: Part) -> String {
         format!("\"{}.weight\"", self.stem(part).escape_debug())
     }
 
-    /// The error of a tensor.
+    /// Makes the error of a tensor.
     fn refuse(&self, name: &str, message: impl Into<String>) -> Error {
         FileError::network(name, message).in_file(&self.path).into()
     }
 
-    /// Compares a shape with what is expected.
+    /// Checks that a tensor has the expected shape.
     fn check(&self, name: &str, expected: &[usize]) -> Result<(), Error> {
         match self.model.tensor(name) {
             None => Err(self.refuse(name, format!("missing, expected {expected:?}"))),
@@ -127,7 +127,8 @@ impl Weights {
         }
     }
 
-    /// The layer of so many outputs and inputs, which has a bias or has none.
+    /// Makes a layer with the given numbers of outputs and inputs. It must have a bias if `bias` is
+    /// true, and none otherwise.
     pub(crate) fn linear(&self, part: Part, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, Error> {
         self.linear_named(&self.stem(part), outputs, inputs, bias)
     }
@@ -137,7 +138,7 @@ impl Weights {
         let bias_name = format!("{name}.bias");
         match bias {
             true => self.check(&bias_name, &[outputs])?,
-            // One that is there and not applied would change every result.
+            // Ignoring an existing bias would change every result.
             false if self.model.tensor(&bias_name).is_some() => {
                 return Err(self.refuse(&bias_name, "found, expected none"));
             }
@@ -146,28 +147,28 @@ impl Weights {
         Ok(self.model.linear(name)?.with_isa(self.isa))
     }
 
-    /// A vector of so many elements.
+    /// Reads a vector of `len` elements.
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
         self.check(name, &[len])?;
         self.model.plain(name)?.to_f32()
     }
 
-    /// An RMS norm.
+    /// Makes an RMS norm.
     pub(crate) fn rms_norm(&self, part: Part, len: usize, spec: NormSpec) -> Result<Norm, Error> {
         Ok(Norm::rms(self.isa, self.vector(&format!("{}.weight", self.stem(part)), len)?, spec))
     }
 
-    /// A layer norm.
+    /// Makes a layer norm.
     pub(crate) fn layer_norm(&self, part: Part, len: usize, eps: f32) -> Result<Norm, Error> {
         let stem = self.stem(part);
-        // Checkpoints that were once TensorFlow's have other names.
+        // Checkpoints converted from TensorFlow have other names.
         let is_old = self.model.tensor(&format!("{stem}.gamma")).is_some();
         let [weight, bias] = if is_old { ["gamma", "beta"] } else { ["weight", "bias"] };
         let vector = |suffix: &str| self.vector(&format!("{stem}.{suffix}"), len);
         Ok(Norm::layer(self.isa, vector(weight)?, vector(bias)?, eps))
     }
 
-    /// A tensor with the matrices of so many experts, each of so many outputs and inputs.
+    /// Makes `count` experts, each with the given numbers of outputs and inputs, from one tensor.
     pub(crate) fn experts(&self, part: Part, count: usize, outputs: usize, inputs: usize) -> Result<Experts, Error> {
         let stem = self.stem(part);
         let name = if self.model.tensor(&stem).is_some() { stem } else { format!("{stem}.weight") };
@@ -187,7 +188,7 @@ impl Weights {
         Ok(self.model.experts(&name)?.with_isa(self.isa))
     }
 
-    /// Experts that have a matrix of their own each.
+    /// Makes experts that have one tensor each.
     pub(crate) fn single_experts(
         &self,
         part: Part,
@@ -199,7 +200,7 @@ impl Weights {
         let name = |n: usize| self.name(part, pattern, n);
         let layers = (0..count).map(|n| self.linear_named(&name(n), outputs, inputs, false));
         let layers: Vec<Linear> = layers.collect::<Result<_, _>>()?;
-        // Rows are made ready once for all of them.
+        // Rows are prepared once for all experts.
         if let Some(n) = layers.iter().position(|layer| layer.is_exact() != layers[0].is_exact()) {
             let [found, expected] = if layers[n].is_exact() { ["plain", "packed"] } else { ["packed", "plain"] };
             let message =

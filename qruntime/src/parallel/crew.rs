@@ -1,5 +1,5 @@
-//! Threads that help a caller: the one place where borrowed work reaches other threads, and the one
-//! that waits for it.
+//! Threads that help a caller. Only this module hands borrowed work to other threads and waits for
+//! it.
 //!
 //! Every thread that computes has a [`Crew`]. A *helper* is a job in rayon's current pool that
 //! looks for work of one crew:
@@ -13,18 +13,17 @@
 //! close: under the lock, withdraw `work`,     leave: under the lock, withdraw `work`, running -= 1
 //!        wait until running = 0
 //! ```
+//! The caller waits only for helpers that have entered, and runs no other job meanwhile, so it may
+//! hold any lock. If all threads of the pool are busy, the caller does the work alone. Rayon's own
+//! ways of waiting (`join`, `scope`) do run other jobs of the pool, which may want the lock that
+//! the caller holds. Helpers that were invited and have not come yet are not invited again, so a
+//! thread that is blocked for long costs one small job, however many regions there are.
 //!
-//! The caller waits for helpers that have entered and for nothing else, and meanwhile runs no other
-//! job: it may hold any lock. A pool whose threads are all taken costs it the help, not the answer.
-//! Rayon's own ways of waiting (`join`, `scope`) do run other jobs of the pool meanwhile, which may
-//! want the lock that the caller holds.
-//!
-//! Helpers that were invited and have not come yet are not invited again, so a thread that is
-//! blocked for long costs one small job, however many regions there are. A helper that goes while a
-//! caller opens a region may be the one on which that caller counts. So each of them first says
-//! what it does and then looks at what the other has said: the caller opens the region and then
-//! counts helpers; the helper stops being counted and then looks whether the region is open. In one
-//! order of all four ([`Ordering::SeqCst`]) the later of the two sees the other.
+//! A helper may leave while a caller opens a region and counts on that helper. So each side first
+//! publishes its own step and then reads the other's: the caller opens the region and then counts
+//! helpers; the helper takes itself off the count and then checks whether the region is open. All
+//! four steps have one total order ([`Ordering::SeqCst`]), so the later side sees the other's
+//! step.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -41,8 +40,8 @@ const PATIENCE: Duration = Duration::from_micros(500);
 /// How long a helper stays, if another job of the pool may be waiting below it on the same thread.
 const STAY: Duration = Duration::from_millis(5);
 
-/// How often a caller looks whether the last helpers are done before it sleeps. It gives way to
-/// other processes meanwhile.
+/// How often a caller checks whether the last helpers are done before it sleeps. It yields to other
+/// processes meanwhile.
 const LOOKS: u32 = 200;
 
 thread_local! {
@@ -56,28 +55,28 @@ thread_local! {
 #[derive(Default)]
 struct Crew {
     region: Mutex<Region>,
-    /// Whether the region has work and room: read without the lock by those who look for it.
+    /// Whether the region has work and room. Helpers read it without the lock.
     open: AtomicBool,
-    /// Told when the last helper has left a region whose caller sleeps.
+    /// Notified when the last helper has left a region whose caller sleeps.
     left: Condvar,
-    /// How many calls of [`keep_awake`] there are, one within the other.
+    /// The depth of nested calls of [`keep_awake`].
     awake: AtomicUsize,
-    /// Helpers that have been invited and are not gone.
+    /// The number of helpers that have been invited and have not left.
     invited: AtomicUsize,
 }
 
-/// What a crew does at a time.
+/// The work of a crew at one time.
 #[derive(Default)]
 struct Region {
-    /// None when there is nothing left that nobody has begun.
+    /// `None` when no unstarted work is left.
     work: Option<Work>,
     /// How many more helpers may enter.
     room: usize,
-    /// How many have entered and not left.
+    /// How many helpers have entered and not left.
     running: usize,
-    /// What the first of those that panicked said.
+    /// The payload of the first panic.
     panic: Option<Box<dyn Any + Send>>,
-    /// Whether the caller is to be woken.
+    /// Whether the caller sleeps and must be woken.
     sleeping: bool,
 }
 
@@ -85,7 +84,7 @@ struct Region {
 #[derive(Clone, Copy)]
 struct Work {
     closure: *const (),
-    /// Calls it.
+    /// Calls the closure.
     ///
     /// # Safety
     /// The closure must be alive.
@@ -103,7 +102,7 @@ impl Work {
         /// # Safety
         /// `closure` must point to a `W` that is alive.
         unsafe fn call<W: Fn()>(closure: *const ()) {
-            // SAFETY: the caller says so.
+            // SAFETY: the caller guarantees that it is alive.
             let work = unsafe { &*closure.cast::<W>() };
             work();
         }
@@ -116,18 +115,18 @@ impl Work {
     /// The closure must be alive until this returns.
     #[expect(unsafe_code, reason = "calls through a pointer")]
     unsafe fn run(self) {
-        // SAFETY: `call` is the one of the closure's own type (see `new`), and the caller says that
-        // it is alive.
+        // SAFETY: `call` is the one of the closure's own type (see `new`), and the caller
+        // guarantees that it is alive.
         unsafe { (self.call)(self.closure) }
     }
 }
 
-/// Runs `work` on this thread and, at the same time, on up to `threads - 1` threads of rayon's
-/// current pool, and returns when all of them have.
+/// Runs `work` on this thread and at the same time on up to `threads - 1` threads of rayon's
+/// current pool. Returns when all of them have returned.
 ///
-/// `work` takes pieces from a queue of its own until there are none: when it has returned on any
-/// thread, no other one begins it. It must not wait for other jobs of the pool. If it panics, so
-/// does the caller, after all have returned.
+/// `work` takes pieces from its own queue until none are left: when it has returned on any thread,
+/// no other thread begins it. It must not wait for other jobs of the pool. If it panics, so does
+/// the caller, after all threads have returned.
 pub(super) fn together<W: Fn() + Sync>(threads: usize, work: W) {
     let crew = CREW.with(Arc::clone);
     if threads <= 1 || !crew.open(&work, threads - 1) {
@@ -142,15 +141,15 @@ pub(super) fn together<W: Fn() + Sync>(threads: usize, work: W) {
 }
 
 /// Runs `work` on this thread and keeps the other threads of rayon's current pool awake meanwhile,
-/// so that they come at once to its products.
+/// so that they join its products at once.
 ///
-/// Rayon's threads fall asleep some 25 µs after the last product; to wake one takes some 15 µs of
-/// the caller's time, and it comes 50 µs late. Wrap the computation of one token, where other work
-/// lies between products. Threads that wait give way to other processes, take on any other work of
-/// the pool, and fall asleep when there was none for half a millisecond: what lasts longer belongs
-/// outside. Results are the same without; in a pool of one thread nothing happens.
+/// Rayon's threads fall asleep some 25 µs after the last product. Waking one takes some 15 µs of
+/// the caller's time, and it arrives 50 µs late. Wrap the computation of one token, where other
+/// work lies between products. Waiting threads yield to other processes, run any other work of the
+/// pool, and fall asleep after half a millisecond without work, so keep longer work outside.
+/// Results are the same without this function; in a pool of one thread, it only runs `work`.
 ///
-/// The calling thread waits for no job of the pool and runs none, so it may hold a lock.
+/// The calling thread neither waits for nor runs jobs of the pool, so it may hold a lock.
 ///
 /// ```
 /// let token = qruntime::keep_awake(|| { /* layers, attention, more layers */ 42 });
@@ -181,12 +180,12 @@ pub fn keep_awake<R>(work: impl FnOnce() -> R) -> R {
 
 impl Crew {
     fn lock(&self) -> MutexGuard<'_, Region> {
-        // Nothing panics that holds it.
+        // No code panics while it holds the lock.
         self.region.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Publishes work for so many helpers, unless there is some already: then the caller is within
-    /// `work`, and alone.
+    /// Publishes work for this many helpers. Returns `false` if there is some already: then the
+    /// caller is itself within `work`, and computes alone.
     ///
     /// After `true`, `work` must stay alive until [`close`](Self::close) has returned.
     fn open<W: Fn() + Sync>(&self, work: &W, helpers: usize) -> bool {
@@ -200,8 +199,8 @@ impl Crew {
         true
     }
 
-    /// Withdraws the work, waits for the helpers that have begun it, and returns what one of them
-    /// panicked with.
+    /// Withdraws the work and waits for the helpers that have begun it. If one panicked, returns
+    /// the payload.
     fn close(&self) -> Option<Box<dyn Any + Send>> {
         let mut region = self.withdraw(self.lock());
         for look in 0..LOOKS {
@@ -223,14 +222,14 @@ impl Crew {
         region.panic.take()
     }
 
-    /// Lets nobody else enter.
+    /// Lets no other helper enter.
     fn withdraw<'r>(&self, mut region: MutexGuard<'r, Region>) -> MutexGuard<'r, Region> {
         region.work = None;
         self.open.store(false, Ordering::Relaxed);
         region
     }
 
-    /// Sees to it that there are this many helpers, or that they have been asked to come.
+    /// Ensures that this many helpers are present or invited.
     fn invite(self: &Arc<Self>, helpers: usize) {
         let missing = helpers.saturating_sub(self.invited.load(Ordering::SeqCst));
         if missing > 0 {
@@ -239,7 +238,7 @@ impl Crew {
         }
     }
 
-    /// Hands a helper over to the pool, which sends for the other ones.
+    /// Spawns a helper in the pool, which invites the others.
     fn send(self: Arc<Self>, helpers: usize) {
         if helpers == 0 {
             return;
@@ -263,15 +262,15 @@ impl Crew {
         });
     }
 
-    /// Whether there is work, or may soon be.
+    /// Returns whether there is work, or may soon be.
     fn is_wanted(&self) -> bool {
         self.open.load(Ordering::Relaxed) || self.awake.load(Ordering::Relaxed) > 0
     }
 
-    /// Looks for work and does it, until there is none and none is to be expected.
+    /// Looks for work and does it, until there is none and none is expected.
     fn help(&self) {
-        // A helper that waits takes on other jobs of the pool, which may be helpers, too: they
-        // work, but do not wait.
+        // A waiting helper runs other jobs of the pool, which may be helpers, too: those work but
+        // do not wait.
         let nested = BUSY.replace(true);
         let start = Instant::now();
         let mut last = start;
@@ -309,7 +308,7 @@ impl Crew {
         #[expect(unsafe_code, reason = "calls a closure whose owner waits for it")]
         let result = catch_unwind(AssertUnwindSafe(|| unsafe { work.run() }));
 
-        // Nothing is left that nobody has begun.
+        // No unstarted work is left.
         let mut region = self.withdraw(self.lock());
         region.running -= 1;
         if let Err(panic) = result {
@@ -331,15 +330,14 @@ mod tests {
 
     use super::*;
 
-    /// How often what may go wrong is tried; Miri is some thousand times slower.
+    /// How often races are provoked; Miri is some thousand times slower.
     const TIMES: usize = if cfg!(miri) { 16 } else { 2000 };
 
     fn pool(threads: usize) -> rayon::ThreadPool {
         ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
     }
 
-    /// Takes numbers below `end` from a queue until there are none, each by one thread, and returns
-    /// their sum.
+    /// Lets threads take the numbers below `end` from a queue, each once, and returns their sum.
     fn sum(threads: usize, end: usize) -> usize {
         let (next, sum) = (AtomicUsize::new(0), AtomicUsize::new(0));
         together(threads, || {
@@ -361,7 +359,7 @@ mod tests {
             let regions = || (0..TIMES).for_each(|end| assert_eq!(sum(threads, end), (0..end).sum::<usize>()));
             pool.install(regions);
             pool.install(|| keep_awake(regions));
-            // Several callers, whose helpers are each other.
+            // Several callers that help each other.
             pool.scope(|scope| (0..2 * threads).for_each(|_| scope.spawn(|_| keep_awake(regions))));
         }
         sum(3, 100);
@@ -375,7 +373,7 @@ mod tests {
                 let seen = Mutex::new(HashSet::new());
                 let start = Instant::now();
                 let in_time = || start.elapsed() < Duration::from_secs(60);
-                // Ends when so many threads are in it.
+                // Ends when this many threads have entered.
                 pool.install(|| {
                     together(threads, || {
                         seen.lock().unwrap().insert(thread::current().id());

@@ -1,12 +1,10 @@
-//! Splits products, and other work on rows, over the threads of rayon's current pool. The only
-//! module that knows threads.
-//!
-//! A *region* is one call of [`multiply`]: a queue of products, from whose front threads take
-//! pieces of consecutive panels, large ones first and smaller ones towards the end. The caller
-//! takes pieces at once and never waits for a thread that has not come: the queue is empty when
-//! such a thread comes at last. So a region costs little, and a thread that is held up holds up one
-//! piece. [`crew`] brings the threads and waits for them. `docs/kernels.md` has the figures, and
-//! what did not help.
+//! Splits products and other work on rows over the threads of rayon's current pool. No other module
+//! uses threads. A *region* is one call of [`multiply`]: a shared queue of products. Threads take
+//! pieces of consecutive panels from its front, large ones first and smaller ones towards the end.
+//! The caller starts at once and never waits for a thread that has not come: a late thread finds
+//! the queue empty. So a region costs little, and a delayed thread delays only one piece. [`crew`]
+//! provides the threads and waits for them. `docs/kernels.md` has the figures and what did not
+//! help.
 
 mod crew;
 
@@ -24,14 +22,14 @@ use crate::weight::Weight;
 /// Rows of activations that are multiplied together.
 #[derive(Clone, Copy)]
 pub(crate) enum Rows<'a> {
-    /// In 8 bits.
+    /// Activations in 8 bits.
     Quantized(ActivationsRef<'a>),
-    /// Unrounded, of so many columns.
+    /// Unrounded activations and the number of columns.
     Exact(&'a [f32], usize),
 }
 
 impl Rows<'_> {
-    /// Some of the rows; as many as [`TILE`] at a time.
+    /// Returns some of the rows, at most [`TILE`] at a time.
     fn range(self, rows: Range<usize>) -> Self {
         match self {
             Self::Quantized(x) => Self::Quantized(x.range(rows)),
@@ -40,14 +38,14 @@ impl Rows<'_> {
     }
 }
 
-/// Bytes of weights times rows of activations for which it pays to ask another thread: some ten
-/// microseconds of work, because a thread that is asleep costs as much to wake.
+/// The work, in bytes of weights times rows of activations, for which another thread is worth
+/// asking: some ten microseconds, because waking a sleeping thread costs as much.
 const WORK_PER_THREAD: usize = 256 << 10;
 
-/// The least that is worth taking from the queue, in the same unit.
+/// The smallest piece worth taking from the queue, in the same unit.
 const SMALLEST_PIECE: usize = 128 << 10;
 
-/// What outputs are computed into, on the stack, and copied from: this many panel rows.
+/// A buffer of outputs on the stack, from which they are copied to their place.
 struct Tile([[f32; PANEL_ROWS]; TILE]);
 
 const TILE: usize = 64;
@@ -58,7 +56,7 @@ impl Tile {
     }
 }
 
-/// Quantizes rows of `cols` activations in groups. One row never costs a region of its own.
+/// Quantizes rows of `cols` activations in groups. A single row never opens a region.
 pub(crate) fn quantize(
     isa: Isa,
     x: &[f32],
@@ -69,7 +67,7 @@ pub(crate) fn quantize(
     if x.len() <= cols || size_of_val(x) < WORK_PER_THREAD || rayon::current_num_threads() == 1 {
         return to.quantize(isa, x, cols, groups);
     }
-    // A row is a microsecond or less: many of them make a task.
+    // A row takes a microsecond or less, so a task consists of many.
     let rows_per_task = (SMALLEST_PIECE / size_of::<f32>()).div_ceil(cols);
     let parts = to.parts(x, cols, groups, rows_per_task)?;
     let threads = threads(size_of_val(x));
@@ -77,13 +75,13 @@ pub(crate) fn quantize(
     Ok(())
 }
 
-/// How many threads are worth asking for some work, in bytes of packed weights times rows.
+/// Returns how many threads some work is worth, given in bytes of packed weights times rows.
 pub(crate) fn threads(work: usize) -> usize {
     rayon::current_num_threads().min(work / WORK_PER_THREAD).max(1)
 }
 
-/// Does `work` on rows, each of which costs `cost`, in bytes of packed weights: a few at a time, on
-/// as many threads as that is worth.
+/// Does `work` on rows, a few at a time, on as many threads as the work is worth. Each row costs
+/// `cost`, in bytes of packed weights.
 pub(crate) fn rows<T: Send>(cost: usize, rows: impl ExactSizeIterator<Item = T> + Send, work: impl Fn(T) + Sync) {
     match threads(cost.saturating_mul(rows.len())) {
         1 => rows.for_each(work),
@@ -91,11 +89,10 @@ pub(crate) fn rows<T: Send>(cost: usize, rows: impl ExactSizeIterator<Item = T> 
     }
 }
 
-/// Rows that are taken together: each costs a microsecond or so.
+/// Rows that a thread takes together: each costs a microsecond or so.
 const ROWS: usize = 16;
 
-/// Does `work` on items, `N` at a time, on as many threads as there are `scratch`es, each with its
-/// own.
+/// Does `work` on items, `N` at a time, on one thread for each of `scratch`.
 pub(crate) fn each<const N: usize, T: Send, S: Send>(
     items: impl Iterator<Item = T> + Send,
     scratch: &mut [S],
@@ -121,14 +118,14 @@ pub(crate) fn each<const N: usize, T: Send, S: Send>(
     });
 }
 
-/// Locks a queue. Taking from one does not panic halfway.
+/// Locks a queue. Taking from a queue does not panic halfway, so poison is ignored.
 fn lock<T>(queue: &Mutex<T>) -> MutexGuard<'_, T> {
     queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One product of a region: `y = x·weightsᵀ + bias`.
 ///
-/// `y` has a row for each row of `x` and a column for each row of `weights`.
+/// `y` has one row for each row of `x` and one column for each row of `weights`.
 pub(crate) struct Product<'a> {
     pub(crate) isa: Isa,
     pub(crate) weights: Weight<'a>,
@@ -148,7 +145,7 @@ pub(crate) fn multiply(products: &mut [Product<'_>]) -> Result<(), ShapeError> {
     let queue = Mutex::new(Queue { products: products.iter_mut(), first: None, left, threads, failed: None });
     crew::together(threads, || {
         let mut tile = Tile::new();
-        // The lock is free again before a piece is computed.
+        // The lock is released before the piece is computed.
         while let Some(mut piece) = { lock(&queue).take() } {
             if let Err(error) = piece.run(&mut tile) {
                 lock(&queue).failed = Some(error);
@@ -158,20 +155,20 @@ pub(crate) fn multiply(products: &mut [Product<'_>]) -> Result<(), ShapeError> {
     queue.into_inner().unwrap_or_else(PoisonError::into_inner).failed.map_or(Ok(()), Err)
 }
 
-/// What is left of the products of a region.
+/// The remaining products of a region.
 struct Queue<'a, 'p> {
     products: slice::IterMut<'a, Product<'p>>,
-    /// The rest of a product that was begun.
+    /// The rest of a product that has been started.
     first: Option<Product<'a>>,
-    /// Work of both.
+    /// The work of both.
     left: usize,
     threads: usize,
     failed: Option<ShapeError>,
 }
 
 impl<'a> Queue<'a, '_> {
-    /// A piece from the front: half of a thread's share of what is left, so that all come to an end
-    /// together.
+    /// Takes a piece from the front: half of a thread's share of what is left, so that all threads
+    /// finish together.
     fn take(&mut self) -> Option<Product<'a>> {
         let size = (self.left / (2 * self.threads)).max(SMALLEST_PIECE);
         let first = match self.first.take() {
@@ -186,7 +183,7 @@ impl<'a> Queue<'a, '_> {
 }
 
 impl<'a> Product<'a> {
-    /// Bytes of weights times rows of activations.
+    /// Returns the work in bytes of weights times rows of activations.
     fn work(&self) -> usize {
         self.weights.as_bytes().len().saturating_mul(self.y.nrows())
     }
@@ -196,7 +193,8 @@ impl<'a> Product<'a> {
         Product { isa, weights, x, bias, y: y.view_mut() }
     }
 
-    /// The product of the first panels, about `size` work, and that of the others if there are any.
+    /// Splits off the first panels, about `size` work; also returns the product of the other
+    /// panels, if there are any.
     fn split(self, size: usize) -> (Self, Option<Self>) {
         let panels = self.weights.panel_count();
         let work_per_panel = (self.work() / panels.max(1)).max(1);
@@ -219,7 +217,7 @@ impl<'a> Product<'a> {
         let rows_at_once = self.y.nrows().min(TILE);
         let panels_at_once = TILE / rows_at_once;
         let panel_count = self.weights.panel_count();
-        // Rows outside: those of a tile stay in the second cache while all panels go by.
+        // Rows are the outer loop: those of a tile stay in the L2 cache while all panels pass.
         for (i, mut y) in self.y.axis_chunks_iter_mut(Axis(0), rows_at_once).enumerate() {
             let rows = y.nrows();
             let x = self.x.range(i * rows_at_once..i * rows_at_once + rows);

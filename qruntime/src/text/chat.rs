@@ -1,4 +1,4 @@
-//! Conversations as text, in the form that a model was trained on: its chat template.
+//! Chat templates: conversations as text, in the form that a model was trained on.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,26 +12,26 @@ use super::{MAX_TEXT, special};
 use crate::error::{Error, FileError, FileErrorKind};
 use crate::files::{read_json_within, read_text};
 
-/// What somebody said.
+/// A message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// Who: `system`, `user`, `assistant`.
+    /// The author: `system`, `user`, `assistant`.
     pub role: String,
-    /// What.
+    /// The text.
     pub content: String,
 }
 
 impl Message {
-    /// What `role` said.
+    /// Makes a message by `role`.
     #[must_use]
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
     }
 }
 
-/// The chat template of a model: a program in Jinja that comes with it, in `chat_template.jinja`,
-/// `additional_chat_templates/`, `tokenizer_config.json` or `chat_template.json`. It is run as
-/// transformers runs it, within bounds of time and memory that `docs/security.md` states.
+/// The chat template of a model: a Jinja program in the model's `chat_template.jinja`,
+/// `additional_chat_templates/`, `tokenizer_config.json` or `chat_template.json`. It runs as in
+/// transformers, within limits of time and memory that `docs/security.md` states.
 ///
 /// ```no_run
 /// use qruntime::{CausalLm, Message};
@@ -44,29 +44,30 @@ impl Message {
 /// ```
 pub struct ChatTemplate {
     default: Option<(PathBuf, Template)>,
-    /// The template for conversations with tools, where it is another one.
+    /// The template for conversations with tools, if it is a different one.
     tool_use: Option<(PathBuf, String)>,
-    /// The special tokens by the names that templates know them by.
+    /// The special tokens, by their names in templates.
     tokens: Map<String, Value>,
     date: Option<Date>,
 }
 
-/// A template that is one of several with names.
+/// The name of the template for conversations with tools.
 const TOOL_USE: &str = "tool_use";
 
-/// What may come with messages. Templates ask whether it is none, and some whether it is defined.
+/// Variables that may accompany messages. Templates test whether they are none, and some whether
+/// they are defined.
 const ABSENT: [&str; 2] = ["tools", "documents"];
 
-/// What [`ChatTemplate::render_with`] sets itself.
+/// The variables that [`ChatTemplate::render_with`] sets itself.
 const OWN: [&str; 2] = ["messages", "add_generation_prompt"];
 
 impl ChatTemplate {
-    /// Opens the template in a folder, if it has one. Of several with names it is the one named
-    /// `default`; for conversations with tools, the one named `tool_use`.
+    /// Opens the template in a folder, if it has one. Of several named templates, it uses
+    /// `default`, and `tool_use` for conversations with tools.
     ///
     /// # Errors
-    /// If a file cannot be read, the template is no Jinja, or none of several templates has one of
-    /// these names.
+    /// If a file cannot be read, the template is not valid Jinja, or none of several templates has
+    /// one of these names.
     pub fn open(folder: impl AsRef<Path>) -> Result<Option<Self>, Error> {
         let folder = folder.as_ref();
         let config = folder.join("tokenizer_config.json");
@@ -82,45 +83,45 @@ impl ChatTemplate {
         Ok(Some(Self { default, tool_use, tokens: special_tokens(folder, &fields)?, date: None }))
     }
 
-    /// Makes a template of its text. It knows no special tokens: those that it writes (`bos_token`,
-    /// `eos_token`) are variables of [`render_with`](Self::render_with) like any others.
+    /// Makes a template from its text. It knows no special tokens: pass those that it writes
+    /// (`bos_token`, `eos_token`) as variables to [`render_with`](Self::render_with).
     ///
     /// # Errors
-    /// If the text is no Jinja, or too long.
+    /// If the text is not valid Jinja, or too long.
     pub fn from_source(source: &str) -> Result<Self, Error> {
         let template = Template::parse(source).map_err(|fault| refuse(Path::new(""), &fault))?;
         Ok(Self { default: Some((PathBuf::new(), template)), tool_use: None, tokens: Map::new(), date: None })
     }
 
-    /// Tells templates that ask for it what day it is; others do not change. A library has no
-    /// clock. A date has no time: templates that write one write midnight.
+    /// Sets the current date, since a library has no clock. It affects only templates that ask for
+    /// the date. A date has no time: templates that write a time write midnight.
     #[must_use]
     pub fn with_date(mut self, date: Date) -> Self {
         self.date = Some(date);
         self
     }
 
-    /// The token that ends what the model says, as the tokenizer has it.
+    /// Returns the text of the token that ends the model's messages, according to the tokenizer.
     #[must_use]
     pub fn end(&self) -> Option<&str> {
         self.tokens.get("eos_token")?.as_str()
     }
 
-    /// The text of a conversation. With `ask`, it ends where the model's answer begins.
+    /// Renders a conversation as text. With `ask`, the text ends where the model's answer begins.
     ///
     /// # Errors
-    /// If the template refuses: some know only certain roles, or want them in a certain order.
+    /// If the template refuses: some accept only certain roles, or certain orders of them.
     pub fn render(&self, messages: &[Message], ask: bool) -> Result<String, Error> {
         self.render_with(messages, &Map::new(), ask)
     }
 
-    /// The same with variables by name: `tools` and `documents`, which all templates may ask for,
-    /// and whatever else this one knows, such as `enable_thinking`. Messages are whatever is an
-    /// object in JSON: those with a list of parts as content, with tool calls, or with results of
-    /// tools.
+    /// Renders a conversation with named variables: `tools` and `documents`, which any template may
+    /// ask for, and others that this one knows, such as `enable_thinking`. A message is anything
+    /// that serializes to a JSON object, for example with a list of parts as content, with tool
+    /// calls, or with results of tools.
     ///
-    /// As in transformers, fields of messages that are null are left out, and reasoning
-    /// (`reasoning_content`, `thinking` or `reasoning`) is there under the first two names.
+    /// As in transformers, null fields of messages are left out, and reasoning
+    /// (`reasoning_content`, `thinking` or `reasoning`) is available under the first two names.
     ///
     /// ```no_run
     /// use qruntime::CausalLm;
@@ -144,7 +145,7 @@ impl ChatTemplate {
     /// ```
     ///
     /// # Errors
-    /// As [`render`](Self::render), if a message is no object, and if a variable is named
+    /// See [`render`](Self::render). Also if a message is not an object, or a variable is named
     /// `messages` or `add_generation_prompt`, which are arguments here.
     pub fn render_with<M: Serialize>(
         &self,
@@ -185,14 +186,14 @@ impl fmt::Debug for ChatTemplate {
     }
 }
 
-/// A template's text, with its file.
+/// The text of a template, with its file.
 type Source = (PathBuf, String);
 
 /// The templates `default` and `tool_use`.
 type Sources = (Option<Source>, Option<Source>);
 
-/// The templates `default` and `tool_use` of a folder. Files of their own come before the
-/// tokenizer's configuration.
+/// Reads the templates `default` and `tool_use` of a folder. Separate files take precedence over
+/// the tokenizer's configuration.
 fn sources(folder: &Path, config: &Path, fields: &Value) -> Result<Option<Sources>, Error> {
     let more = folder.join("additional_chat_templates");
     let main = [folder.join("chat_template.jinja"), more.join("default.jinja")];
@@ -205,7 +206,7 @@ fn sources(folder: &Path, config: &Path, fields: &Value) -> Result<Option<Source
     if let Some(sources) = named(config, &fields["chat_template"])? {
         return Ok(Some(sources));
     }
-    // Processors of images and sound had theirs here.
+    // Processors of images and sound had their template here.
     let old = folder.join("chat_template.json");
     if !old.exists() {
         return Ok(None);
@@ -218,7 +219,7 @@ fn read_source(path: &Path) -> Result<Source, Error> {
     Ok((path.to_owned(), String::from_utf8(read_text(path, MAX_TEMPLATE)?).map_err(bad)?))
 }
 
-/// The templates in a field: one, or several with names, in a list or an object.
+/// Reads the templates in a field: a single one, or several named ones in a list or an object.
 fn named(path: &Path, field: &Value) -> Result<Option<Sources>, Error> {
     let source = |text: &str| (path.to_owned(), text.to_owned());
     let named: Vec<(&str, &str)> = match field {
@@ -241,10 +242,9 @@ fn named(path: &Path, field: &Value) -> Result<Option<Sources>, Error> {
     }
 }
 
-/// The special tokens that templates know by name, as transformers finds them: fields of
-/// `tokenizer_config.json` whose names end with `_token`, and those of `extra_special_tokens` where
-/// these have names. `special_tokens_map.json` comes before them in folders that are so old that
-/// `added_tokens_decoder` is not there.
+/// Reads the special tokens that templates know by name, as transformers does: fields of
+/// `tokenizer_config.json` whose names end with `_token`, and named ones of `extra_special_tokens`.
+/// In old folders without `added_tokens_decoder`, `special_tokens_map.json` takes precedence.
 fn special_tokens(folder: &Path, config: &Value) -> Result<Map<String, Value>, Error> {
     let mut tokens = Map::new();
     let mut add = |fields: &Value| {
@@ -267,7 +267,7 @@ fn special_tokens(folder: &Path, config: &Value) -> Result<Map<String, Value>, E
     Ok(tokens)
 }
 
-/// A message as templates get it.
+/// Converts a message to the form that templates get.
 fn as_transformers_has_it(index: usize, message: &impl Serialize) -> Result<Value, Error> {
     const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
     let expected = "messages that are objects in JSON";
@@ -286,7 +286,7 @@ fn as_transformers_has_it(index: usize, message: &impl Serialize) -> Result<Valu
     Ok(with.into())
 }
 
-/// Refuses a template of a file; of none, if the path is empty.
+/// Makes the error of a template in a file, or without a file if the path is empty.
 fn refuse(path: &Path, why: &dyn fmt::Display) -> Error {
     let error = FileError::new(FileErrorKind::Network, format!("chat template: {why}"));
     if path.as_os_str().is_empty() { error } else { error.in_file(path) }.into()
@@ -296,7 +296,7 @@ fn refuse(path: &Path, why: &dyn fmt::Display) -> Error {
 mod tests {
     use super::*;
 
-    /// A folder with a `tokenizer_config.json`.
+    /// Opens the template of a folder with a `tokenizer_config.json`.
     fn template(config: &Value) -> ChatTemplate {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).expect("a file");

@@ -29,8 +29,8 @@ const MONTHS: [&str; 12] = [
 const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
 impl Date {
-    /// The day that so many days are after 1 January 1970 (Hinnant, "chrono-compatible low-level
-    /// date algorithms", 2013).
+    /// Makes the date `days` days after 1 January 1970 (Hinnant, "chrono-compatible low-level date
+    /// algorithms", 2013).
     #[must_use]
     pub fn from_days(days: u32) -> Self {
         let days = i64::from(days) + 719_468;
@@ -44,7 +44,7 @@ impl Date {
         Self { year: (year + 400 * era + i64::from(month <= 2)) as i32, month: month as u8, day: day as u8 }
     }
 
-    /// Days since 1 January 1970.
+    /// Returns the days since 1 January 1970.
     fn days(self) -> i64 {
         let year = i64::from(self.year) - i64::from(self.month <= 2);
         let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
@@ -53,18 +53,18 @@ impl Date {
         era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
     }
 
-    /// The day of the week, 0 for Sunday.
+    /// Returns the day of the week, 0 for Sunday.
     fn weekday(self) -> i64 {
         (self.days() + 4).rem_euclid(7)
     }
 
-    /// The day of the year, 0 for 1 January.
+    /// Returns the day of the year, 0 for 1 January.
     fn of_year(self) -> i64 {
         self.days() - Self { month: 1, day: 1, ..self }.days()
     }
 
-    /// Year and week of ISO 8601: weeks begin on Monday, and the first one has the year's first
-    /// Thursday.
+    /// Returns the year and week of ISO 8601: weeks begin on Monday, and the first one has the
+    /// year's first Thursday.
     fn iso_week(self) -> (i32, i64) {
         let thursday = self.of_year() + 3 - (self.weekday() + 6) % 7;
         let length = |year: i32| Self { year, month: 12, day: 31 }.of_year() + 1;
@@ -75,9 +75,9 @@ impl Date {
         }
     }
 
-    /// As C's `strftime` writes it where the language is C and the time is midnight, UTC: a date
-    /// has no time. What `strftime` does not know is left as it is. A `-` after the `%` leaves out
-    /// zeros at the beginning, `_` makes them spaces.
+    /// Formats the date as `strftime` does in the C locale, at midnight UTC because a date has no
+    /// time. Unknown directives are left unchanged. A `-` after the `%` drops leading zeros, and
+    /// `_` turns them into spaces.
     pub(crate) fn format(self, format: &str) -> String {
         let mut text = String::new();
         let mut rest = format;
@@ -101,7 +101,7 @@ impl Date {
         text + rest
     }
 
-    /// What a letter stands for.
+    /// Returns the text of a directive's letter.
     fn field(self, letter: char, flag: Option<char>) -> Option<String> {
         let padded = |number: i64, width: usize, fill: char| match (flag, fill) {
             (Some('-'), _) => number.to_string(),
@@ -146,7 +146,7 @@ impl Date {
             'r' => text("12:00:00 AM"),
             'f' => text("000000"),
             's' => Some((self.days() * 86_400).to_string()),
-            // A time that knows no zone has none to write.
+            // A time without a zone writes nothing.
             'z' | 'Z' => text(""),
             'n' => text("\n"),
             't' => text("\t"),
@@ -174,7 +174,7 @@ mod tests {
         }
     }
 
-    /// Against Python's `strftime` (3.11, glibc).
+    /// Compares with Python's `strftime` (3.11, glibc).
     #[test]
     fn dates_are_written_as_strftime_does() {
         for ((year, month, day), format, expected) in [

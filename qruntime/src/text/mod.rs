@@ -1,4 +1,4 @@
-//! Text: tokens from it and back, and what networks make of it.
+//! Text: tokenizers, chat templates and dates.
 
 mod chat;
 mod date;
@@ -11,11 +11,12 @@ pub use chat::{ChatTemplate, Message};
 pub use date::Date;
 pub use tokenizer::{DecodeStream, Tokenizer};
 
-/// Bytes of `tokenizer_config.json` and of a template: the first may list a thousand tokens with
-/// all they are.
+/// Most bytes of `tokenizer_config.json` and of a template: the former may list a thousand tokens
+/// with all their properties.
 pub(crate) const MAX_TEXT: usize = 16 << 20;
 
-/// A special token as `tokenizer_config.json` has it: its text, or an object with that.
+/// Returns a special token of `tokenizer_config.json`, which is its text or an object that holds
+/// the text.
 fn special<'a>(config: &'a Value, name: &str) -> Option<&'a str> {
     let token = config.get(name)?;
     token.as_str().or_else(|| token.get("content")?.as_str())

@@ -1,50 +1,50 @@
-//! What one call of the pipeline may use, and what it is told beside its text.
+//! The limits of one call of the pipeline, and what the call gets besides its text.
 
 use std::cell::RefCell;
 
 use tokenizers::NormalizedString;
 
-/// Bytes that a normalizer may make of a byte.
+/// Most bytes that a normalizer may make of one byte.
 const GROWTH: usize = 8;
-/// Bytes that any one step of a normalizer or decoder may make of a byte, before what it made is
-/// looked at. The longest that Unicode's compatibility decompositions make of a character is
-/// 11 times as long, and of a byte of one in SentencePiece's tables, 33 times.
+/// Most bytes that a single step of a normalizer or decoder may make of one byte, before its result
+/// is checked. Unicode's compatibility decompositions make a character at most 11 times as long,
+/// and SentencePiece's tables at most 33 times.
 pub(super) const STEP_GROWTH: usize = 64;
-/// Bytes that are free in every call: short texts may grow as they like.
+/// Bytes that every call may use in any case: short texts may grow without limit.
 const FREE: usize = 64 << 10;
 
-/// Bytes of a text that the searches of a call may read for each of its own, and those that are
-/// free.
+/// Bytes that the searches of a call may read for each byte of its text, and those that they may
+/// read in any case.
 const READ: usize = 64;
 const FREE_READ: usize = 1 << 24;
-/// A text so short may be searched in any case: a search reads at most half the square of its
-/// length.
+/// The length up to which a text may be searched in any case: a search reads at most half the
+/// square of its length.
 const SHORT: usize = 256;
 
 /// Text of a user that looks like an added token. The pipeline sees one character in its place
-/// until added tokens have been looked for.
+/// until it has searched for added tokens.
 #[derive(Clone, Debug)]
 pub(super) struct Mask {
     pub(super) character: char,
     pub(super) text: String,
-    /// Whether the added token is looked for in the normalized text, so that the mask has to stay
-    /// until the text is split.
+    /// Whether the pipeline searches for the added token in the normalized text, so that the mask
+    /// has to stay until the text is split.
     pub(super) normalized: bool,
 }
 
 thread_local! {
-    /// The call that this thread is in. The crate's traits have no place for it.
+    /// The current call of this thread, for which the crate's traits have no parameter.
     static CALL: RefCell<Call> = RefCell::new(Call::default());
 }
 
 #[derive(Default)]
 struct Call {
-    /// Bytes of the text, and those that its normalized parts may still have.
+    /// The bytes of the text, and those that its normalized parts may still have.
     bytes: usize,
     left: usize,
-    /// What the call is refused for. The crate goes on where a normalizer gives an error.
+    /// Why the call is refused. The crate continues after an error of a normalizer.
     refusal: Option<String>,
-    /// Bytes that searches have read, where they were counted, and that they can have read
+    /// Bytes that searches have read where reads are counted, and that they may have read
     /// elsewhere.
     read: usize,
     unread: usize,
@@ -52,7 +52,7 @@ struct Call {
 }
 
 impl Call {
-    /// Refuses the call unless a normalizer may go on.
+    /// Refuses the call unless a normalizer may continue.
     fn allow(&mut self, goes_on: bool) -> bool {
         if !goes_on {
             let message = "the normalizer makes too much of a text, expected at most 8 times as much";
@@ -67,8 +67,8 @@ pub(super) fn refuse(reason: &str) {
     CALL.with_borrow_mut(|call| call.refusal.get_or_insert_with(|| reason.to_owned()).len());
 }
 
-/// Runs `call` on `bytes` of text. Returns what it gives, and why it is refused if it asked for
-/// more than it may have.
+/// Runs `call` on `bytes` of text. Returns its result, and the reason if it is refused for
+/// exceeding a limit.
 pub(super) fn run<T>(bytes: usize, masks: Vec<Mask>, call: impl FnOnce() -> T) -> (T, Option<String>) {
     let left = bytes.saturating_mul(GROWTH).saturating_add(FREE);
     CALL.set(Call { bytes, left, masks, ..Call::default() });
@@ -76,17 +76,18 @@ pub(super) fn run<T>(bytes: usize, masks: Vec<Mask>, call: impl FnOnce() -> T) -
     (result, CALL.take().refusal)
 }
 
-/// The most bytes that something may have while it is made of `bytes`.
+/// Returns the most bytes that an intermediate result for `bytes` may have.
 pub(super) fn most(bytes: usize) -> usize {
     bytes.saturating_mul(STEP_GROWTH).saturating_add(FREE)
 }
 
-/// Whether a step may make so many bytes. If not, the call has failed.
+/// Returns whether a step may make this many bytes. If not, the call is refused.
 pub(super) fn may_make(bytes: usize) -> bool {
     CALL.with_borrow_mut(|call| call.allow(bytes <= most(call.bytes)))
 }
 
-/// Takes the bytes of a normalized part from those that are left.
+/// Subtracts the bytes of a normalized part from those that are left. If there are too few, the
+/// call is refused.
 pub(super) fn spend(bytes: usize) -> bool {
     CALL.with_borrow_mut(|call| {
         let left = call.left;
@@ -95,7 +96,7 @@ pub(super) fn spend(bytes: usize) -> bool {
     })
 }
 
-/// Whether a text may be searched without counting what is read.
+/// Returns whether a text may be searched without counting reads.
 pub(super) fn may_search(bytes: usize) -> bool {
     CALL.with_borrow_mut(|call| {
         let most = call.unread.saturating_add(bytes.saturating_mul(bytes) / 2);
@@ -107,7 +108,7 @@ pub(super) fn may_search(bytes: usize) -> bool {
     })
 }
 
-/// Takes bytes that a search reads from those that it may read.
+/// Subtracts bytes that a search reads from those that are left.
 pub(super) fn may_read(bytes: usize) -> Result<(), String> {
     CALL.with_borrow_mut(|call| {
         let most = call.bytes.saturating_mul(READ).saturating_add(FREE_READ);
@@ -121,7 +122,7 @@ pub(super) fn may_read(bytes: usize) -> Result<(), String> {
     })
 }
 
-/// Puts the text in the place of its masks.
+/// Replaces masks by their text.
 pub(super) fn unmask(text: &mut NormalizedString, normalized: bool) -> tokenizers::Result<()> {
     CALL.with_borrow(|call| {
         for mask in call.masks.iter().filter(|mask| mask.normalized == normalized) {

@@ -1,4 +1,4 @@
-//! `tokenizer.json`, checked before anything is made of it.
+//! Checks `tokenizer.json` before anything is built from it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,32 +16,32 @@ use tokenizers::{AddedToken, Model, ModelWrapper, TokenizerBuilder, TokenizerImp
 
 use super::steps::{Decode, Fault, Normalize, PreTokenize, post_processor};
 
-/// Bytes of `tokenizer.json`. The longest known has 35 MB.
+/// Most bytes of `tokenizer.json`. The longest known has 35 MB.
 pub(super) const MAX_FILE: usize = 64 << 20;
-/// Bytes of each of its parts but the vocabulary: a table of SentencePiece has 320 kB.
+/// Most bytes of each part except the vocabulary: a table of SentencePiece has 320 kB.
 const MAX_PART: usize = 2 << 20;
-/// Pieces of a vocabulary, and merges. The largest known have 901,629 and 580,604.
+/// Most pieces of a vocabulary, and most merges. The largest known have 901,629 and 580,604.
 const MAX_PIECES: usize = 1 << 20;
-/// Bytes of a piece. The longest known, 128 spaces that are spelled in bytes, has 256.
+/// Most bytes of a piece. The longest known, 128 spaces spelled as bytes, has 256.
 const MAX_PIECE: usize = 4096;
-/// Bytes of a piece of a Unigram model, whose tree is as deep, and is taken down by recursion. At
-/// every byte of a text, all pieces that begin there are copied. SentencePiece makes pieces of at
-/// most 16 characters.
+/// Most bytes of a piece of a Unigram model. The model's tree is as deep as this and is dropped
+/// recursively, and at every byte of a text, all pieces that begin there are copied. SentencePiece
+/// makes pieces of at most 16 characters.
 const MAX_UNIGRAM_PIECE: usize = 256;
-/// Nodes of the tree of a Unigram model, which takes some 340 bytes for each. The 250,002 pieces of
-/// XLM-R have 782,760, and 901,629 pieces made of them (XLM-V has so many) 3.4 million.
+/// Most nodes of the tree of a Unigram model, some 340 bytes each. The 250,002 pieces of XLM-R
+/// have 782,760, and 901,629 pieces made of them (XLM-V has so many) 3.4 million.
 const MAX_UNIGRAM_NODES: usize = 4 << 20;
-/// Characters of a word of a WordPiece model. What a word costs grows with their cube; 100 are
-/// usual.
+/// Most characters of a word of a WordPiece model. The cost of a word grows with their cube; 100
+/// are usual.
 const MAX_WORD: usize = 256;
-/// Bytes of what marks the beginning or the end of a word: `##`, `</w>`.
+/// Most bytes of a mark for the beginning or the end of a word: `##`, `</w>`.
 const MAX_MARK: usize = 64;
-/// Added tokens, the bytes of one, and of all of them. Models of speech have 65,536.
+/// Most added tokens, most bytes of one, and most bytes of all. Speech models have 65,536.
 const MAX_ADDED: usize = 1 << 18;
 const MAX_ADDED_TOKEN: usize = 1024;
 const MAX_ADDED_BYTES: usize = 4 << 20;
 
-/// A tokenizer of the crate, with parts of our own where it has no bounds.
+/// The crate's tokenizer, with our own parts where the crate has no limits.
 pub(super) type Pipeline = TokenizerImpl<SharedModel, Normalize, PreTokenize, tokenizers::PostProcessorWrapper, Decode>;
 
 #[derive(Deserialize)]
@@ -77,8 +77,8 @@ struct ModelFields {
     ignore_merges: Option<bool>,
 }
 
-/// Makes a tokenizer of the text of a `tokenizer.json`, after `change` has had its normalizer, its
-/// pre-tokenizer, its truncation and the type of its model.
+/// Makes a tokenizer from the text of a `tokenizer.json`, after `change` has seen and may have
+/// changed its normalizer, its pre-tokenizer, its truncation and the type of its model.
 pub(super) fn pipeline(json: &[u8], change: impl FnOnce(&mut Value)) -> tokenizers::Result<Pipeline> {
     if json.len() > MAX_FILE {
         return Err(format!("{} bytes, expected at most {MAX_FILE}", json.len()).into());
@@ -126,7 +126,7 @@ fn check_added(tokens: &[AddedToken]) -> Result<(), Fault> {
         if length > MAX_ADDED_TOKEN {
             return Err(format!("added_tokens: a token of {length} bytes, expected at most {MAX_ADDED_TOKEN}"));
         }
-        // The crate would walk over the same spaces again and again.
+        // The crate would scan the same spaces again and again.
         let stripped = token.lstrip && token.content.ends_with(char::is_whitespace)
             || token.rstrip && token.content.starts_with(char::is_whitespace);
         if stripped {
@@ -143,11 +143,11 @@ fn check_added(tokens: &[AddedToken]) -> Result<(), Fault> {
 }
 
 impl ModelFields {
-    /// The type of the model.
+    /// Returns the type of the model.
     fn kind(&self) -> &str {
         match (&self.r#type, &self.vocab) {
             (Some(kind), _) => kind,
-            // Files of 2020 do not say.
+            // Files of 2020 do not name it.
             (None, Some(Vocabulary::List(_))) => "Unigram",
             (None, _) if self.merges.is_some() => "BPE",
             (None, _) if self.max_input_chars_per_word.is_some() => "WordPiece",
@@ -155,8 +155,8 @@ impl ModelFields {
         }
     }
 
-    /// Makes the model. `dropout`, which makes a BPE model skip merges at random, is not read: it
-    /// is for training, and the same text has the same tokens here.
+    /// Makes the model. `dropout`, which makes a BPE model skip merges at random, is ignored: it is
+    /// for training, and here the same text always has the same tokens.
     fn build(self) -> tokenizers::Result<ModelWrapper> {
         let kind = self.kind().to_owned();
         for (name, mark) in [
@@ -221,8 +221,8 @@ impl ModelFields {
     }
 }
 
-/// Checks the pieces of a Unigram model, of which the crate makes a tree with a node for every byte
-/// that a piece does not share with the others.
+/// Checks the pieces of a Unigram model. The crate builds a tree from them, with a node for every
+/// byte that a piece does not share with the others.
 fn check_unigram(pieces: &[(String, f64)]) -> Result<(), Fault> {
     let mut sorted: Vec<&[u8]> = pieces.iter().map(|(piece, _)| piece.as_bytes()).collect();
     if let Some(longest) = sorted.iter().map(|piece| piece.len()).max().filter(|&longest| longest > MAX_UNIGRAM_PIECE) {
@@ -245,13 +245,14 @@ fn check_unigram(pieces: &[(String, f64)]) -> Result<(), Fault> {
     }
 }
 
-/// Pieces with their tokens; or, in a Unigram model, with scores, in the order of tokens.
+/// A vocabulary: pieces with their tokens, or for a Unigram model, pieces with scores, in the order
+/// of tokens.
 pub(super) enum Vocabulary {
     Map(Vocab),
     List(Vec<(String, f64)>),
 }
 
-/// Refuses a piece that is too long, or one too many.
+/// Refuses a piece that is too long or exceeds the maximum count.
 fn check_piece<E: serde::de::Error>(piece: &str, count: usize) -> Result<(), E> {
     if piece.len() > MAX_PIECE {
         return Err(E::custom(format!("a piece of {} bytes, expected at most {MAX_PIECE}", piece.len())));
@@ -296,12 +297,12 @@ impl<'de> Deserialize<'de> for Vocabulary {
     }
 }
 
-/// Pairs of pieces that a BPE model merges, the first first.
+/// Pairs of pieces that a BPE model merges, in order of priority.
 pub(super) struct Merges(pub(super) Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for Merges {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// `["a", "b"]`; in older files `"a b"`.
+        /// A merge: `["a", "b"]`, or `"a b"` in older files.
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Merge<'a> {
@@ -338,7 +339,7 @@ impl<'de> Deserialize<'de> for Merges {
     }
 }
 
-/// The two pieces of a line of merges.
+/// Splits a line of merges into its two pieces.
 pub(super) fn split_merge(line: &str) -> Result<(String, String), Fault> {
     match line.split_once(' ') {
         Some((left, right)) if !right.contains(' ') => Ok((left.to_owned(), right.to_owned())),
@@ -346,7 +347,7 @@ pub(super) fn split_merge(line: &str) -> Result<(String, String), Fault> {
     }
 }
 
-/// The crate's model, which copies of a tokenizer share.
+/// The crate's model, shared by copies of a tokenizer.
 #[derive(Clone)]
 pub(super) struct SharedModel(Arc<ModelWrapper>);
 

@@ -1,8 +1,6 @@
-//! Tokenizers of folders without `tokenizer.json`: the files of before, as transformers converts
-//! them.
-//!
-//! `vocab.json` and `merges.txt` are byte-level BPE, `vocab.txt` is BERT's WordPiece. What is done
-//! to a text before and after is code of a class of transformers, whose name the folder says.
+//! Tokenizers of folders without `tokenizer.json`: older files, converted as transformers does.
+//! `vocab.json` and `merges.txt` are byte-level BPE, `vocab.txt` is BERT's WordPiece. The other
+//! steps are code in a transformers class, which the folder names.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,15 +12,15 @@ use crate::error::Error;
 use crate::files::{read_json_within, read_text};
 use crate::text::MAX_TEXT;
 
-/// What Qwen 2 and its successors split texts with.
+/// The pattern by which Qwen 2 and its successors split texts.
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Special tokens that have a name, in the order in which they get numbers.
+/// Named special tokens, in the order in which they get their IDs.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// What a folder without `tokenizer.json` has in its place, as such a file, and where that is from;
-/// nothing, if it has no file of a tokenizer at all.
+/// Converts the older files of a folder without `tokenizer.json` to such a file, and returns it
+/// with the path of its source; `None` if the folder has no tokenizer files at all.
 pub(super) fn json(folder: &Path) -> Result<Option<(Vec<u8>, PathBuf)>, Error> {
     let [pieces, merges, words, sentencepiece] =
         ["vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"].map(|file| folder.join(file));
@@ -105,7 +103,7 @@ fn unread(path: &Path, what: &str) -> Error {
     refuse(path, &format!("there is no {FILE}, and this is {what}"), way)
 }
 
-/// A file that may be missing.
+/// Reads a file that may be missing.
 fn json_of(folder: &Path, file: &str) -> Result<Value, Error> {
     let path = folder.join(file);
     if path.exists() { read_json_within(&path, MAX_TEXT) } else { Ok(Value::Null) }
@@ -115,7 +113,7 @@ fn text_of(path: &Path) -> Result<String, Error> {
     String::from_utf8(read_text(path, MAX_TEXT)?).map_err(|error| refuse(path, "not UTF-8", error))
 }
 
-/// The name of the class in transformers that reads these files.
+/// Returns the name of the transformers class that reads these files.
 fn class(folder: &Path, config: &Value) -> Result<String, Error> {
     if let Some(class) = config["tokenizer_class"].as_str() {
         return Ok(class.trim_end_matches("Fast").to_owned());
@@ -132,12 +130,12 @@ fn class(folder: &Path, config: &Value) -> Result<String, Error> {
     Ok(class.to_owned())
 }
 
-/// The text of a token: itself, or a field of an object.
+/// Returns the text of a token: the string itself, or a field of an object.
 fn content(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token["content"].as_str())
 }
 
-/// The special tokens of a folder, by name, and those without one.
+/// The special tokens of a folder, named and unnamed.
 struct Special {
     named: Vec<(&'static str, Value)>,
     more: Vec<Value>,
@@ -178,7 +176,7 @@ impl Special {
         self.named.iter().find(|(known, _)| *known == name).and_then(|(_, token)| content(token))
     }
 
-    /// All added tokens, those with numbers first.
+    /// Returns all added tokens, those with IDs first.
     fn added(&self, folder: &Path, config: &Value) -> Result<Vec<Value>, Error> {
         let mut added: Vec<Value> = Vec::new();
         let mut known = BTreeSet::new();
@@ -214,7 +212,7 @@ impl Special {
     }
 }
 
-/// Which number a token has: its own in the vocabulary, or the next one after all of them.
+/// The IDs of tokens: the one in the vocabulary, or the next one after all of them.
 struct Ids<'a> {
     vocab: &'a Map<String, Value>,
     added: &'a [Value],
@@ -230,7 +228,7 @@ impl Ids<'_> {
         })
     }
 
-    /// A special token of a template.
+    /// Makes the entry of a special token in a template.
     fn entry(&self, text: &str) -> (String, Value) {
         (text.to_owned(), json!({"id": text, "ids": [self.of(text)], "tokens": [text]}))
     }

@@ -1,4 +1,4 @@
-//! Tokens from text and back, as the folder's `tokenizer.json` says.
+//! Converts text to tokens and back, as the folder's `tokenizer.json` specifies.
 
 mod call;
 mod file;
@@ -23,14 +23,13 @@ use call::Mask;
 use file::{MAX_FILE, Pipeline};
 pub use stream::DecodeStream;
 
-/// The file of a tokenizer.
+/// The name of a tokenizer's file.
 const FILE: &str = "tokenizer.json";
 
-/// A tokenizer: `tokenizer.json`, which says all there is to say, as it does for transformers since
-/// version 5: `add_bos_token` and `add_eos_token` of `tokenizer_config.json` do not count beside
-/// it.
+/// A tokenizer, which `tokenizer.json` describes completely, as for transformers since version 5:
+/// `add_bos_token` and `add_eos_token` of `tokenizer_config.json` are ignored.
 ///
-/// A clone shares what takes memory, and costs next to nothing.
+/// Cloning is cheap: clones share all large parts.
 #[derive(Clone)]
 pub struct Tokenizer(Arc<Inner>);
 
@@ -41,25 +40,25 @@ struct Inner {
 }
 
 impl Tokenizer {
-    /// Opens the tokenizer of a folder. Padding and truncation that the file asks for are left out:
-    /// they belong to batches of a fixed length. So is the `dropout` of a BPE model, which makes
-    /// its tokens random: it belongs to training.
+    /// Opens the tokenizer of a folder. Padding and truncation in the file are ignored: they are
+    /// for batches of a fixed length. The `dropout` of a BPE model, which makes its tokens random,
+    /// is ignored, too: it is for training.
     ///
-    /// A folder without `tokenizer.json` may have the files of before: `vocab.json` and
-    /// `merges.txt` of GPT-2, Qwen 2 and 3 or RoBERTa, or `vocab.txt` of BERT. They are read as
-    /// transformers 5 reads them, with the options and special tokens of `tokenizer_config.json`,
+    /// A folder without `tokenizer.json` may have older files: `vocab.json` and `merges.txt` of
+    /// GPT-2, Qwen 2 and 3 or RoBERTa, or `vocab.txt` of BERT. They are read as transformers 5
+    /// reads them, with the options and special tokens of `tokenizer_config.json`,
     /// `special_tokens_map.json` and `added_tokens.json`.
     ///
     /// # Errors
-    /// If there is none of these, it cannot be understood, or something in it is beyond the bounds
-    /// that keep memory and time in proportion to the file and to texts (`docs/security.md`).
+    /// If there is none of these files, if it cannot be parsed, or if it exceeds the limits that
+    /// keep memory and time in proportion to the file and to texts (`docs/security.md`).
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open_changed(folder.as_ref(), |_| ())
     }
 
-    /// The same; `change` gets an object with the normalizer and the pre-tokenizer of the file,
-    /// which it may change before anything is made of them, its truncation and the type of its
-    /// model.
+    /// Opens a tokenizer like [`open`](Self::open). Before anything is built, `change` gets an
+    /// object with the file's normalizer and pre-tokenizer, which it may change, its truncation and
+    /// the type of its model.
     pub(crate) fn open_changed(folder: &Path, change: impl FnOnce(&mut Value)) -> Result<Self, Error> {
         let path = folder.join(FILE);
         if !path.exists()
@@ -71,10 +70,10 @@ impl Tokenizer {
         Self::new(&json, path, change)
     }
 
-    /// Makes a tokenizer of the text of a `tokenizer.json`.
+    /// Makes a tokenizer from the text of a `tokenizer.json`.
     ///
     /// # Errors
-    /// As [`open`](Self::open); they name the file `tokenizer.json`.
+    /// See [`open`](Self::open). Messages name the file `tokenizer.json`.
     pub fn from_bytes(json: &[u8]) -> Result<Self, Error> {
         Self::new(json, FILE.into(), |_| ())
     }
@@ -84,15 +83,16 @@ impl Tokenizer {
         Ok(Self(Arc::new(Inner { pipeline, path })))
     }
 
-    /// Cuts texts to `tokens`, those that are added to them included.
+    /// Cuts texts to `tokens` tokens, including those that are added to them.
     ///
     /// # Errors
-    /// If that leaves no room for the tokens that are added.
+    /// If this leaves no room for the tokens that are added.
     pub fn with_limit(self, tokens: usize) -> Result<Self, Error> {
         self.with_limit_at(tokens, false)
     }
 
-    /// The same; texts lose their beginnings if `left` is true, or else their ends.
+    /// Cuts texts like [`with_limit`](Self::with_limit), at their beginnings if `left` is true, or
+    /// else at their ends.
     pub(crate) fn with_limit_at(mut self, tokens: usize, left: bool) -> Result<Self, Error> {
         let direction = if left { TruncationDirection::Left } else { TruncationDirection::Right };
         let params = TruncationParams { max_length: tokens, direction, ..TruncationParams::default() };
@@ -108,19 +108,20 @@ impl Tokenizer {
         Ok(self)
     }
 
-    /// The tokens of a text. With `special`, those are added that the model expects around a text:
-    /// one at the beginning, for some models one at the end. What looks like a special token in the
-    /// text becomes that token; see [`encode_plain`](Self::encode_plain) for the text of strangers.
+    /// Converts a text to tokens. With `special`, adds the tokens that the model expects around a
+    /// text: one at the beginning and, for some models, one at the end. Anything in the text that
+    /// looks like a special token becomes that token; see [`encode_plain`](Self::encode_plain) for
+    /// untrusted text.
     ///
     /// # Errors
-    /// If the tokenizer has no token for a part of the text; makes it much longer before it is
-    /// split: more than 8 times, where that is more than 64 KiB; or would read it again and again
-    /// to split it: more than 64 times and 16 MiB beside.
+    /// If the tokenizer has no token for a part of the text; if normalization makes the text more
+    /// than 8 times longer and longer than 64 KiB; or if splitting would read more than 64 times
+    /// the text plus 16 MiB.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, Error> {
         self.encode_masked(text, Vec::new(), special)
     }
 
-    /// The tokens of a text of which some has been masked.
+    /// Converts a partly masked text to tokens.
     fn encode_masked(&self, text: &str, masks: Vec<Mask>, special: bool) -> Result<Vec<u32>, Error> {
         let Inner { pipeline, path } = &*self.0;
         let masked = masks.iter().map(|mask| text.matches(mask.character).count() * mask.text.len());
@@ -129,7 +130,8 @@ impl Tokenizer {
         guarded(path, "cannot encode a text", bytes, masks, encode)
     }
 
-    /// The tokens of a text with those that are added to it, and whether it was cut to the limit.
+    /// Converts a text to tokens, with those that are added to it. Also returns whether it was cut
+    /// to the limit.
     pub(crate) fn encode_cut(&self, text: &str) -> Result<(Vec<u32>, bool), Error> {
         let Inner { pipeline, path } = &*self.0;
         let encode = || pipeline.encode_fast(text, true);
@@ -137,33 +139,34 @@ impl Tokenizer {
         Ok((encoding.get_ids().to_vec(), !encoding.get_overflowing().is_empty()))
     }
 
-    /// Whether a token is one that [`decode`](Self::decode) leaves out.
+    /// Returns whether [`decode`](Self::decode) leaves out a token.
     pub(crate) fn is_special(&self, token: u32) -> bool {
         self.piece(token).is_none()
     }
 
-    /// The token that is put before every text, if one is.
+    /// Returns the token that is put before every text, if there is one.
     #[must_use]
     pub fn beginning(&self) -> Option<u32> {
         let first = self.encode("", true).ok()?.first().copied()?;
         (self.encode("", false).ok()?.first() != Some(&first)).then_some(first)
     }
 
-    /// The text of tokens, special ones left out. Numbers that are no tokens are left out, too.
+    /// Converts tokens to text. Special tokens and numbers that are not tokens are left out.
     ///
     /// # Errors
     /// If the tokenizer fails, or would make the tokens more than 64 times longer.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Error> {
         let pieces: Vec<String> = tokens.iter().filter_map(|&token| self.piece(token)).collect();
         match self.0.pipeline.get_decoder() {
-            // Some of the crate's decoders count on a first token.
+            // Some of the crate's decoders rely on a first token.
             _ if pieces.is_empty() => Ok(String::new()),
             Some(decoder) => guarded(&self.0.path, "cannot decode tokens", 0, Vec::new(), || decoder.decode(pieces)),
             None => Ok(pieces.join(" ")),
         }
     }
 
-    /// What the decoder gets for a token, if [`decode`](Self::decode) does not leave it out.
+    /// Returns the decoder's input for a token, unless [`decode`](Self::decode) leaves the token
+    /// out.
     fn piece(&self, token: u32) -> Option<String> {
         let Inner { pipeline, .. } = &*self.0;
         let added = pipeline.get_added_vocabulary();
@@ -179,14 +182,14 @@ impl Tokenizer {
         Some(if spelled { piece.bytes().map(spell).collect() } else { piece })
     }
 
-    /// The number of a token, special ones included: `<|im_end|>`.
+    /// Returns the ID of a token, which may be a special one such as `<|im_end|>`.
     #[must_use]
     pub fn token(&self, token: &str) -> Option<u32> {
         self.0.pipeline.token_to_id(token)
     }
 
-    /// Decodes tokens one by one. `context` is what comes before them: whether a text begins with a
-    /// space may depend on it.
+    /// Starts decoding tokens one by one. `context` holds the tokens before them, on which a space
+    /// at the beginning may depend.
     #[must_use]
     pub fn stream(&self, context: &[u32]) -> DecodeStream {
         DecodeStream::new(self.clone(), context)
@@ -199,8 +202,8 @@ impl fmt::Debug for Tokenizer {
     }
 }
 
-/// The character that spells a byte in byte-level BPE: printable ones stand for themselves, the
-/// others for those from U+0100 on, in their order.
+/// Returns the character that spells a byte in byte-level BPE: printable bytes spell themselves,
+/// and the others become the characters from U+0100 on, in their order.
 fn spell(byte: u8) -> char {
     let before = match byte {
         b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => return char::from(byte),
@@ -211,12 +214,12 @@ fn spell(byte: u8) -> char {
     char::from_u32(0x100 + u32::from(before)).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
-/// What the crate `tokenizers` makes of `bytes` of text. Some files make it panic where others give
-/// an error; a file must not end the program that opens it.
+/// Runs the crate `tokenizers` on `bytes` of text and turns panics into errors: some files make the
+/// crate panic, and a file must not end the program that opens it.
 ///
-/// Nothing half done is seen after a panic, which is what is asserted here: a tokenizer that is
-/// being made is dropped; one that is used is behind `&`, and what changes there are caches in
-/// locks, which that crate passes by once they are poisoned.
+/// Unwind safety is asserted because no partial state is visible after a panic: a tokenizer under
+/// construction is dropped; one in use is behind `&`, where only caches in locks change, which the
+/// crate ignores once they are poisoned.
 fn guarded<T>(
     path: &Path,
     what: &str,

@@ -1,24 +1,22 @@
-//! What regular expressions of a tokenizer may be.
-//!
-//! Most are run by the crate `regex`, in time that grows with the text for every match, whatever
-//! they are. Those that look around (`\s+(?!\S)` stands in nearly every tokenizer) are run by
-//! backtracking in `fancy-regex`. Among these, only such are let through that have one way to go
-//! back: a match costs no more than the text is long then. What all matches cost together is
-//! counted ([`super::search`]).
+//! Restricts the regular expressions of a tokenizer. The crate `regex` runs most of them, in time
+//! linear in the text for every match. Expressions with look-around (nearly every tokenizer has
+//! `\s+(?!\S)`) need the backtracking of `fancy-regex`. Of these, only expressions with a single
+//! way to backtrack are accepted: the cost of a match is then at most the length of the text.
+//! [`super::search`] counts the cost of all matches.
 
 use fancy_regex::{Assertion, Expr};
 use serde_json::Value;
 
 use super::steps::Fault;
 
-/// Bytes of a regular expression. The longest known has 600.
+/// Most bytes of a regular expression. The longest known has 600.
 const MAX_REGEX: usize = 4096;
-/// Bytes of a text that is looked for.
+/// Most bytes of a literal pattern.
 const MAX_TEXT: usize = 256;
-/// Repetitions that are counted, those within others multiplied.
+/// Most counted repetitions, nested ones multiplied.
 const MAX_COUNT: usize = 256;
 
-/// Checks the pattern of a step. Returns how many bytes a match has at least.
+/// Checks the pattern of a step. Returns the minimum length of a match in bytes.
 pub(super) fn check(place: &str, pattern: &Value) -> Result<usize, Fault> {
     let limited = |text: &str, most: usize| match text.len() <= most {
         true => Ok(text.len()),
@@ -43,7 +41,7 @@ pub(super) fn check(place: &str, pattern: &Value) -> Result<usize, Fault> {
     Ok(0)
 }
 
-/// The parts of an expression.
+/// Returns the parts of an expression.
 fn parts(expr: &Expr) -> Vec<&Expr> {
     match expr {
         Expr::Concat(parts) | Expr::Alt(parts) => parts.iter().collect(),
@@ -54,7 +52,7 @@ fn parts(expr: &Expr) -> Vec<&Expr> {
     }
 }
 
-/// The most copies of a part that counted repetitions ask for.
+/// Returns the most copies of a part that counted repetitions ask for.
 fn counted(expr: &Expr) -> usize {
     let within = parts(expr).into_iter().map(counted).max().unwrap_or(1);
     match expr {
@@ -66,13 +64,14 @@ fn counted(expr: &Expr) -> usize {
     }
 }
 
-/// Whether what it matches depends on what a group of it has matched.
+/// Returns whether an expression refers back to its groups.
 fn refers_back(expr: &Expr) -> bool {
     matches!(expr, Expr::Backref(_) | Expr::BackrefExistsCondition(_) | Expr::Conditional { .. })
         || parts(expr).into_iter().any(refers_back)
 }
 
-/// Whether the crate `regex` can run it: whether nothing in it looks around or back.
+/// Returns whether the crate `regex` can run an expression, that is, whether it has no look-around
+/// and no back reference.
 pub(super) fn is_regular(expr: &Expr) -> bool {
     let regular = !matches!(
         expr,
@@ -90,7 +89,7 @@ pub(super) fn is_regular(expr: &Expr) -> bool {
     regular && parts(expr).into_iter().all(is_regular)
 }
 
-/// Whether there is at most one way in which it can match at a place, and that of bounded length.
+/// Returns whether an expression can match at a position in at most one way, of bounded length.
 fn is_fixed(expr: &Expr) -> bool {
     match expr {
         Expr::Alt(_) => false,
@@ -99,12 +98,12 @@ fn is_fixed(expr: &Expr) -> bool {
     }
 }
 
-/// What an open repetition costs: as much as eight choices between two.
+/// The cost of an open repetition: as much as eight choices between two.
 const REPETITION: usize = 8;
-/// What one branch of an expression that is run by backtracking may cost.
+/// The most that one branch of a backtracking expression may cost.
 const MAX_COST: usize = 2 * REPETITION - 1;
 
-/// Checks an expression, branch by branch: regular ones do not go back.
+/// Checks an expression branch by branch; regular branches do not backtrack.
 fn backtracking(expr: &Expr) -> Result<(), &'static str> {
     match expr {
         expr if is_regular(expr) => Ok(()),
@@ -114,14 +113,14 @@ fn backtracking(expr: &Expr) -> Result<(), &'static str> {
     }
 }
 
-/// What going back in an expression costs, its regular parts included.
+/// Returns the cost of backtracking in an expression, including its regular parts.
 fn cost(expr: &Expr) -> Result<usize, &'static str> {
     if is_fixed(expr) {
         return Ok(0);
     }
     let within = |parts: &[&Expr]| parts.iter().try_fold(0, |sum, part| Ok(sum + cost(part)?));
     match expr {
-        // Nothing goes back into a group that has matched.
+        // There is no backtracking into an atomic group that has matched.
         Expr::AtomicGroup(part) => backtracking(part).map(|()| 0),
         Expr::Alt(branches) => {
             branches.iter().try_fold(0, |most: usize, branch| Ok(most.max(cost(branch)?))).map(|most| most + 1)

@@ -1,8 +1,7 @@
-//! Text in which nothing becomes a special token: what users type.
-//!
-//! What looks like an added token in such a text is masked: a character that occurs nowhere stands
-//! in its place while the pipeline looks for added tokens, and is taken away again before the text
-//! is split. That way the tokens on both sides are as if it were any other text.
+//! Untrusted text, in which nothing becomes a special token. Anything in such a text that looks
+//! like an added token is masked: a character that occurs nowhere else replaces it while the
+//! pipeline searches for added tokens, and the original returns before the text is split. So the
+//! tokens on both sides are the same as with any other text.
 
 use std::collections::BTreeSet;
 
@@ -13,26 +12,23 @@ use super::{Tokenizer, guarded, refuse};
 use crate::error::Error;
 use crate::text::Message;
 
-/// The first character to mask with.
+/// The first masking character.
 const FIRST: char = '\u{fdd0}';
 
-/// Characters to mask with: the first are none of Unicode's, and never will be; the others are for
-/// private use.
+/// Returns the masking characters: first Unicode's noncharacters, then those for private use.
 fn candidates() -> impl Iterator<Item = char> {
     (FIRST..='\u{fdef}').chain('\u{100000}'..='\u{10fffd}')
 }
 
-/// How many times a text is looked through. Another look finds tokens that overlap with those of
-/// the one before.
+/// Most passes over a text. Another pass finds tokens that overlap with those of the previous one.
 const LOOKS: usize = 8;
 
 impl Tokenizer {
-    /// The tokens of a text that may come from anybody: what looks like a special token in it is
-    /// ordinary text. `special` is as in [`encode`](Self::encode).
+    /// Converts an untrusted text to tokens: anything that looks like a special token is ordinary
+    /// text. `special` has the same meaning as in [`encode`](Self::encode).
     ///
-    /// Special are the tokens that the file calls so, and other added ones that are in brackets,
-    /// such as `<think>` or `[TOOL]`: some models have tokens of that kind that are not called
-    /// special.
+    /// Special tokens are those that the file marks as special, and other added ones in brackets,
+    /// such as `<think>` or `[TOOL]`: some models have such tokens but do not mark them.
     ///
     /// # Errors
     /// See [`encode`](Self::encode).
@@ -42,9 +38,10 @@ impl Tokenizer {
         self.encode_masked(&text, masks.masks, special)
     }
 
-    /// The tokens of a conversation that `render` writes down, with the special tokens of its
-    /// template, while what looks like one in a message is ordinary text. In messages of the
-    /// assistant, tokens stay that it can have written: those that the file does not call special.
+    /// Converts a conversation that `render` writes to tokens. The special tokens of its template
+    /// are kept, but anything in a message that looks like one is ordinary text. In messages of the
+    /// assistant, tokens that it can have written are kept: those that the file does not mark as
+    /// special.
     ///
     /// ```no_run
     /// use qruntime::{CausalLm, Message};
@@ -56,11 +53,11 @@ impl Tokenizer {
     /// # Ok::<(), qruntime::Error>(())
     /// ```
     ///
-    /// `render` gets the messages with a character that occurs in none of them for each such text;
-    /// a template that looks into messages sees that character.
+    /// `render` gets the messages with each such text replaced by a character that occurs in none
+    /// of them; a template that inspects messages sees that character.
     ///
     /// # Errors
-    /// Those of `render`, and as [`encode`](Self::encode).
+    /// Those of `render` and of [`encode`](Self::encode).
     pub fn encode_chat(
         &self,
         messages: &[Message],
@@ -75,7 +72,7 @@ impl Tokenizer {
         self.encode_masked(&render(&masked)?, masks.masks, false)
     }
 
-    /// A text with a mask for everything that would become one of the tokens `wanted`.
+    /// Returns a text with a mask for everything that would become one of the tokens `wanted`.
     fn mask(&self, text: &str, masks: &mut Masks, wanted: fn(&AddedToken) -> bool) -> Result<String, Error> {
         let pipeline = &self.0.pipeline;
         let added = pipeline.get_added_vocabulary();
@@ -86,7 +83,7 @@ impl Tokenizer {
                 let splits = split.get_splits(OffsetReferential::Original, OffsetType::Byte);
                 let token = |(_, (start, end), tokens): (&str, _, &Option<Vec<tokenizers::Token>>)| {
                     let token = added.get_added_tokens_decoder().get(&tokens.as_ref()?.first()?.id)?;
-                    // Spaces beside it may have been taken along.
+                    // The match may include spaces beside the token.
                     let within = text.get(start..end)?.find(&token.content);
                     let range = within.map_or(start..end, |at| start + at..start + at + token.content.len());
                     wanted(token).then_some((range, token.normalized))
@@ -100,7 +97,7 @@ impl Tokenizer {
             let mut rest = 0;
             let mut masked = String::with_capacity(text.len());
             for (range, normalized) in found {
-                // What overlaps with the one before is for the next look.
+                // A match that overlaps the previous one is left to the next pass.
                 let (Some(before), Some(mark)) = (text.get(rest..range.start), text.get(range.clone())) else {
                     continue;
                 };
@@ -118,14 +115,14 @@ impl Tokenizer {
     }
 }
 
-/// Whether an added token is one that nobody writes as text.
+/// Returns whether an added token is one that nobody writes as text.
 fn is_mark(token: &AddedToken) -> bool {
     let text = token.content.trim();
     let in_brackets = text.starts_with('<') && text.ends_with('>') || text.starts_with('[') && text.ends_with(']');
     token.special || in_brackets
 }
 
-/// Masks for texts, each with a character that is in none of them.
+/// A set of masks for texts, each with a character that occurs in none of them.
 struct Masks {
     masks: Vec<Mask>,
     taken: BTreeSet<char>,
@@ -137,7 +134,7 @@ impl Masks {
         Self { masks: Vec::new(), taken }
     }
 
-    /// The character that stands for a text, if one is left.
+    /// Returns the character that masks a text, if one is left.
     fn of(&mut self, text: &str, normalized: bool) -> Option<char> {
         let same = |mask: &&Mask| mask.text == text && mask.normalized == normalized;
         if let Some(mask) = self.masks.iter().find(same) {

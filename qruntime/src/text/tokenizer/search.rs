@@ -1,9 +1,8 @@
-//! Searches texts with a regular expression, and counts what it reads of them.
-//!
-//! A match may have one byte and need a look at all that follows: `.*[^A-Z]|[A-Z]` reads capitals
-//! to the end of the text for each of them. In short texts, that is let pass. In longer ones,
-//! matches are looked for place by place; before each, an automaton that follows every way to match
-//! at once tells how far any of them can read:
+//! Searches texts with a regular expression, and counts the bytes that it reads. A match of one
+//! byte may need to read everything that follows: `.*[^A-Z]|[A-Z]` reads capitals to the end of the
+//! text for each of them. In short texts, this is accepted. In longer ones, the search proceeds
+//! position by position; at each, an automaton that follows all ways to match at once determines
+//! how far any of them can read:
 //!
 //! ```text
 //! at = 0
@@ -23,9 +22,9 @@ use super::call::{may_read, may_search, refuse};
 use super::pattern::is_regular;
 use super::steps::Fault;
 
-/// Bytes of an automaton before it is run.
+/// Most bytes of an automaton before it runs.
 const MAX_AUTOMATON: usize = 32 << 20;
-/// Bytes of the states of an automaton that are kept.
+/// Most bytes of cached states of an automaton.
 const STATES: usize = 4 << 20;
 
 /// A regular expression of a tokenizer.
@@ -34,7 +33,7 @@ pub(super) struct Search {
     place: String,
     pattern: String,
     regex: Regex,
-    /// Whether the crate `regex` runs it.
+    /// Whether the crate `regex` runs the expression.
     regular: bool,
 }
 
@@ -46,13 +45,13 @@ impl Search {
         Ok(Self { place, pattern: pattern.to_owned(), regex, regular: is_regular(&tree.expr) })
     }
 
-    /// All matches, in a text for which there is no need to count.
+    /// Returns all matches without counting, for short texts.
     fn all(&self, text: &str) -> Vec<(usize, usize)> {
-        // An error ends the search, as in the crate: the expression went back too often.
+        // An error ends the search, as in the crate: the expression backtracked too often.
         self.regex.find_iter(text).map_while(Result::ok).map(|found| (found.start(), found.end())).collect()
     }
 
-    /// All matches; what is read to find them is counted.
+    /// Returns all matches, and counts what is read to find them.
     fn counted(&self, text: &str) -> Result<Vec<(usize, usize)>, Fault> {
         let (automaton, mut cache) = self.automaton()?;
         let or_any = match self.regular {
@@ -83,7 +82,7 @@ impl Search {
             };
             let empty = start == end;
             at = if empty { end + text[end..].chars().next().map_or(1, char::len_utf8) } else { end };
-            // No match is empty right behind another one.
+            // An empty match directly behind another one does not count.
             if !(empty && last == Some(end)) {
                 found.push((start, end));
                 last = Some(end);
@@ -92,7 +91,7 @@ impl Search {
         Ok(found)
     }
 
-    /// Counts what is read of a text from here.
+    /// Counts the bytes that a match at this position may read.
     fn read(&self, automaton: &DFA, cache: &mut Cache, text: &str, at: usize) -> Result<(), Fault> {
         let anchored = if self.regular { Anchored::No } else { Anchored::Yes };
         let input = Input::new(text).range(at..).anchored(anchored);
@@ -101,7 +100,7 @@ impl Search {
         for &byte in &text.as_bytes()[at..] {
             state = automaton.next_state(cache, state, byte).map_err(|error| self.fault(error))?;
             count += 1;
-            // A state that was not known is as much work as it has bytes.
+            // Building a new state costs as much work as it has bytes.
             let now = cache.memory_usage();
             count += now.saturating_sub(states);
             states = now;
@@ -115,8 +114,8 @@ impl Search {
         may_read(count).map_err(|what| self.fault(what))
     }
 
-    /// An automaton that goes on as long as there is a way to match. It takes no look around for an
-    /// obstacle.
+    /// Builds an automaton that continues as long as there is a way to match. Look-around never
+    /// stops it.
     fn automaton(&self) -> Result<(DFA, Cache), Fault> {
         let tree = Expr::parse_tree(&self.pattern).map_err(|error| self.fault(error))?;
         let mut loose = String::new();
@@ -136,7 +135,7 @@ impl Search {
     }
 }
 
-/// Writes an expression without what looks around: what is looked for ahead may be there or not.
+/// Writes an expression without look-around: text to look for ahead may be there or not.
 fn loosened(expr: &Expr, out: &mut String) {
     use Assertion::{LeftWordBoundary, NotWordBoundary, RightWordBoundary, WordBoundary};
     let empty = |expr: &Expr| {
@@ -207,8 +206,8 @@ mod tests {
     use super::Search;
     use crate::text::tokenizer::call::run;
 
-    /// Counted or not, the matches are the same: with patterns of known tokenizers and others, in
-    /// texts that have all that these speak of.
+    /// Counting does not change matches, with patterns of known tokenizers and others, in texts
+    /// that contain everything that these mention.
     #[test]
     fn counting_changes_no_match() {
         let text = "Hello  wörld, it's 12345678 o'clock!\r\n\n  \t x<|y|>  HTTPServer don'T 漢字かな 😀😀\u{2028}\u{1}e\u{301} ";

@@ -1,8 +1,6 @@
 //! Normalizers, pre-tokenizers, decoders and post-processors: the crate's, in the order of the
-//! file, under bounds that the crate does not have.
-//!
-//! The crate's own reading of these parts guesses at types from fields; here the field `type`
-//! decides, so that what was checked is what is built.
+//! file, with limits that the crate does not have. The crate guesses the types of these parts from
+//! their fields. Here the field `type` decides, so that what was checked is what is built.
 
 use std::sync::Arc;
 
@@ -39,19 +37,19 @@ use super::call::{STEP_GROWTH, may_make, most, spend, unmask};
 use super::pattern;
 use super::search::Search;
 
-/// Steps of a normalizer, a pre-tokenizer, a decoder or a post-processor. The longest known has
-/// seven.
+/// Most steps of a normalizer, a pre-tokenizer, a decoder or a post-processor. The longest known
+/// has seven.
 const MAX_STEPS: usize = 32;
-/// Bytes that all steps of a pre-tokenizer may make of one, together: they cannot be looked at
-/// while it runs. A byte becomes at most 3 as bytes are spelled, and at most 8 where spaces are.
+/// Most bytes that all steps of a pre-tokenizer together may make of one byte: intermediate results
+/// cannot be checked. Spelling bytes makes at most 3 bytes of one, and spelling spaces at most 8.
 const SPLIT_GROWTH: usize = 32;
-/// Tokens that a post-processor may put around a text, and pieces of its template.
+/// Most tokens that a post-processor may put around a text, and most pieces of its template.
 const MAX_ADDED: usize = 256;
 
-/// A field of the file that is not as it must be.
+/// An error of a field of the file.
 pub(super) type Fault = String;
 
-/// A step, and how long it can make a text of `n` bytes: `n * times + plus`.
+/// A step, and its longest result for a text of `n` bytes: `n * times + plus`.
 #[derive(Clone)]
 struct Step<T> {
     step: T,
@@ -65,8 +63,8 @@ impl<T> Step<T> {
     }
 }
 
-/// The steps of a part of the file, sequences within sequences put in a row: where each stands, its
-/// type and itself.
+/// Flattens the steps of a part of the file, which may be nested sequences. Returns the place of
+/// each in the file, its type and the step.
 fn flat<'v>(place: &str, part: &'v Value, list: &str) -> Result<Vec<(String, &'v str, &'v Value)>, Fault> {
     let mut steps = Vec::new();
     let mut rest = vec![(place.to_owned(), part)];
@@ -88,9 +86,9 @@ fn flat<'v>(place: &str, part: &'v Value, list: &str) -> Result<Vec<(String, &'v
     Ok(steps)
 }
 
-/// A step of a type of the crate.
+/// Reads a step of one of the crate's types.
 fn read<T: DeserializeOwned, W: From<T>>(place: &str, value: &Value) -> Result<W, Fault> {
-    // Not from the value itself: one type borrows from the text.
+    // Parsed from text rather than from the value, because one type borrows from the text.
     serde_json::from_str::<T>(&value.to_string()).map(W::from).map_err(|error| format!("{place}: {error}"))
 }
 
@@ -98,7 +96,7 @@ fn unknown(place: &str, kind: &str, what: &str) -> Fault {
     format!("{place} is of type {kind:?}, which is no {what}")
 }
 
-/// The text of a field, which may have so many bytes.
+/// Returns the text of a field, which may have at most `most` bytes.
 fn text<'v>(place: &str, part: &'v Value, field: &str, most: usize) -> Result<&'v str, Fault> {
     let text = part[field].as_str().ok_or_else(|| format!("{place} has no text \"{field}\""))?;
     match text.len() <= most {
@@ -107,17 +105,17 @@ fn text<'v>(place: &str, part: &'v Value, field: &str, most: usize) -> Result<&'
     }
 }
 
-/// The search of a step, if its pattern is a regular expression.
+/// Makes the search of a step, if its pattern is a regular expression.
 fn search(place: &str, part: &Value) -> Result<Option<Arc<Search>>, Fault> {
     let regex = part["pattern"]["Regex"].as_str();
     regex.map(|regex| Search::new(place, regex).map(Arc::new)).transpose()
 }
 
-/// How much longer a replacement can make a text: its pattern is checked, too.
+/// Checks a replacement's pattern and returns how much longer it can make a text.
 fn replacement(place: &str, part: &Value) -> Result<usize, Fault> {
     let content = part["content"].as_str().unwrap_or_default();
     let times = match pattern::check(place, &part["pattern"])? {
-        // At every character, and once more at the end.
+        // The replacement is inserted at every character and at the end.
         0 => content.len() + 1,
         length => content.len().div_ceil(length).max(1),
     };
@@ -130,7 +128,7 @@ fn replacement(place: &str, part: &Value) -> Result<usize, Fault> {
     }
 }
 
-/// A normalizer of the crate, or a search of our own.
+/// A normalizer of the crate, or our own search.
 #[derive(Clone)]
 enum Normal {
     Crate(NormalizerWrapper),
@@ -196,8 +194,8 @@ fn normalizer(place: &str, kind: &str, part: &Value) -> Result<Step<Normal>, Fau
     Ok(Step { step, times, plus })
 }
 
-/// The longest text that a table of SentencePiece puts in the place of a character. The table is a
-/// number, so many bytes of a tree, and texts that end with a zero byte.
+/// Returns the longest text by which a table of SentencePiece replaces a character. The table is a
+/// number, a tree of that many bytes, and texts that end with a zero byte.
 fn longest_entry(place: &str, base64: &str) -> Result<usize, Fault> {
     let place = format!("{place}.precompiled_charsmap");
     let table = decode_base64(base64).ok_or_else(|| format!("{place} is no base64"))?;
@@ -239,7 +237,7 @@ impl Normalizer for Normalize {
     fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
         unmask(text, false)?;
         for step in &self.0 {
-            // The crate does not look at the error; the caller looks at what it was told.
+            // The crate ignores the error; the caller checks the recorded refusal.
             if !may_make(step.most(text.len(), 1)) {
                 return Err("the text becomes too long".into());
             }
@@ -252,7 +250,7 @@ impl Normalizer for Normalize {
     }
 }
 
-/// A pre-tokenizer of the crate, or a search of our own.
+/// A pre-tokenizer of the crate, or our own search.
 #[derive(Clone)]
 enum Pre {
     Crate(PreTokenizerWrapper),
@@ -271,7 +269,7 @@ impl Pre {
     }
 }
 
-/// A pre-tokenizer that puts the text of users back first.
+/// A pre-tokenizer that first restores the masked text of users.
 #[derive(Clone)]
 pub(super) struct PreTokenize(Vec<Pre>);
 
@@ -297,10 +295,10 @@ impl PreTokenize {
 fn pre_tokenizer(place: &str, kind: &str, part: &Value) -> Result<(Pre, usize), Fault> {
     let (step, times) = match kind {
         "BertPreTokenizer" => (read::<BertPreTokenizer, _>(place, part)?, 1),
-        // Two bytes for one, and a space before every piece.
+        // Two bytes for each byte, and a space before every piece.
         "ByteLevel" => (read::<ByteLevel, _>(place, part)?, 3),
         "CharDelimiterSplit" => (read::<CharDelimiterSplit, _>(place, part)?, 1),
-        // A character for a space, and one before every piece.
+        // A character for each space, and one before every piece.
         "Metaspace" => (read::<Metaspace, _>(place, part)?, 8),
         "Whitespace" => (read::<Whitespace, _>(place, part)?, 1),
         "WhitespaceSplit" => (read::<WhitespaceSplit, _>(place, part)?, 1),
@@ -353,7 +351,7 @@ fn decoder(place: &str, kind: &str, part: &Value) -> Result<Step<DecoderWrapper>
     let (step, times) = match kind {
         // A space between all characters, if the suffix is empty.
         "BPEDecoder" => (read::<BPEDecoder, _>(place, part)?, 2),
-        // Two bytes become one, or the three of a replacement character.
+        // Two bytes become one, or the three bytes of a replacement character.
         "ByteLevel" => (read::<ByteLevel, _>(place, part)?, 3),
         "WordPiece" => (read::<wordpiece::WordPiece, _>(place, part)?, 1),
         "Metaspace" => (read::<Metaspace, _>(place, part)?, 1),

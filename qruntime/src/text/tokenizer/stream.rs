@@ -1,24 +1,25 @@
-//! Text from tokens that come one by one.
+//! Decodes tokens that arrive one by one.
 
 use super::Tokenizer;
 use crate::error::Error;
 
-/// How many tokens of the past a stream looks at.
+/// How many past tokens a stream uses as context.
 const CONTEXT: usize = 8;
 
-/// Tokens after which a character that is still not complete never will be.
+/// The number of tokens after which an incomplete character will never be completed.
 const LONGEST: usize = 8;
 
-/// Text from tokens that come one by one. A character may be several tokens long: what is not
-/// complete is held back.
+/// A decoder of tokens that arrive one by one. A character may consist of several tokens:
+/// incomplete characters are held back.
 ///
-/// It owns what it needs: it can be stored beside the tokenizer and sent to another thread.
+/// It owns everything it needs, so it can be stored beside the tokenizer and sent to another
+/// thread.
 #[derive(Clone, Debug)]
 pub struct DecodeStream {
     tokenizer: Tokenizer,
-    /// What comes before the text to come, and the tokens of which no text has been given yet.
+    /// The context, and then the tokens whose text has not been returned yet.
     tokens: Vec<u32>,
-    /// How many of them are of the first kind.
+    /// How many of the tokens are context.
     known: usize,
 }
 
@@ -28,7 +29,7 @@ impl DecodeStream {
         Self { tokenizer, known: tokens.len(), tokens }
     }
 
-    /// The next token. Returns the text that is complete with it, which may be empty.
+    /// Appends a token. Returns the text that it completes, which may be empty.
     ///
     /// # Errors
     /// If the tokenizer fails.
@@ -42,14 +43,13 @@ impl DecodeStream {
         if may_grow && self.tokens.len() < self.known + LONGEST {
             return Ok(String::new());
         }
-        // What has been given is the context of what comes.
+        // Tokens whose text has been returned are the context of the next ones.
         self.tokens.drain(..self.known);
         self.known = self.tokens.len();
         Ok(text)
     }
 
-    /// What is held back, at the end of a text: with a replacement character for one that is not
-    /// complete.
+    /// Returns the remaining text, with a replacement character for an incomplete one.
     ///
     /// # Errors
     /// If the tokenizer fails.
@@ -57,11 +57,11 @@ impl DecodeStream {
         self.new_text()
     }
 
-    /// The text of the tokens that are not known yet.
+    /// Returns the text of the tokens after the context.
     fn new_text(&self) -> Result<String, Error> {
         let before = self.tokenizer.decode(&self.tokens[..self.known])?;
         let mut text = self.tokenizer.decode(&self.tokens)?;
-        // A character that began in the context ends differently there.
+        // A character that began in the context may end differently there.
         let same = before.char_indices().zip(text.chars()).find(|((_, a), b)| a != b).map(|((at, _), _)| at);
         text.drain(..same.unwrap_or(before.len()).min(text.len()));
         Ok(text)
