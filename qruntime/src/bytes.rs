@@ -1,7 +1,7 @@
 //! Immutable bytes: a mapped file, or owned memory in pages of a chosen size.
 
 use std::fmt;
-#[cfg(any(test, not(any(unix, windows))))]
+#[cfg(any(test, miri, not(any(unix, windows))))]
 use std::io::ErrorKind;
 use std::io::Read;
 use std::ops::Deref;
@@ -34,18 +34,18 @@ pub struct Bytes(Memory);
 enum Memory {
     /// `None` for an empty file, which cannot be mapped.
     Mapped(Option<Mmap>),
-    #[cfg(any(test, not(any(unix, windows))))]
+    #[cfg(any(test, miri, not(any(unix, windows))))]
     Aligned(Aligned),
 }
 
 /// Memory that begins at a multiple of 64 bytes, for systems that cannot map.
-#[cfg(any(test, not(any(unix, windows))))]
+#[cfg(any(test, miri, not(any(unix, windows))))]
 struct Aligned {
     memory: Vec<u8>,
     range: std::ops::Range<usize>,
 }
 
-#[cfg(any(test, not(any(unix, windows))))]
+#[cfg(any(test, miri, not(any(unix, windows))))]
 impl Aligned {
     fn fill(len: usize, fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>) -> std::io::Result<Self> {
         const ALIGNMENT: usize = 64;
@@ -105,7 +105,7 @@ impl Bytes {
         })
     }
 
-    #[cfg(any(unix, windows))]
+    #[cfg(all(any(unix, windows), not(miri)))]
     fn fill(len: usize, pages: Pages, fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>) -> std::io::Result<Self> {
         if len == 0 {
             return Ok(Self(Memory::Mapped(None)));
@@ -125,7 +125,7 @@ impl Bytes {
         Ok(Self(Memory::Mapped(Some(map.make_read_only()?))))
     }
 
-    #[cfg(not(any(unix, windows)))]
+    #[cfg(not(all(any(unix, windows), not(miri))))]
     fn fill(len: usize, _: Pages, fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>) -> std::io::Result<Self> {
         Ok(Self(Memory::Aligned(Aligned::fill(len, fill)?)))
     }
@@ -137,7 +137,7 @@ impl Deref for Bytes {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Memory::Mapped(map) => map.as_deref().unwrap_or_default(),
-            #[cfg(any(test, not(any(unix, windows))))]
+            #[cfg(any(test, miri, not(any(unix, windows))))]
             Memory::Aligned(Aligned { memory, range }) => &memory[range.clone()],
         }
     }
