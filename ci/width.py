@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """ci/width.py: fails where a comment or a paragraph is wider than 100 columns.
 
 Looks at comments of Rust, Python and shell and at the prose of Markdown, in all files that Git
