@@ -156,7 +156,7 @@ fn to_text(report: &Report) -> String {
          bits/weight     of the layers\n\
          tokens/s        one by one; prompt: many at a time. A small model in the processor's cache: docs/benchmarking.md has large ones\n\
          KL divergence   from the original's predictions: mean, and what 99.9 % have less than\n\
-         same token      how often it thinks the same one the likeliest as the original does\n\n\
+         same token      how often its most likely token is the original's\n\n\
          {} …\n{}",
         quoted(Path::new(&report.model)),
         report.protocol.predictions,

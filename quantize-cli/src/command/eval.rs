@@ -452,7 +452,7 @@ fn summary_table(summary: &Summary, noise_floor: Option<&Summary>) -> String {
         ("  99 %", both(&|s| digits(s.kld.p99, 4))),
         ("  99.9 %", both(&|s| digits(s.kld.p999, 4))),
         ("  maximum", both(&|s| digits(s.kld.max, 4))),
-        ("same likeliest token", both(&|s| percents(s.same_top, s.same_top_error))),
+        ("same top-1 token", both(&|s| percents(s.same_top, s.same_top_error))),
         ("change of probability, RMS", both(&|s| percents(s.rms_change, s.rms_change_error))),
         ("  mean", both(&|s| percents(s.mean_change, s.mean_change_error))),
     ];

@@ -107,7 +107,7 @@ impl<'a> Question<'a> {
             }
             output.amend(folder, &recipe.clone().with_evaluation(evaluation))?;
             vec![]
-        } else if figures.damage().is_nan() {
+        } else if figures.divergence().is_nan() {
             // A divergence that is not a number has no shares.
             vec![]
         } else {
@@ -151,7 +151,7 @@ impl Evaluation {
         let mut text = match &self.figures {
             Figures::LanguageModel { protocol, summary } => format!(
                 "{}{}measured: KL divergence {} ± {}, perplexity ratio {} ± {},\n\
-                 \x20         same likeliest token {}\n",
+                 \x20         same top-1 token {}\n",
                 paragraph("text:     ", &format!("{}: {}", printable(&self.text), protocol.protocol), terminal_width()),
                 paragraph("          ", &protocol.counts(), terminal_width()),
                 digits(summary.kld.mean, 4),

@@ -70,7 +70,7 @@ fn evaluation(evaluation: &Value) -> String {
         figure("KL divergence", "/kld/mean"),
         figure("99.9 %", "/kld/p999"),
         number("/ratio").map(|ratio| format!("perplexity ratio {ratio:.4}")),
-        number("/same_top").map(|share| format!("same likeliest token {}", percent(share))),
+        number("/same_top").map(|share| format!("same top-1 token {}", percent(share))),
         figure("cosine", "/cosine/mean"),
         figure("worst 1 %", "/cosine/worst_percent"),
     ];

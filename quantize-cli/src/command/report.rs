@@ -16,7 +16,7 @@ use crate::command::answer::Answer;
 use crate::command::bar::Bar;
 use crate::eval::causal::{Reference, evaluate};
 use crate::eval::size::Size;
-use crate::eval::text;
+use crate::eval::text::{self, Described};
 use crate::load::Watch;
 use crate::machine::Machine;
 use crate::page::{Costs, Entry, Floor, Page, html};
@@ -89,17 +89,51 @@ fn measure(args: &ReportArgs) -> Result<Page> {
             worst: trial.worst.clone(),
         });
     }
-    let described = protocol.describe(&windows);
     let machine = Machine::this();
-    let memory = machine.memory_bytes.map(|size| format!(", {} of memory", bytes(size))).unwrap_or_default();
-    let threads = rayon::current_num_threads();
     let date = utc_now();
     let measured = format!(
-        "Measured {} on {}, {threads} threads, {}, with quantize {VERSION}",
+        "Measured {} on {}, {} threads, {}, with quantize {VERSION}",
         date.split('T').next().unwrap_or_default(),
         machine.processor,
+        rayon::current_num_threads(),
         isa.name()
     );
+    let described = protocol.describe(&windows);
+    let facts = facts(args, &original, described, rounded.is_some(), machine, isa, date);
+    let kinds = source.tensors().iter().max_by_key(|tensor| tensor.elements()).map(|tensor| tensor.dtype());
+    Ok(Page {
+        model: args.source.canonicalize()?.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        original: Entry {
+            name: kinds.map_or_else(|| "original".into(), |dtype| format!("original ({dtype})")),
+            costs: costs(0),
+            load_seconds: load_seconds(&args.source)?,
+            summary: None,
+            divergences: vec![],
+            worst: vec![],
+        },
+        noise_floor: outcome
+            .models
+            .get(trials.len())
+            .map(|measured| Floor { summary: measured.statistics.summary(), costs: costs(1 + trials.len()) }),
+        formats,
+        facts,
+        command: command(args),
+        measured,
+        busy,
+    })
+}
+
+/// Returns what was measured on what, as names and values.
+fn facts(
+    args: &ReportArgs,
+    original: &CausalLm,
+    described: Described,
+    has_floor: bool,
+    machine: Machine,
+    isa: Isa,
+    date: String,
+) -> Vec<(String, String)> {
+    let memory = machine.memory_bytes.map(|size| format!(", {} of memory", bytes(size))).unwrap_or_default();
     let text_name = text::name(&args.text);
     let config = original.config();
     let facts = [
@@ -118,9 +152,9 @@ fn measure(args: &ReportArgs) -> Result<Page> {
         ("Protocol", described.protocol),
         (
             "Noise floor",
-            match rounded {
-                Some(_) => "the original with its weights rounded to bfloat16".into(),
-                None => "none: the original's weights are bfloat16".into(),
+            match has_floor {
+                true => "the original with its weights rounded to bfloat16".into(),
+                false => "none: the original's weights are bfloat16".into(),
             },
         ),
         (
@@ -134,34 +168,14 @@ fn measure(args: &ReportArgs) -> Result<Page> {
             "Opened in",
             "mapping the file and building the network, the file in the system's cache; median of five".into(),
         ),
-        ("Date", date.clone()),
+        ("Date", date),
         ("System", [Some(machine.system), machine.kernel].into_iter().flatten().collect::<Vec<_>>().join(", ")),
         ("Processor", format!("{}{memory}", machine.processor)),
-        ("Threads", threads.to_string()),
+        ("Threads", rayon::current_num_threads().to_string()),
         ("Instruction set", isa.name().to_owned()),
         ("Version", format!("quantize {VERSION}")),
     ];
-    let kinds = source.tensors().iter().max_by_key(|tensor| tensor.elements()).map(|tensor| tensor.dtype());
-    Ok(Page {
-        model: args.source.canonicalize()?.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        original: Entry {
-            name: kinds.map_or_else(|| "original".into(), |dtype| format!("original ({dtype})")),
-            costs: costs(0),
-            load_seconds: load_seconds(&args.source)?,
-            summary: None,
-            divergences: vec![],
-            worst: vec![],
-        },
-        noise_floor: outcome
-            .models
-            .get(trials.len())
-            .map(|measured| Floor { summary: measured.statistics.summary(), costs: costs(1 + trials.len()) }),
-        formats,
-        facts: facts.map(|(name, value)| (name.to_owned(), value)).into(),
-        command: command(args),
-        measured,
-        busy,
-    })
+    facts.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
 /// The command that makes this page again, but for what has its usual value.

@@ -31,7 +31,7 @@ pub struct Blamed {
 
 /// Measures the candidates (names, and errors of their weights), one by one: the model with that
 /// tensor as it is in the source beside the model as it is. Returns them, the worst first; shares
-/// are of the damage to these questions.
+/// are of the divergence over these questions.
 ///
 /// For each of them the model is written once more, beside `folder`, where the model and its
 /// companions are.
@@ -48,15 +48,15 @@ pub fn blame(
     cancelled: &AtomicBool,
 ) -> Result<Vec<Blamed>> {
     let model = open(folder)?;
-    let damage = gate.measure(&model, progress, cancelled)?.damage();
+    let divergence = gate.measure(&model, progress, cancelled)?.divergence();
     let companions = source.companions().in_folder(folder);
     let mut found = vec![];
     for (tensor, relative_rms) in candidates {
         let temporary = Temporary::folder(folder)?;
         companions.copy(temporary.path(), None, cancelled)?;
         write_with(source, model.model(), tensor, &temporary.path().join(MODEL))?;
-        let left = gate.measure(&open(temporary.path())?, progress, cancelled)?.damage();
-        let share = 1.0 - left / damage;
+        let left = gate.measure(&open(temporary.path())?, progress, cancelled)?.divergence();
+        let share = 1.0 - left / divergence;
         found.push(Blamed { tensor: tensor.clone(), share, relative_rms: *relative_rms });
     }
     found.sort_by(|a, b| b.share.total_cmp(&a.share));

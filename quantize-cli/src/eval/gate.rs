@@ -58,10 +58,10 @@ pub fn few_predictions(count: usize) -> Option<String> {
 }
 
 impl Figures {
-    /// One number that is 0 for the original and grows with the damage: the mean KL divergence, or
-    /// what the mean cosine lacks to 1.
+    /// Returns the divergence from the original, 0 for the original itself: the mean KL divergence,
+    /// or what the mean cosine lacks to 1.
     #[must_use]
-    pub fn damage(&self) -> f64 {
+    pub fn divergence(&self) -> f64 {
         match self {
             Self::LanguageModel { summary, .. } => summary.kld.mean,
             Self::Encoder { cosine, .. } => 1.0 - cosine.mean,

@@ -272,7 +272,7 @@ fn answers_table(page: &Page) -> String {
         "<br>median",
         "<br>99 %",
         "<br>99.9 %",
-        "Same likeliest<br>token",
+        "Same top-1<br>token",
         "Change of<br>probability, RMS",
     ];
     let cells = |summary: &Summary| {

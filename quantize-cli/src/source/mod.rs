@@ -20,7 +20,7 @@
 //!
 //! A *container* is a kind of file, and has one line in the table `CONTAINERS`. A *scheme* says how
 //! weights are made of several tensors of a container, as 8-bit floats are of codes and scales; it
-//! has one line in the table of [`scheme`]. Tensors that a scheme uses are not listed.
+//! has one line in the table `SCHEMES`. Tensors that a scheme uses are not listed.
 
 mod companions;
 mod error;
