@@ -1,20 +1,20 @@
 //! The tree of a template. Chains (`a + b + c`, `a.b.c`, `a|b|c`, `elif`) are lists, so that only
-//! what is nested in the text makes the tree deeper.
+//! nesting in the text makes the tree deeper.
 
 use std::sync::Arc;
 
-/// A name's place in [`Tree::names`].
+/// The index of a name in [`Tree::names`].
 pub(super) type Symbol = usize;
 
 /// A whole template.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     pub(super) body: Vec<Statement>,
-    /// Every variable that the template names.
+    /// The names of all variables in the template.
     pub(super) names: Vec<Arc<str>>,
-    /// Macros and the bodies of call blocks. Values refer to them by their place here.
+    /// Macros and the bodies of call blocks. Values refer to them by index.
     pub(super) macros: Vec<Macro>,
-    /// Loops, to which `loop(...)` refers in the same way.
+    /// Loops, to which `loop(...)` refers by index.
     pub(super) loops: Vec<For>,
 }
 
@@ -35,7 +35,7 @@ pub(super) enum Kind {
     If(Vec<(Expr, Vec<Statement>)>, Vec<Statement>),
     For(usize),
     With(Vec<(Target, Expr)>, Vec<Statement>),
-    /// What has variables of its own and does nothing else: `generation`, `block`.
+    /// A block that only opens a scope: `generation`, `block`.
     Scope(Vec<Statement>),
     Filter(Vec<Suffix>, Vec<Statement>),
     Macro(usize),
@@ -43,7 +43,7 @@ pub(super) enum Kind {
     Call(Expr, usize),
     Break,
     Continue,
-    /// What a chat template cannot do: the reason.
+    /// A statement that chat templates cannot use, with the reason.
     Refuse(String),
 }
 
@@ -64,14 +64,14 @@ pub(super) struct Macro {
     pub(super) symbol: Symbol,
     pub(super) parameters: Vec<(Symbol, Option<Expr>)>,
     pub(super) body: Vec<Statement>,
-    /// Whether the body speaks of `caller`, `kwargs`, `varargs`: only then it may be given them.
+    /// Whether the body mentions `caller`, `kwargs`, `varargs`: only then may it be given them.
     pub(super) uses: [bool; 3],
 }
 
-/// What a template may ask of a macro.
+/// The properties of a macro that a template can read.
 #[derive(Debug, Default)]
 pub(super) struct Signature {
-    /// The body of a call block has none.
+    /// The name; the body of a call block has none.
     pub(super) name: Option<Arc<str>>,
     pub(super) arguments: Vec<Arc<str>>,
     pub(super) caller: bool,
@@ -80,7 +80,7 @@ pub(super) struct Signature {
     pub(super) catch_varargs: bool,
 }
 
-/// What [`Macro::uses`] is about.
+/// The names of [`Macro::uses`].
 pub(super) const SPECIAL: [&str; 3] = ["caller", "kwargs", "varargs"];
 
 #[derive(Debug)]
@@ -102,8 +102,8 @@ pub(super) enum Expr {
     List(Vec<Self>),
     Tuple(Vec<Self>),
     Dict(Vec<(Self, Self)>),
-    /// A value with its conditions, each with the value if it is not met; the last one is asked
-    /// first.
+    /// A value with its conditions, each with the value if it is not met; the last condition is
+    /// evaluated first.
     If(Box<Self>, Vec<(Self, Option<Self>)>),
     Or(Vec<Self>),
     And(Vec<Self>),
@@ -117,7 +117,7 @@ pub(super) enum Expr {
     Suffixed(Box<Self>, Vec<Suffix>),
 }
 
-/// What follows a value.
+/// An operation that follows a value.
 #[derive(Debug)]
 pub(super) enum Suffix {
     Attribute(Arc<str>),
@@ -161,7 +161,7 @@ pub(super) enum Operator {
 }
 
 impl Operator {
-    /// As it is written.
+    /// Returns the operator as it is written.
     pub(super) fn sign(self) -> &'static str {
         match self {
             Self::Add => "+",

@@ -1,5 +1,5 @@
-//! Attributes and items of values, and the methods of lists and mappings. What would change a value
-//! is refused, as in Jinja2's immutable sandbox.
+//! Attributes and items of values, and the methods of lists and mappings. Methods that would change
+//! a value are refused, as in Jinja2's immutable sandbox.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ const LIST_CHANGING: [&str; 8] = ["append", "clear", "pop", "reverse", "insert",
 const LOOP: [&str; 2] = ["cycle", "changed"];
 const CYCLER: [&str; 2] = ["next", "reset"];
 
-/// Whether values of this type have such a method, and if so, whether it may be called.
+/// Returns whether values of this type have such a method, and if so, whether it may be called.
 fn method(value: &Value, name: &str) -> Option<bool> {
     let (methods, changing): (&[&str], &[&str]) = match value {
         Value::Text(_) => (&strings::METHODS, &[]),
@@ -40,12 +40,12 @@ fn method(value: &Value, name: &str) -> Option<bool> {
     }
 }
 
-/// Whether `value.name(...)` calls a method.
+/// Returns whether `value.name(...)` calls a method.
 pub(super) fn has_method(value: &Value, name: &str) -> bool {
     method(value, name) == Some(true)
 }
 
-/// `value.name`: an attribute, or else an item.
+/// Evaluates `value.name`: an attribute, or else an item.
 pub(super) fn attribute(heap: &mut Heap, value: &Value, name: &Arc<str>) -> Result<Value, Fault> {
     heap.steps(1)?;
     if let Some(found) = own_attribute(heap, value, name)? {
@@ -59,7 +59,7 @@ pub(super) fn attribute(heap: &mut Heap, value: &Value, name: &Arc<str>) -> Resu
     Ok(Value::Undefined(Missing::Attribute(value.type_name(), name.clone())))
 }
 
-/// An attribute that Python's object has.
+/// Returns an attribute that Python's object has.
 pub(super) fn own_attribute(heap: &mut Heap, value: &Value, name: &Arc<str>) -> Result<Option<Value>, Fault> {
     match method(value, name) {
         Some(true) => return heap.method(value, name).map(Some),
@@ -114,7 +114,7 @@ fn macro_attribute(heap: &mut Heap, of: &Signature, name: &str) -> Result<Option
     }))
 }
 
-/// `value[key]`: an item, or else an attribute.
+/// Evaluates `value[key]`: an item, or else an attribute.
 pub(super) fn item(heap: &mut Heap, value: &Value, key: &Value) -> Result<Value, Fault> {
     heap.steps(1)?;
     let found = match (value, key) {
@@ -147,7 +147,7 @@ pub(super) fn item(heap: &mut Heap, value: &Value, key: &Value) -> Result<Value,
     }
 }
 
-/// The place that an index means.
+/// Returns the position that an index refers to.
 fn place(index: &Value, len: usize) -> Option<usize> {
     let index = index.as_int()?;
     let index = if index < 0 { index.checked_add(len as i128)? } else { index };
@@ -203,7 +203,7 @@ fn dict_method(heap: &mut Heap, dict: &Dict, name: &str, args: Args) -> Result<V
     }
 }
 
-/// `items`, `keys` or `values` of a mapping.
+/// Returns `items`, `keys` or `values` of a mapping.
 pub(super) fn view(heap: &mut Heap, dict: &Dict, name: &str) -> Result<Value, Fault> {
     let entries = dict.entries.iter();
     let (kind, items) = match name {

@@ -1,6 +1,6 @@
-//! Templates that would take time or memory without end: one row for each way. They run with a
-//! twentieth of the steps and a sixteenth of the bytes that a rendering may take, so that all of
-//! them take seconds; `tests/hostile_text.rs` has some with the real bounds.
+//! Templates that would take unlimited time or memory: one row for each way. They run with a
+//! twentieth of the steps and a sixteenth of the bytes of a rendering, so that all of them together
+//! take seconds; `tests/hostile_text.rs` has some with the real bounds.
 
 use serde_json::{Map, json};
 
@@ -14,14 +14,14 @@ fn render(template: &str) -> Result<String, String> {
     template.render_within(&variables, None, LIMITS).map_err(|fault| fault.to_string())
 }
 
-/// A template that is refused with these words.
+/// Asserts that a template is refused with these words.
 fn refused(template: impl AsRef<str>, expected: &str) {
     let template = template.as_ref();
     let error = render(template).expect_err(template);
     assert!(error.contains(expected), "{template:.200}: {error}\nexpected {expected}");
 }
 
-/// What templates that are refused begin with: this alone is not refused.
+/// Asserts that the beginning of a refused template is accepted by itself.
 fn harmless(template: impl AsRef<str>) {
     let template = template.as_ref();
     if let Err(error) = render(template) {
@@ -70,7 +70,7 @@ fn time_is_bounded() {
     ] {
         refused(format!("{text}{{% for i in range(100000) %}}{slow}{{% endfor %}}"), "more than");
     }
-    // What is looked for, compared or read may be longer than where it is looked for.
+    // Text to search for, compare or read may be longer than the text that is searched.
     let long = "{% set a = 'a' * 100000 %}{% set n = '1' * 100000 %}{% set o = n ~ '' %}\
                 {% set keys = [a ~ 1, a ~ 2, a ~ 3, a ~ 4, a ~ 5, a ~ 6, a ~ 7, a ~ 8, a ~ 9] %}\
                 {% set d = dict.fromkeys(keys) %}{% set ns = namespace(d) %}";
@@ -97,9 +97,9 @@ fn time_is_bounded() {
     }
     let arguments = "{% set d = dict(dict.fromkeys(range(500) | map('string') | list), k=1) %}";
     harmless(format!("{arguments}{{{{ '{{k}}' * 40000 }}}}"));
-    // Each field looks for its name among all arguments.
+    // Each field searches for its name among all arguments.
     refused(format!("{arguments}{{{{ ('{{k}}' * 40000).format(**d) }}}}"), "more than 1000000 steps");
-    // A long template, in names that are all different.
+    // A long template with many different names.
     let names: String = (0..8000).map(|i| format!("{{% set a{i}=1 %}}")).collect();
     refused(format!("{names}{{% for x in range(100000) %}}{{{{ zzz }}}}{{% endfor %}}"), "more than 1000000 steps");
 }

@@ -1,5 +1,5 @@
-//! Calls: arguments, the functions that templates know, macros, and loops that are called by their
-//! own bodies.
+//! Calls: arguments, the functions that templates know, macros, and loops that their own bodies
+//! call.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -17,7 +17,7 @@ use super::value::{Closure, Heap, Kind, Loop, Missing, Range, Value};
 /// The functions that templates know.
 pub(super) const FUNCTIONS: [&str; 6] = ["range", "dict", "namespace", "joiner", "cycler", "raise_exception"];
 
-/// The function of those that have a date.
+/// The function that exists only with a date.
 pub(super) const CLOCK: &str = "strftime_now";
 
 /// Most items of a range, as in Jinja2's sandbox.
@@ -31,7 +31,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// The arguments by their names; `None` for those that are not given.
+    /// Returns the arguments by their names; `None` for those that are not given.
     pub(super) fn bind<const N: usize>(self, what: &str, names: [&str; N]) -> Result<[Option<Value>; N], Fault> {
         if self.list.len() > N {
             return Err(Fault::new(format!("{what}: {} arguments, expected at most {N}", self.list.len())));
@@ -49,7 +49,7 @@ impl Args {
         Ok(bound)
     }
 
-    /// The same, where all must be given.
+    /// Returns the arguments by their names; all must be given.
     pub(super) fn exactly<const N: usize>(self, what: &str, names: [&str; N]) -> Result<[Value; N], Fault> {
         let bound = self.bind(what, names)?;
         match bound.iter().position(Option::is_none) {
@@ -58,7 +58,7 @@ impl Args {
         }
     }
 
-    /// For `format_map`: the entries of the only argument as named ones.
+    /// Turns the entries of the only argument into named arguments, for `format_map`.
     pub(super) fn mapping(self, heap: &mut Heap) -> Result<Self, Fault> {
         let [mapping] = self.exactly("format_map", ["mapping"])?;
         let Value::Dict(dict) = mapping else {
@@ -73,7 +73,8 @@ impl Args {
     }
 }
 
-/// The entries of `dict(...)` and `namespace(...)`: of a mapping or of pairs, then those by name.
+/// Returns the entries of `dict(...)` and `namespace(...)`: from a mapping or pairs, then the named
+/// ones.
 fn entries(heap: &mut Heap, args: Args) -> Result<Vec<(Value, Value)>, Fault> {
     let mut entries = Vec::new();
     if args.list.len() > 1 {
@@ -102,7 +103,7 @@ fn entries(heap: &mut Heap, args: Args) -> Result<Vec<(Value, Value)>, Fault> {
     Ok(entries)
 }
 
-/// A name that a namespace may hold.
+/// Checks that a namespace may hold a name.
 pub(super) fn namespace_field(name: &str) -> Result<(), Fault> {
     match name.starts_with('_') {
         true => Err(Fault::new(format!("a namespace cannot hold {name:?}, which begins with an underscore"))),
@@ -139,7 +140,7 @@ fn range(args: Args) -> Result<Value, Fault> {
 }
 
 impl<'t> Rendering<'t> {
-    /// The values of the arguments of a call.
+    /// Evaluates the arguments of a call.
     pub(super) fn args(&mut self, arguments: &'t Arguments) -> Result<Args, Fault> {
         let mut args = Args::default();
         for value in &arguments.list {
@@ -172,7 +173,7 @@ impl<'t> Rendering<'t> {
         Ok(args)
     }
 
-    /// `callee(...)`.
+    /// Evaluates `callee(...)`.
     pub(super) fn call(&mut self, callee: &Value, args: Args) -> Result<Value, Fault> {
         self.heap.steps(1)?;
         match callee {
@@ -192,7 +193,7 @@ impl<'t> Rendering<'t> {
         }
     }
 
-    /// `receiver.name(...)`.
+    /// Evaluates `receiver.name(...)`.
     pub(super) fn call_method(&mut self, receiver: &Value, name: &str, args: Args) -> Result<Value, Fault> {
         if let (Value::Loop(of), "changed") = (receiver, name) {
             let now = self.heap.tuple(args.list)?;

@@ -1,5 +1,5 @@
-//! Digits of all scripts, as Python's `str.isdecimal` and `str.isdigit` know them: Unicode 14, as
-//! in Python 3.11.
+//! Digits of all scripts, as Python's `str.isdecimal` and `str.isdigit` define them: Unicode 14,
+//! as in Python 3.11.
 
 /// The zeros of all scripts that write decimal numbers. The other nine digits follow each.
 #[rustfmt::skip]
@@ -11,8 +11,8 @@ const ZEROS: [u32; 66] = [
     0x16ac0, 0x16b50, 0x1d7ce, 0x1d7d8, 0x1d7e2, 0x1d7ec, 0x1d7f6, 0x1e140, 0x1e2f0, 0x1e950, 0x1fbf0,
 ];
 
-/// First and last of the digits that write no decimal numbers: superscripts, digits in circles and
-/// the like.
+/// The first and last of each range of digits that do not form decimal numbers: superscripts,
+/// circled digits and so on.
 #[rustfmt::skip]
 const OTHERS: [(u32, u32); 20] = [
     (0xb2, 0xb3), (0xb9, 0xb9), (0x1369, 0x1371), (0x19da, 0x19da), (0x2070, 0x2070), (0x2074, 0x2079),
@@ -21,13 +21,13 @@ const OTHERS: [(u32, u32); 20] = [
     (0x11052, 0x1105a), (0x1f100, 0x1f10a),
 ];
 
-/// Whether a character is one of ten digits of a script.
+/// Returns whether a character is one of the ten digits of a script.
 pub(super) fn is_decimal(c: char) -> bool {
     let after = ZEROS.partition_point(|&zero| zero <= c.into());
     after > 0 && u32::from(c) - ZEROS[after - 1] < 10
 }
 
-/// Whether a character is a digit of any kind.
+/// Returns whether a character is a digit of any kind.
 pub(super) fn is_digit(c: char) -> bool {
     is_decimal(c) || OTHERS.iter().any(|&(first, last)| (first..=last).contains(&c.into()))
 }

@@ -16,7 +16,7 @@ use super::value::{Closure, Heap, Kind as Order, Loop, Missing, Value};
 use super::{Fault, Limits, MAX_DEPTH};
 use crate::text::date::Date;
 
-/// The text of a template.
+/// Renders a template as text.
 pub(super) fn render(
     tree: &Tree,
     variables: &Map<String, Json>,
@@ -46,12 +46,12 @@ pub(super) fn render(
     Ok(out)
 }
 
-/// Variables, and where those around them are.
+/// A scope of variables, and its parent.
 #[derive(Debug)]
 struct Scope {
     variables: Vec<(Symbol, Value)>,
     parent: usize,
-    /// Whether a macro refers to it.
+    /// Whether a macro refers to the scope.
     captured: bool,
 }
 
@@ -61,15 +61,15 @@ pub(super) struct Rendering<'t> {
     pub(super) tree: &'t Tree,
     pub(super) heap: Heap,
     pub(super) date: Option<Date>,
-    /// The symbols of `caller`, `kwargs`, `varargs` and `loop`, where the template uses them.
+    /// The symbols of `caller`, `kwargs`, `varargs` and `loop`, if the template uses them.
     special: [Option<Symbol>; 4],
-    /// All scopes that may still be used: values refer to them by their place.
+    /// All scopes that may still be used; values refer to them by index.
     scopes: Vec<Scope>,
     scope: usize,
     depth: usize,
-    /// Loops so far.
+    /// The number of loops so far.
     loops: usize,
-    /// What `loop.changed` saw last in each loop.
+    /// The last value that `loop.changed` saw in each loop.
     pub(super) changed: Vec<(usize, Value)>,
 }
 
@@ -112,7 +112,7 @@ impl<'t> Rendering<'t> {
         Ok(())
     }
 
-    /// The same for one of the special names: `caller`, `kwargs`, `varargs`, `loop`.
+    /// Assigns to one of the special names: `caller`, `kwargs`, `varargs`, `loop`.
     pub(super) fn assign_special(&mut self, special: usize, value: Value) -> Result<(), Fault> {
         self.special[special].map_or(Ok(()), |symbol| self.assign(symbol, value))
     }
@@ -132,7 +132,7 @@ impl<'t> Rendering<'t> {
         }
     }
 
-    /// A value for each name of a target.
+    /// Assigns a value to each name of a target.
     fn unpack(&mut self, target: &'t Target, value: Value) -> Result<(), Fault> {
         match target {
             Target::Name(symbol) => self.assign(*symbol, value),
@@ -167,7 +167,7 @@ impl<'t> Rendering<'t> {
         }
     }
 
-    /// Does something one level deeper.
+    /// Runs `run` one level deeper.
     pub(super) fn deeper<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
         if self.depth == MAX_DEPTH {
             return Err(Fault::new(format!("more than {MAX_DEPTH} levels of expressions, statements and macros")));
@@ -192,7 +192,7 @@ impl<'t> Rendering<'t> {
         })
     }
 
-    /// A body with variables of its own.
+    /// Runs a body in its own scope.
     fn scoped(&mut self, body: &'t [Statement], out: &mut String) -> Result<Flow, Fault> {
         let back = self.enter(self.scope)?;
         let flow = self.body(body, out)?;
@@ -200,7 +200,7 @@ impl<'t> Rendering<'t> {
         Ok(flow)
     }
 
-    /// A body as a value that goes through filters.
+    /// Runs a body and passes its text through filters.
     fn filtered(&mut self, body: &'t [Statement], filters: &'t [Suffix]) -> Result<(Value, Flow), Fault> {
         let mut text = String::new();
         let flow = self.scoped(body, &mut text)?;
@@ -283,7 +283,7 @@ impl<'t> Rendering<'t> {
         Ok(Value::Macro(Rc::new(Closure { place, scope: self.scope, signature })))
     }
 
-    /// The call of a call block.
+    /// Evaluates the call of a call block.
     fn call_with(&mut self, call: &'t Expr, caller: Value) -> Result<Value, Fault> {
         let Expr::Suffixed(value, suffixes) = call else { return Err(Fault::new("a call block without a call")) };
         let Some((Suffix::Call(arguments), before)) = suffixes.split_last() else {
@@ -365,7 +365,7 @@ impl<'t> Rendering<'t> {
         exprs.iter().map(|expr| self.eval(expr)).collect()
     }
 
-    /// An expression that has others in it.
+    /// Evaluates an expression that contains others.
     fn composed(&mut self, expr: &'t Expr) -> Result<Value, Fault> {
         match expr {
             Expr::List(list) => {
@@ -440,7 +440,7 @@ impl<'t> Rendering<'t> {
         }
     }
 
-    /// The first operand that decides, or the last one.
+    /// Evaluates operands up to the first decisive one; returns it, or else the last one.
     fn first(&mut self, operands: &'t [Expr], decisive: bool) -> Result<Value, Fault> {
         let mut value = Value::None;
         for operand in operands {

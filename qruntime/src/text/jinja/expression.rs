@@ -1,4 +1,4 @@
-//! Expressions of a template, by Jinja2's precedence.
+//! Parses the expressions of a template with Jinja2's precedence.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use super::parser::Parser;
 use super::tests::TESTS;
 
 impl Parser {
-    /// An expression, or several with commas between them: a tuple. `conditional` says whether
-    /// `a if b else c` may be one; `ends` are words that end a tuple after a comma.
+    /// Reads an expression, or several separated by commas: a tuple. `conditional` says whether
+    /// `a if b else c` is accepted; `ends` are words that end a tuple after a comma.
     pub(super) fn tuple(&mut self, conditional: bool, ends: &[&str]) -> Result<Expr, Fault> {
         let first = self.tuple_item(conditional)?;
         if !self.is_operator(",") {
@@ -44,7 +44,7 @@ impl Parser {
         let value = self.or()?;
         let mut conditions = Vec::new();
         while self.skip_name("if") {
-            // What is unknown here may never be reached.
+            // Unknown filters and tests here may never be reached.
             self.unknown.truncate(unknown);
             let soft = std::mem::replace(&mut self.soft, true);
             let test = self.or()?;
@@ -55,7 +55,7 @@ impl Parser {
         Ok(if conditions.is_empty() { value } else { Expr::If(Box::new(value), conditions) })
     }
 
-    /// Operands with a word between them.
+    /// Reads operands separated by a word.
     fn chain(
         &mut self,
         word: &str,
@@ -115,7 +115,7 @@ impl Parser {
         Ok(if rest.is_empty() { first } else { Expr::Compare(Box::new(first), rest) })
     }
 
-    /// Operands with signs of one precedence between them.
+    /// Reads operands separated by operators of one precedence.
     fn math(&mut self, operand: fn(&mut Self) -> Result<Expr, Fault>, operators: &[Operator]) -> Result<Expr, Fault> {
         let first = operand(self)?;
         let mut rest = Vec::new();
@@ -202,7 +202,7 @@ impl Parser {
         })
     }
 
-    /// Items with commas between them, and perhaps after them, up to a bracket.
+    /// Reads items separated by commas, with an optional comma at the end, up to a bracket.
     fn listed<T>(&mut self, end: &str, item: impl Fn(&mut Self) -> Result<T, Fault>) -> Result<Vec<T>, Fault> {
         let mut items = Vec::new();
         while !self.is_operator(end) {
@@ -218,7 +218,7 @@ impl Parser {
         Ok(items)
     }
 
-    /// A value with what follows it: attributes, items and calls, then filters and tests.
+    /// Reads what follows a value: attributes, items and calls, then filters and tests.
     fn suffixed(&mut self, value: Expr, filters: bool) -> Result<Expr, Fault> {
         let mut suffixes = Vec::new();
         self.plain_suffixes(&mut suffixes)?;
@@ -332,7 +332,7 @@ impl Parser {
         Ok(arguments)
     }
 
-    /// Filters, each after a `|`; with `inline` the first one without.
+    /// Reads filters, each after a `|`; with `inline`, the first one without.
     pub(super) fn filters(&mut self, inline: bool) -> Result<Vec<Suffix>, Fault> {
         let mut filters = Vec::new();
         let mut inline = inline;
@@ -380,7 +380,7 @@ impl Parser {
         Ok(name.into())
     }
 
-    /// Notes a filter or test that there is not.
+    /// Records a filter or test that does not exist.
     fn known(&mut self, what: &str, names: &[&str], name: &str) {
         if !self.soft && !names.contains(&name) {
             let fault = self.fault(format!("no {what} named {name:?}"));

@@ -1,4 +1,4 @@
-//! Filters: what stands after `|`. Those that choose and order items are in `select.rs`.
+//! Filters, the names after `|`. Those that select and order items are in `select.rs`.
 
 use super::Fault;
 use super::calls::Args;
@@ -10,7 +10,7 @@ use super::strings::{self, capitalized, expect_int, expect_text, lines, replaced
 use super::value::{Heap, Kind, Missing, Text, Value};
 use super::{attributes, select};
 
-/// The filters of Jinja2. Those that chat templates have no use for are refused where they are
+/// The filters of Jinja2. Those that chat templates have no use for are refused when they are
 /// reached.
 pub(super) const FILTERS: [&str; 54] = [
     "abs",
@@ -70,7 +70,7 @@ pub(super) const FILTERS: [&str; 54] = [
 ];
 
 impl Rendering<'_> {
-    /// `value | name(...)`.
+    /// Evaluates `value | name(...)`.
     pub(super) fn filter(&mut self, name: &str, value: Value, args: Args) -> Result<Value, Fault> {
         let heap = &mut self.heap;
         heap.steps(1)?;
@@ -155,7 +155,7 @@ fn length(heap: &mut Heap, value: &Value) -> Result<Value, Fault> {
     Ok(Value::Int(len as i128))
 }
 
-/// `first` and `last`.
+/// Runs `first` and `last`.
 fn end(heap: &mut Heap, name: &str, value: &Value) -> Result<Value, Fault> {
     let found = match value {
         Value::Text(text) => {
@@ -200,7 +200,7 @@ fn join(heap: &mut Heap, value: &Value, args: Args) -> Result<Value, Fault> {
     heap.text(out)
 }
 
-/// `tojson` as transformers has it: Python's `json.dumps`, which leaves letters as they are.
+/// Runs `tojson` as in transformers: Python's `json.dumps` without escaping letters.
 fn to_json(heap: &mut Heap, value: &Value, args: Args) -> Result<Value, Fault> {
     let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
     let [ascii, indent, separators, sorted] = args.bind("tojson", names)?;
@@ -301,7 +301,7 @@ fn parse_float(text: &str) -> Option<f64> {
     if known { text.parse().ok() } else { None }
 }
 
-/// What the filter `int` makes of a value, if anything.
+/// Converts a value as the filter `int` does, if possible.
 fn to_int(value: &Value, base: i128) -> Result<Option<i128>, Fault> {
     let from_float = |number: f64| number.is_finite().then(|| number.trunc() as i128);
     Ok(match value {
@@ -349,7 +349,7 @@ fn round(value: &Value, args: Args) -> Result<Value, Fault> {
                 let rounded = (down + i128::from(up)).checked_mul(unit);
                 rounded.map(Value::Int).ok_or_else(|| Fault::new("an integer that is too large"))
             }
-            // The decimal digits are exact, and a half goes to the even neighbour, as in Python.
+            // The decimal digits are exact, and a half rounds to even, as in Python.
             None if !number.is_finite() || precision > 340 => Ok(Value::Float(number)),
             None if precision >= 0 => {
                 let text = format!("{number:.*}", precision as usize);
@@ -363,7 +363,7 @@ fn round(value: &Value, args: Args) -> Result<Value, Fault> {
     }
 }
 
-/// The filters that make text of text.
+/// Runs the filters from text to text.
 fn text_filter(heap: &mut Heap, name: &str, value: &Value, args: Args) -> Result<Value, Fault> {
     let text = match value {
         Value::Text(text) => text.clone(),
@@ -455,8 +455,8 @@ fn text_filter(heap: &mut Heap, name: &str, value: &Value, args: Args) -> Result
     }
 }
 
-/// Words with a first letter in upper case. They end at spaces, hyphens and opening brackets alone,
-/// in the filter.
+/// Converts the first letters of words to upper case. In this filter, words end only at spaces,
+/// hyphens and opening brackets.
 fn title(heap: &mut Heap, text: &Text) -> Result<Value, Fault> {
     heap.take(text.len())?;
     let (mut out, mut begins) = (String::new(), true);
@@ -482,7 +482,7 @@ fn indent(heap: &mut Heap, text: &Text, args: Args) -> Result<Value, Fault> {
         }
     }
     let [first, blank] = [first, blank].map(|flag| flag.is_some_and(|flag| flag.truth()));
-    // A newline more makes an empty line of an end that has one.
+    // With one more newline, a final newline gives an empty line.
     let mut whole = String::new();
     heap.push(&mut whole, text)?;
     heap.push(&mut whole, "\n")?;

@@ -1,4 +1,4 @@
-//! Python's two ways to put values into strings: `"%s" % x` and `"{}".format(x)`.
+//! Python's two ways to format values into strings: `"%s" % x` and `"{}".format(x)`.
 
 use super::Fault;
 use super::attributes::{attribute, item};
@@ -7,11 +7,10 @@ use super::operators::get_text;
 use super::print::{float, printed, repr};
 use super::value::{Heap, Kind, Value};
 
-/// Most characters that a width or a precision asks for. The standard library counts them in 16
-/// bits.
+/// The largest width or precision. The standard library counts in 16 bits.
 const MAX_WIDTH: usize = 1 << 15;
 
-/// How a value is written.
+/// The format of a value.
 #[derive(Debug, Default)]
 struct Spec {
     fill: Option<char>,
@@ -22,13 +21,13 @@ struct Spec {
     /// A prefix for hexadecimal numbers and the like.
     alternate: bool,
     width: usize,
-    /// What stands between groups of digits.
+    /// The separator of groups of digits.
     group: Option<char>,
     precision: Option<usize>,
     kind: Option<char>,
 }
 
-/// `text % value`.
+/// Evaluates `text % value`.
 pub(super) fn percent(heap: &mut Heap, text: &str, value: &Value) -> Result<String, Fault> {
     let mut values = match value {
         Value::Sequence(sequence) if sequence.kind == Kind::Tuple => sequence.items.clone(),
@@ -125,7 +124,7 @@ pub(super) fn percent(heap: &mut Heap, text: &str, value: &Value) -> Result<Stri
     Ok(out)
 }
 
-/// A number of a format, or the next value for a `*`.
+/// Reads a number of a format, or the next value for a `*`.
 fn number_or_star(
     heap: &mut Heap,
     rest: &mut &str,
@@ -139,7 +138,7 @@ fn number_or_star(
     number(rest)
 }
 
-/// A number at the beginning of a text.
+/// Reads a number at the beginning of a text.
 fn number(rest: &mut &str) -> Result<Option<usize>, Fault> {
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
     let (number, after) = rest.split_at(digits);
@@ -157,7 +156,7 @@ fn within(width: usize) -> Result<usize, Fault> {
     }
 }
 
-/// `text.format(...)`.
+/// Evaluates `text.format(...)`.
 pub(super) fn format(heap: &mut Heap, text: &str, args: &Args) -> Result<String, Fault> {
     let mut out = String::new();
     let mut counter = 0;
@@ -232,7 +231,7 @@ fn format_into(
     heap.push(out, rest)
 }
 
-/// The value that a field names: `0`, `name.attribute`, `[item]`.
+/// Returns the value that a field names: `0`, `name.attribute`, `[item]`.
 fn field_value(heap: &mut Heap, field: &str, args: &Args, counter: &mut usize) -> Result<Value, Fault> {
     let cut = field.find(['.', '[']).unwrap_or(field.len());
     let (first, mut rest) = field.split_at(cut);
@@ -311,7 +310,7 @@ fn parse_spec(text: &str) -> Result<Spec, Fault> {
     }
 }
 
-/// Adds a value as a format says.
+/// Appends a value in a format.
 fn padded(heap: &mut Heap, spec: &Spec, value: &Value, out: &mut String) -> Result<(), Fault> {
     let is_text = !matches!(value, Value::Int(_) | Value::Float(_) | Value::Bool(_));
     if is_text || matches!(value, Value::Bool(_)) && matches!(spec.kind, None | Some('s')) {
@@ -343,7 +342,7 @@ fn padded(heap: &mut Heap, spec: &Spec, value: &Value, out: &mut String) -> Resu
     align(heap, spec, &format!("{sign}{prefix}"), &grouped(&digits, spec.group), '>', out)
 }
 
-/// Whether a number is negative, and the digits of its absolute value.
+/// Returns whether a number is negative, and the digits of its absolute value.
 fn digits(spec: &Spec, value: &Value) -> Result<(bool, String), Fault> {
     if let (Some(number), None | Some('d' | 'n' | 'b' | 'o' | 'x' | 'X')) = (value.as_int(), spec.kind) {
         let size = number.unsigned_abs();
@@ -385,7 +384,8 @@ fn scientific(size: f64, precision: usize, letter: char) -> String {
     format!("{digits}{letter}{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
 }
 
-/// So many significant digits, with an exponent where the number is large or small.
+/// Writes a number with `precision` significant digits, and with an exponent if it is large or
+/// small.
 fn general(size: f64, precision: usize, keep_zeros: bool) -> String {
     let text = scientific(size, precision - 1, 'e');
     let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
@@ -401,7 +401,7 @@ fn general(size: f64, precision: usize, keep_zeros: bool) -> String {
     trimmed(&format!("{size:.decimals$}"))
 }
 
-/// Digits in groups of three before the point.
+/// Groups the digits before the point by three.
 fn grouped(digits: &str, group: Option<char>) -> String {
     let Some(group) = group else { return digits.to_owned() };
     let whole = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());

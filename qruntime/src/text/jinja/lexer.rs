@@ -26,12 +26,12 @@ const OPERATORS: [&str; 25] = [
     ":", "|", ",",
 ];
 
-/// What Python calls a space.
+/// Returns whether Python considers a character a space.
 pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
-/// Cuts a template into tokens, each with its line.
+/// Splits a template into tokens, each with its line.
 pub(super) fn tokens(source: &str) -> Result<Vec<(Token, usize)>, Fault> {
     let mut source = source.replace("\r\n", "\n").replace('\r', "\n");
     // Jinja2 drops one newline at the end.
@@ -48,7 +48,7 @@ pub(super) fn tokens(source: &str) -> Result<Vec<(Token, usize)>, Fault> {
 struct Lexer<'s> {
     rest: &'s str,
     line: usize,
-    /// Whether the last thing read ends with a newline, or nothing has been read.
+    /// Whether the text read so far is empty or ends with a newline.
     at_line_start: bool,
     tokens: Vec<(Token, usize)>,
 }
@@ -58,7 +58,7 @@ impl<'s> Lexer<'s> {
         Fault::at(self.line, message)
     }
 
-    /// Takes so many bytes.
+    /// Takes this many bytes.
     fn take(&mut self, bytes: usize) -> &'s str {
         let (taken, rest) = self.rest.split_at(bytes);
         if !taken.is_empty() {
@@ -82,7 +82,7 @@ impl<'s> Lexer<'s> {
         self.tokens.push((token, self.line));
     }
 
-    /// Text up to the next tag, and the tag.
+    /// Reads text up to the next tag, and the tag.
     fn data(&mut self) -> Result<(), Fault> {
         let starts = |at: &usize| ["{{", "{%", "{#"].iter().any(|mark| self.rest[*at..].starts_with(mark));
         let Some(at) = self.rest.match_indices('{').map(|(at, _)| at).find(starts) else {
@@ -108,8 +108,8 @@ impl<'s> Lexer<'s> {
         }
     }
 
-    /// The text before a tag, which begins `at` bytes from here and has a sign. The space between
-    /// the beginning of the line and a block is not part of it.
+    /// Reads the text before a tag, which begins `at` bytes from here and may have a sign. The
+    /// space between the beginning of the line and a block is not part of the text.
     fn text_before(&mut self, at: usize, sign: Option<u8>, block: bool) {
         let (line, at_line_start) = (self.line, self.at_line_start);
         let whole = self.take(at);
@@ -135,7 +135,7 @@ impl<'s> Lexer<'s> {
         Ok(())
     }
 
-    /// Takes what goes with the end of a block or a comment.
+    /// Takes the whitespace that belongs to the end of a block or a comment.
     fn after_block(&mut self, sign: Option<u8>) {
         match sign {
             Some(b'-') => self.take_space(),
@@ -144,7 +144,7 @@ impl<'s> Lexer<'s> {
         }
     }
 
-    /// Whether this is the inside of `{% raw %}`.
+    /// Returns whether the position is inside `{% raw %}`.
     fn is_raw(&self) -> bool {
         let rest = self.rest.trim_start_matches(is_space).strip_prefix("raw");
         rest.map(|rest| rest.trim_start_matches(is_space))
@@ -176,7 +176,7 @@ impl<'s> Lexer<'s> {
         }
     }
 
-    /// The tokens of a tag, which ends where all brackets are closed.
+    /// Reads the tokens of a tag, which ends where all brackets are closed.
     fn inside(&mut self, ends: &[&'static str; 1]) -> Result<(), Fault> {
         let end = ends[0];
         let mut open = Vec::new();
@@ -261,7 +261,7 @@ impl<'s> Lexer<'s> {
                 }
             }
         }
-        // An integer that begins with a zero is zero: another number begins after it.
+        // An integer that begins with a zero is zero; the next digit begins another number.
         if len == whole && self.rest.starts_with('0') {
             len = run(self.rest, |c| c == '0');
         }
@@ -296,7 +296,8 @@ impl<'s> Lexer<'s> {
     }
 }
 
-/// How long a text begins with digits, with single underscores between them.
+/// Returns the length of the digits at the beginning of a text, with single underscores between
+/// them.
 fn run(text: &str, is_digit: impl Fn(char) -> bool) -> usize {
     let (mut len, mut last) = (0, '_');
     for (at, c) in text.char_indices() {
@@ -314,7 +315,7 @@ fn is_name(c: char) -> bool {
     c == '_' || c.is_alphanumeric()
 }
 
-/// A string's text, from what stands between its quotes.
+/// Returns a string's text from the source between its quotes.
 fn unescaped(text: &str) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,13 +1,11 @@
-//! An interpreter of the Jinja that chat templates are written in, with the semantics of Jinja2 and
-//! Python as transformers uses them: `ImmutableSandboxedEnvironment` with `trim_blocks`,
-//! `lstrip_blocks`, loop controls, its own `tojson`, `raise_exception`, `strftime_now`, and
-//! `{% generation %}`, which changes nothing.
-//!
-//! Templates come from strangers, so everything has a bound, stated below: the length of a
-//! template, how deeply it and its values are nested, the steps and the memory that a rendering
-//! takes. Parsing and rendering run on a thread of their own, whose stack holds the deepest of what
-//! the bounds allow; where there are no threads (wasm32), on the caller's, which is small: fewer
-//! levels are allowed there.
+//! An interpreter of the Jinja in chat templates, with the semantics of Jinja2 and Python as
+//! transformers uses them: `ImmutableSandboxedEnvironment` with `trim_blocks`, `lstrip_blocks`,
+//! loop controls, its own `tojson`, `raise_exception`, `strftime_now`, and `{% generation %}`,
+//! which changes nothing. Templates are untrusted, so everything has a bound, stated below: the
+//! length of a template, the nesting of its text and its values, the steps and the memory of a
+//! rendering. Parsing and rendering run on a separate thread, whose stack suffices for the deepest
+//! nesting that the bounds allow. Where there are no threads (wasm32), they run on the caller's
+//! small stack, and fewer levels are allowed.
 
 mod ast;
 mod attributes;
@@ -37,24 +35,23 @@ use super::date::Date;
 /// The longest template, in bytes. The longest known ones have 50 KB.
 pub(crate) const MAX_TEMPLATE: usize = 1 << 20;
 
-/// Levels of statements, brackets, `not`, signs and `else` of conditions within each other.
+/// Most nested levels of statements, brackets, `not`, signs and `else` of conditions.
 pub(crate) const MAX_NESTING: usize = if cfg!(target_family = "wasm") { 32 } else { 64 };
 
-/// Levels of expressions, statements and macros that a rendering may be within.
+/// Most nested levels of expressions, statements and macros during a rendering.
 pub(crate) const MAX_DEPTH: usize = if cfg!(target_family = "wasm") { 60 } else { 1000 };
 
-/// Levels of a value: of lists within lists.
+/// Most nested levels of a value, such as lists within lists.
 pub(crate) const MAX_VALUE_DEPTH: usize = if cfg!(target_family = "wasm") { 64 } else { 200 };
 
-/// Steps of a rendering: operations, and values that they touch, or 32 bytes of a text. About a
-/// second.
+/// Most steps of a rendering, about a second. A step is an operation, a value that it touches, or
+/// 32 bytes of text.
 pub(crate) const MAX_STEPS: u64 = 20_000_000;
 
-/// Bytes of all values and text that a rendering makes together, whether it keeps them or not, its
-/// output included.
+/// Most bytes of all values and text that a rendering makes, kept or not, including its output.
 pub(crate) const MAX_BYTES: usize = 256 << 20;
 
-/// What a rendering may take.
+/// The bounds of a rendering.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     steps: u64,
@@ -71,7 +68,7 @@ impl Default for Limits {
 #[cfg(not(target_family = "wasm"))]
 const STACK: usize = 32 << 20;
 
-/// What is wrong with a template, or why it refuses.
+/// An error of a template, or its own refusal.
 #[derive(Debug)]
 pub(crate) struct Fault {
     message: String,
@@ -88,7 +85,7 @@ impl Fault {
         Self { message: message.into(), line }
     }
 
-    /// The same, in this line if no other one is known.
+    /// Sets the line if it is not known yet.
     fn in_line(mut self, line: usize) -> Self {
         if self.line == 0 {
             self.line = line;
@@ -106,17 +103,17 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A template that has been understood.
+/// A parsed template.
 #[derive(Debug)]
 pub(crate) struct Template(ast::Tree);
 
 impl Template {
-    /// Understands a template.
+    /// Parses a template.
     pub(crate) fn parse(source: &str) -> Result<Self, Fault> {
         with_stack(|| parser::parse(source).map(Self))
     }
 
-    /// The text of a template with these variables. Without a date there is no `strftime_now`.
+    /// Renders a template with these variables. Without a date, there is no `strftime_now`.
     pub(crate) fn render(&self, variables: &Map<String, Json>, date: Option<Date>) -> Result<String, Fault> {
         self.render_within(variables, date, Limits::default())
     }
@@ -131,7 +128,7 @@ impl Template {
     }
 }
 
-/// Does something on a stack that is large enough. Should the interpreter panic, the template is
+/// Runs `work` on a stack that is large enough. If the interpreter panics, the template is
 /// refused.
 #[cfg(not(target_family = "wasm"))]
 fn with_stack<T: Send>(work: impl FnOnce() -> Result<T, Fault> + Send) -> Result<T, Fault> {

@@ -8,7 +8,7 @@ use super::ast::{Comparison, Operator};
 use super::format::percent;
 use super::value::{Dict, Heap, Kind, Missing, Range, Sequence, Text, Value};
 
-/// `a == b`.
+/// Evaluates `a == b`.
 pub(super) fn equal(heap: &mut Heap, a: &Value, b: &Value) -> Result<bool, Fault> {
     heap.steps(1)?;
     Ok(match (a, b) {
@@ -58,7 +58,7 @@ pub(super) fn equal(heap: &mut Heap, a: &Value, b: &Value) -> Result<bool, Fault
     })
 }
 
-/// The order of two values, if they have one. `sign` is for the error of those that cannot be
+/// Returns the order of two values, if they have one. `sign` is for the error if they cannot be
 /// compared.
 pub(super) fn order(heap: &mut Heap, a: &Value, b: &Value, sign: &str) -> Result<Option<Ordering>, Fault> {
     heap.steps(1)?;
@@ -88,7 +88,7 @@ pub(super) fn order(heap: &mut Heap, a: &Value, b: &Value, sign: &str) -> Result
     }
 }
 
-/// `a < b` and the like.
+/// Evaluates `a < b` and other comparisons.
 pub(super) fn compare(heap: &mut Heap, comparison: Comparison, a: &Value, b: &Value) -> Result<bool, Fault> {
     match comparison {
         Comparison::Equal => equal(heap, a, b),
@@ -102,7 +102,7 @@ pub(super) fn compare(heap: &mut Heap, comparison: Comparison, a: &Value, b: &Va
     }
 }
 
-/// `item in container`.
+/// Evaluates `item in container`.
 fn contains(heap: &mut Heap, container: &Value, item: &Value) -> Result<bool, Fault> {
     match container {
         Value::Text(text) => match item {
@@ -119,7 +119,7 @@ fn contains(heap: &mut Heap, container: &Value, item: &Value) -> Result<bool, Fa
             match item.as_int().or(item.as_float().filter(|x| x.fract() == 0.0).map(|x| x as i128)) {
                 Some(number) => {
                     let (offset, step) = (number.saturating_sub(range.start.into()), i128::from(range.step));
-                    // None where the quotient would not fit: far outside.
+                    // `None` if the quotient would not fit: the item is far outside the range.
                     Ok(offset.checked_rem(step) == Some(0) && (0..range.len as i128).contains(&(offset / step)))
                 }
                 None => Ok(false),
@@ -137,7 +137,7 @@ fn contains(heap: &mut Heap, container: &Value, item: &Value) -> Result<bool, Fa
     }
 }
 
-/// The value of a key.
+/// Returns the value of a key.
 pub(super) fn get(heap: &mut Heap, dict: &Dict, key: &Value) -> Result<Option<Value>, Fault> {
     if let Value::Text(key) = key {
         return get_text(heap, dict, key);
@@ -151,7 +151,7 @@ pub(super) fn get(heap: &mut Heap, dict: &Dict, key: &Value) -> Result<Option<Va
     Ok(None)
 }
 
-/// The same for a string.
+/// Returns the value of a string key.
 pub(super) fn get_text(heap: &mut Heap, dict: &Dict, key: &str) -> Result<Option<Value>, Fault> {
     let alike = dict.entries.iter().filter(|(one, _)| one.as_text().is_some_and(|one| one.len() == key.len()));
     heap.search(key, dict.entries.len(), alike.count())?;
@@ -167,7 +167,7 @@ fn hashable(key: &Value) -> Result<(), Fault> {
     }
 }
 
-/// Sets the value of a key among the entries of a mapping that is being made.
+/// Sets the value of a key among the entries of a mapping under construction.
 pub(super) fn insert(
     heap: &mut Heap,
     entries: &mut Vec<(Value, Value)>,
@@ -195,7 +195,7 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// The items that going through a value gives.
+/// Returns the items of iterating over a value.
 pub(super) fn items(heap: &mut Heap, value: &Value) -> Result<Rc<Sequence>, Fault> {
     let items = match value {
         Value::Sequence(sequence) if sequence.kind == Kind::Generator => {
@@ -222,7 +222,7 @@ pub(super) fn items(heap: &mut Heap, value: &Value) -> Result<Rc<Sequence>, Faul
     heap.sequence(Kind::List, items)
 }
 
-/// Two operands and an operator between them.
+/// Evaluates an operator with two operands.
 pub(super) fn calculate(heap: &mut Heap, operator: Operator, a: &Value, b: &Value) -> Result<Value, Fault> {
     heap.steps(1)?;
     match (operator, a, b) {
@@ -273,7 +273,7 @@ fn add_texts(heap: &mut Heap, a: &Text, b: &Text) -> Result<Value, Fault> {
     Ok(Value::Text(Text { text: text.into(), safe }))
 }
 
-/// Adds a text with what HTML gives a meaning escaped.
+/// Appends a text with HTML's special characters escaped.
 pub(super) fn escape(heap: &mut Heap, text: &str, out: &mut String) -> Result<(), Fault> {
     heap.take(text.len())?;
     for c in text.chars() {
@@ -370,7 +370,7 @@ fn floats(operator: Operator, a: f64, b: f64) -> Result<Value, String> {
     }))
 }
 
-/// `-a`.
+/// Evaluates `-a`.
 pub(super) fn negate(value: &Value) -> Result<Value, Fault> {
     match value {
         Value::Undefined(missing) => Err(missing.fault()),
@@ -382,7 +382,7 @@ pub(super) fn negate(value: &Value) -> Result<Value, Fault> {
     }
 }
 
-/// `a[from:to:by]`.
+/// Evaluates `a[from:to:by]`.
 pub(super) fn slice(heap: &mut Heap, value: &Value, parts: [Option<i128>; 3]) -> Result<Value, Fault> {
     let len = match value {
         Value::Text(text) => {
@@ -421,7 +421,7 @@ pub(super) fn slice(heap: &mut Heap, value: &Value, parts: [Option<i128>; 3]) ->
     }
 }
 
-/// First index, distance and count of a slice, by Python's rules.
+/// Returns the first index, step and count of a slice by Python's rules.
 fn slice_indices(parts: [Option<i128>; 3], len: usize) -> Result<(i128, i128, usize), Fault> {
     let len = len as i128;
     let step = parts[2].unwrap_or(1).clamp(-(1 << 64), 1 << 64);

@@ -1,4 +1,4 @@
-//! Statements of a template: the tree from its tokens. Expressions are in `expression.rs`.
+//! Parses the statements of a template: tokens to tree. Expressions are in `expression.rs`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use super::ast::{Expr, For, Kind, Macro, SPECIAL, Signature, Statement, Suffix, 
 use super::lexer::{Token, tokens};
 use super::{Fault, MAX_NESTING, MAX_TEMPLATE};
 
-/// The tree of a template.
+/// Parses a template into its tree.
 pub(super) fn parse(source: &str) -> Result<Tree, Fault> {
     if source.len() > MAX_TEMPLATE {
         return Err(Fault::new(format!("{} bytes, expected at most {MAX_TEMPLATE}", source.len())));
@@ -26,17 +26,17 @@ pub(super) struct Parser {
     tokens: Vec<(Token, usize)>,
     at: usize,
     tree: Tree,
-    /// The places of names in the tree.
+    /// The indices of names in the tree.
     symbols: HashMap<Arc<str>, Symbol>,
-    /// How deeply what is being read is nested.
+    /// The current level of nesting.
     depth: usize,
     /// For each macro that is being read, which of the special names it has used.
     uses: Vec<[bool; 3]>,
-    /// Loops around what is being read, those outside of a macro not counted.
+    /// The number of enclosing loops, without those outside the enclosing macro.
     loops: usize,
     /// Whether an unknown filter or test is an error only when it is reached, as within `if`.
     pub(super) soft: bool,
-    /// Filters and tests that there are not.
+    /// Filters and tests that do not exist.
     pub(super) unknown: Vec<Fault>,
 }
 
@@ -134,7 +134,7 @@ impl Parser {
         Ok(())
     }
 
-    /// Reads something one level deeper.
+    /// Runs `read` one level deeper.
     pub(super) fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
         if self.depth == MAX_NESTING {
             return Err(self.fault(format!("nested more than {MAX_NESTING} levels deep")));
@@ -145,7 +145,7 @@ impl Parser {
         result
     }
 
-    /// The number of a variable.
+    /// Returns the index of a variable.
     pub(super) fn symbol(&mut self, name: &Arc<str>) -> Symbol {
         if let Some(special) = SPECIAL.iter().position(|special| **special == **name) {
             for uses in &mut self.uses {
@@ -161,8 +161,8 @@ impl Parser {
 
     // Statements.
 
-    /// Statements up to a block that begins with one of these words, which is returned and taken;
-    /// without words, up to the end.
+    /// Reads statements up to a block that begins with one of these words, which it takes and
+    /// returns; without words, up to the end.
     fn body(&mut self, ends: &[&'static str]) -> Result<(Vec<Statement>, &'static str), Fault> {
         let mut body = Vec::new();
         loop {
@@ -193,7 +193,7 @@ impl Parser {
         }
     }
 
-    /// The body of a statement, which ends with one of these words. A colon may stand before it.
+    /// Reads the body of a statement, which ends with one of these words. A colon may precede it.
     fn inner(&mut self, soft: bool, ends: &[&'static str]) -> Result<(Vec<Statement>, &'static str), Fault> {
         self.skip_operator(":");
         self.end_block()?;
@@ -203,7 +203,7 @@ impl Parser {
         body
     }
 
-    /// A body that runs as a function: no loop around it can be left from inside.
+    /// Reads a body that runs as a function: it cannot leave an enclosing loop.
     fn function(&mut self, end: &'static str) -> Result<Vec<Statement>, Fault> {
         let loops = std::mem::take(&mut self.loops);
         let body = self.inner(false, &[end])?.0;
@@ -380,7 +380,7 @@ impl Parser {
 
     // Targets of assignments.
 
-    /// One target, or several with commas between them.
+    /// Reads one target, or several separated by commas.
     fn targets(&mut self, attributes: bool, ends: &[&str]) -> Result<Target, Fault> {
         let first = self.target(attributes)?;
         if !self.is_operator(",") {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::Fault;
 use super::value::{Heap, Kind, Value};
 
-/// Adds Python's `str` of a value.
+/// Appends Python's `str` of a value.
 pub(super) fn print(heap: &mut Heap, value: &Value, out: &mut String) -> Result<(), Fault> {
     match value {
         Value::Undefined(_) => heap.steps(1),
@@ -14,17 +14,17 @@ pub(super) fn print(heap: &mut Heap, value: &Value, out: &mut String) -> Result<
     }
 }
 
-/// Python's `str` of a value.
+/// Returns Python's `str` of a value.
 pub(super) fn printed(heap: &mut Heap, value: &Value) -> Result<String, Fault> {
     let mut out = String::new();
     print(heap, value, &mut out)?;
     Ok(out)
 }
 
-/// Adds Python's `repr` of a value.
+/// Appends Python's `repr` of a value.
 pub(super) fn repr(heap: &mut Heap, value: &Value, out: &mut String, level: usize) -> Result<(), Fault> {
     heap.steps(1)?;
-    // Namespaces may hold themselves.
+    // Namespaces may contain themselves.
     if level > super::MAX_VALUE_DEPTH {
         return Err(Fault::new(format!("a value with more than {} levels", super::MAX_VALUE_DEPTH)));
     }
@@ -104,7 +104,7 @@ pub(super) fn repr(heap: &mut Heap, value: &Value, out: &mut String, level: usiz
     }
 }
 
-/// A float as Python prints it: the shortest text that reads as the same number.
+/// Writes a float as Python does: the shortest text that reads as the same number.
 pub(super) fn float(number: f64) -> String {
     if !number.is_finite() {
         return if number.is_nan() { "nan".to_owned() } else { format!("{number}") };
@@ -119,7 +119,7 @@ pub(super) fn float(number: f64) -> String {
     format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
 }
 
-/// Adds a string in quotes, as Python's `repr` has it.
+/// Appends a string in quotes, as Python's `repr` does.
 fn quoted(heap: &mut Heap, text: &str, out: &mut String) -> Result<(), Fault> {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     heap.take(text.len() + 2)?;
@@ -151,26 +151,26 @@ fn quoted(heap: &mut Heap, text: &str, out: &mut String) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What Python calls printable. Rust's table is the same, but for marks that it escapes at the
-/// beginning.
+/// Returns whether Python considers a character printable. Rust's table is the same, except for
+/// marks that it escapes at the beginning.
 pub(super) fn is_printable(c: char) -> bool {
     let mut text = ['a', c].iter().collect::<String>();
     text.retain(|c| c != '"' && c != '\'' && c != '\\');
     text.len() < 2 || text.escape_debug().nth(1) == Some(c)
 }
 
-/// How `tojson` writes.
+/// Options of `tojson`.
 #[derive(Debug)]
 pub(super) struct Style {
     pub(super) ascii: bool,
-    /// What a level is indented by, if values stand on lines of their own.
+    /// The indentation of a level, if each value is on its own line.
     pub(super) indent: Option<String>,
     pub(super) item: String,
     pub(super) key: String,
     pub(super) sorted: bool,
 }
 
-/// Adds a value as JSON.
+/// Appends a value as JSON.
 pub(super) fn json(heap: &mut Heap, value: &Value, style: &Style, out: &mut String, level: usize) -> Result<(), Fault> {
     heap.steps(1)?;
     match value {
@@ -237,7 +237,7 @@ fn separate(heap: &mut Heap, style: &Style, out: &mut String, item: usize, level
     line(heap, style, out, level)
 }
 
-/// Begins a line, where there are lines.
+/// Begins a line, if the style has lines.
 fn line(heap: &mut Heap, style: &Style, out: &mut String, level: usize) -> Result<(), Fault> {
     let Some(indent) = &style.indent else { return Ok(()) };
     heap.take(1 + indent.len().saturating_mul(level))?;

@@ -8,13 +8,13 @@ use super::strings::{expect_int, expect_text};
 use super::value::{Heap, Kind, Missing, Value};
 use super::{ast::Operator, attributes};
 
-/// Places of values in ascending order, or descending. Values that are the same keep their order.
+/// Returns the indices of values in ascending or descending order. Equal values keep their order.
 pub(super) fn sorted(heap: &mut Heap, keys: &[Value], reverse: bool) -> Result<Vec<usize>, Fault> {
     heap.take(keys.len() * 4 * size_of::<usize>())?;
     let mut places: Vec<usize> = (0..keys.len()).collect();
     let mut merged = places.clone();
-    // Merges runs of doubled length. The standard library's sort cannot be stopped, and may panic
-    // where the order is none (NaN).
+    // Merge sort with runs of doubling length. The standard library's sort cannot be stopped, and
+    // may panic if the order is not total (NaN).
     let mut width = 1;
     while width < places.len() {
         for start in (0..places.len()).step_by(width.saturating_mul(2)) {
@@ -39,7 +39,7 @@ pub(super) fn sorted(heap: &mut Heap, keys: &[Value], reverse: bool) -> Result<V
     Ok(places)
 }
 
-/// The parts of an attribute's path, `a.b.0`.
+/// Returns the parts of an attribute's path, `a.b.0`.
 fn path(heap: &mut Heap, attribute: &Value) -> Result<Vec<Value>, Fault> {
     match attribute {
         Value::None => Ok(Vec::new()),
@@ -54,7 +54,7 @@ fn path(heap: &mut Heap, attribute: &Value) -> Result<Vec<Value>, Fault> {
     }
 }
 
-/// What lies on a path in a value.
+/// Returns the value at a path within a value.
 fn at(heap: &mut Heap, value: &Value, path: &[Value], default: Option<&Value>) -> Result<Value, Fault> {
     let mut value = value.clone();
     for part in path {
@@ -66,7 +66,7 @@ fn at(heap: &mut Heap, value: &Value, path: &[Value], default: Option<&Value>) -
     Ok(value)
 }
 
-/// A string in lower case, where case does not matter; anything else as it is.
+/// Returns a string in lower case unless case matters; anything else unchanged.
 fn key(heap: &mut Heap, value: Value, case_sensitive: bool) -> Result<Value, Fault> {
     match &value {
         Value::Text(text) if !case_sensitive => {
@@ -77,7 +77,7 @@ fn key(heap: &mut Heap, value: Value, case_sensitive: bool) -> Result<Value, Fau
     }
 }
 
-/// The key of each item.
+/// Returns the key of each item.
 fn keys(
     heap: &mut Heap,
     items: &[Value],
@@ -98,7 +98,7 @@ fn flag(value: Option<Value>) -> bool {
     value.is_some_and(|value| value.truth())
 }
 
-/// `map(attribute=...)`, or `None` if this is a `map` of a filter.
+/// Runs `map(attribute=...)`; returns `None` if the call is `map` with a filter.
 pub(super) fn map_attribute(heap: &mut Heap, value: &Value, args: &Args) -> Result<Option<Value>, Fault> {
     let named = |name: &str| args.named.iter().find(|(known, _)| &**known == name).map(|(_, value)| value);
     let Some(attribute) = named("attribute").filter(|_| args.list.is_empty()) else { return Ok(None) };
@@ -115,10 +115,10 @@ pub(super) fn map_attribute(heap: &mut Heap, value: &Value, args: &Args) -> Resu
 }
 
 impl Rendering<'_> {
-    /// `map` of a filter.
+    /// Runs `map` with a filter.
     pub(super) fn map(&mut self, value: &Value, args: Args) -> Result<Value, Fault> {
         let mut args = args;
-        // Nothing that is false is gone through, whatever it is.
+        // A false value of any type has no items.
         if !value.truth() {
             return self.heap.sequence(Kind::Generator, Vec::new()).map(Value::Sequence);
         }
@@ -138,7 +138,7 @@ impl Rendering<'_> {
         self.heap.sequence(Kind::Generator, mapped).map(Value::Sequence)
     }
 
-    /// `select`, `reject`, `selectattr`, `rejectattr`.
+    /// Runs `select`, `reject`, `selectattr`, `rejectattr`.
     pub(super) fn choose(&mut self, name: &str, value: &Value, args: Args) -> Result<Value, Fault> {
         let (wanted, of_attribute) = (name.starts_with("select"), name.ends_with("attr"));
         let mut args = args;
@@ -171,7 +171,7 @@ impl Rendering<'_> {
     }
 }
 
-/// The filters of this file that need nothing but their values.
+/// Runs the filters of this file that need only their values.
 pub(super) fn filter(heap: &mut Heap, name: &str, value: &Value, args: Args) -> Result<Value, Fault> {
     match name {
         "sort" => sort(heap, value, args),
@@ -334,7 +334,7 @@ fn sum(heap: &mut Heap, value: &Value, args: Args) -> Result<Value, Fault> {
     Ok(sum)
 }
 
-/// `min` and `max`.
+/// Runs `min` and `max`.
 fn extreme(heap: &mut Heap, name: &str, value: &Value, args: Args) -> Result<Value, Fault> {
     let [case_sensitive, attribute] = args.bind(name, ["case_sensitive", "attribute"])?;
     let of = items(heap, value)?;

@@ -11,7 +11,7 @@ use super::operators::{escape, items};
 use super::print::is_printable;
 use super::value::{Heap, Text, Value};
 
-/// The methods that there are.
+/// The names of the methods.
 pub(super) const METHODS: [&str; 44] = [
     "capitalize",
     "casefold",
@@ -144,22 +144,22 @@ pub(super) fn call(heap: &mut Heap, text: &Text, name: &str, args: Args) -> Resu
     heap.text_as(text, out)
 }
 
-/// A first character in upper case, the others in lower case.
+/// Converts the first character to upper case, the others to lower case.
 pub(super) fn capitalized(text: &str) -> String {
     let mut chars = text.chars();
     let Some(first) = chars.next() else { return String::new() };
     title_case(first) + &chars.as_str().to_lowercase()
 }
 
-/// A character at the beginning of a word. What becomes several letters has the first one in upper
-/// case: `ß`, `Ss`.
+/// Converts a character at the beginning of a word. If it becomes several letters, only the first
+/// is upper case: `ß`, `Ss`.
 fn title_case(c: char) -> String {
     let mut upper = c.to_uppercase();
     let first = upper.next();
     first.into_iter().chain(upper.flat_map(char::to_lowercase)).collect()
 }
 
-/// Letters after letters in lower case, others in upper case.
+/// Converts letters after letters to lower case, others to upper case.
 fn title(text: &str) -> String {
     let (mut out, mut in_word) = (String::with_capacity(text.len()), false);
     for c in text.chars() {
@@ -176,7 +176,7 @@ fn is_cased(c: char) -> bool {
     c.is_lowercase() || c.is_uppercase()
 }
 
-/// The methods that ask something.
+/// Answers the methods that return a boolean.
 fn question(text: &str, name: &str) -> Option<bool> {
     let all = |is: fn(char) -> bool| !text.is_empty() && text.chars().all(is);
     let cased = |wrong: fn(char) -> bool| text.chars().any(is_cased) && !text.chars().any(wrong);
@@ -228,7 +228,7 @@ pub(super) fn expect_int(what: &str, value: &Value) -> Result<i128, Fault> {
     }
 }
 
-/// A string that goes into another one: escaped, if only the other one is safe.
+/// Returns a string to insert into another one, escaped if only the other one is safe.
 fn part<'t>(heap: &mut Heap, into: &Text, value: &'t Text) -> Result<Cow<'t, str>, Fault> {
     if !into.safe || value.safe {
         return Ok(Cow::Borrowed(value));
@@ -254,7 +254,7 @@ fn join(heap: &mut Heap, separator: &Text, list: &Value) -> Result<Value, Fault>
     heap.text_as(separator, out)
 }
 
-/// A string without characters at its ends: those of another string, or spaces.
+/// Strips characters at the ends of a string: those of another string, or spaces.
 pub(super) fn strip(
     heap: &mut Heap,
     text: &Text,
@@ -264,7 +264,7 @@ pub(super) fn strip(
 ) -> Result<Value, Fault> {
     heap.scan(text.len())?;
     if let Some(chars) = chars {
-        // Each character may be compared with each.
+        // Each character may be compared with every other.
         heap.scan(chars.len().saturating_mul(1 + text.len()))?;
     }
     let chars: Option<Vec<char>> = chars.map(|chars| chars.chars().collect());
@@ -304,7 +304,7 @@ fn split(heap: &mut Heap, text: &Text, name: &str, args: Args) -> Result<Value, 
                 }
                 let cut = if name == "split" { rest.find(is_space) } else { rest.rfind(is_space) };
                 let Some(cut) = cut.filter(|_| parts.len() < most) else {
-                    // What is left over keeps the spaces at its other end, if it may not be cut.
+                    // If no more cuts are allowed, the rest keeps the spaces at its other end.
                     parts.push(rest);
                     break;
                 };
@@ -327,7 +327,8 @@ fn split(heap: &mut Heap, text: &Text, name: &str, args: Args) -> Result<Value, 
     heap.list(parts)
 }
 
-/// The part of a string between two places, with the place where it begins, in characters.
+/// Returns the part of a string between two positions, with the position where it begins, in
+/// characters.
 fn region<'t>(text: &'t str, name: &str, from: Option<Value>, to: Option<Value>) -> Result<(&'t str, usize), Fault> {
     if from.is_none() && to.is_none() {
         return Ok((text, 0));
@@ -343,7 +344,7 @@ fn region<'t>(text: &'t str, name: &str, from: Option<Value>, to: Option<Value>)
     let (from, to) = (place(from, 0)?, place(to, len)?.min(len));
     let byte = |index: i128| text.char_indices().nth(index as usize).map_or(text.len(), |(at, _)| at);
     if from > to {
-        // Beyond the end there is not even the empty string.
+        // Beyond the end, not even the empty string is found.
         return Ok(("", usize::MAX));
     }
     Ok((&text[byte(from)..byte(to)], from as usize))
@@ -402,7 +403,7 @@ fn replace_method(heap: &mut Heap, text: &Text, args: Args) -> Result<Value, Fau
     heap.text_as(text, out)
 }
 
-/// A string with parts of it replaced, at most so many, or all.
+/// Replaces parts of a string, at most `count` or all.
 pub(super) fn replaced(heap: &mut Heap, text: &str, old: &str, new: &str, count: i128) -> Result<String, Fault> {
     heap.scan(text.len() + old.len())?;
     let (mut out, mut from) = (String::new(), 0);
@@ -442,7 +443,7 @@ fn pad(heap: &mut Heap, text: &Text, name: &str, args: Args) -> Result<Value, Fa
     let (before, after) = match name {
         "ljust" => (0, missing),
         "rjust" | "zfill" => (missing, 0),
-        // As CPython has it.
+        // As in CPython.
         _ => (missing / 2 + (missing & width & 1), missing - missing / 2 - (missing & width & 1)),
     };
     if name == "zfill" {
@@ -458,7 +459,7 @@ fn pad(heap: &mut Heap, text: &Text, name: &str, args: Args) -> Result<Value, Fa
     heap.text_as(text, out)
 }
 
-/// The lines of a string, as Python's `splitlines` cuts it.
+/// Splits a string into lines, as Python's `splitlines` does.
 pub(super) fn lines(text: &str, keep: bool) -> Vec<&str> {
     let (mut lines, mut from) = (Vec::new(), 0);
     let mut chars = text.char_indices().peekable();

@@ -1,4 +1,4 @@
-//! Tests: what stands after `is`.
+//! Tests, the names after `is`.
 
 use super::Fault;
 use super::ast::Comparison;
@@ -9,7 +9,7 @@ use super::operators::{calculate, compare};
 use super::print::printed;
 use super::value::{Kind, Value};
 
-/// The tests that there are.
+/// The names of the tests.
 pub(super) const TESTS: [&str; 39] = [
     "!=",
     "<",
@@ -53,7 +53,7 @@ pub(super) const TESTS: [&str; 39] = [
 ];
 
 impl Rendering<'_> {
-    /// `value is name(...)`.
+    /// Evaluates `value is name(...)`.
     pub(super) fn test(&mut self, name: &str, value: &Value, args: Args) -> Result<bool, Fault> {
         let heap = &mut self.heap;
         heap.steps(1)?;
@@ -136,7 +136,8 @@ impl Rendering<'_> {
     }
 }
 
-/// `a is b` of Python. Small integers and strings of the template are the same there, too.
+/// Evaluates Python's `a is b`. Small integers and strings of the template are identical there,
+/// too.
 fn same(a: &Value, b: &Value) -> bool {
     use std::rc::Rc;
     match (a, b) {

@@ -1,8 +1,7 @@
-//! Values of a template, as Python has them, and the account of what a rendering has used.
-//!
-//! Values form no cycles: lists and mappings never change, and what does change (namespaces, what
-//! `loop.changed` saw) lies in tables of its own. A value knows how deep it is when it is made, so
-//! that dropping, printing and comparing one recurses to a stated depth.
+//! Values of a template, as in Python, and the accounting of a rendering. Values form no cycles:
+//! lists and mappings never change, and everything that changes (namespaces, the values that
+//! `loop.changed` saw) is in separate tables. A value's depth is known when it is made, so
+//! dropping, printing and comparing it recurse to a bounded depth.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -24,7 +23,7 @@ pub(super) enum Value {
     Sequence(Rc<Sequence>),
     Dict(Rc<Dict>),
     Range(Range),
-    /// A place in [`Heap::namespaces`].
+    /// A namespace, by its index in [`Heap::namespaces`].
     Namespace(usize),
     Macro(Rc<Closure>),
     /// A function by its name.
@@ -40,7 +39,7 @@ pub(super) enum Value {
 #[derive(Clone, Debug)]
 pub(super) enum Missing {
     Name(Arc<str>),
-    /// An attribute that values of a type have not.
+    /// An attribute that values of a type do not have.
     Attribute(&'static str, Arc<str>),
     /// An attribute that templates may not use.
     Forbidden(&'static str, Arc<str>),
@@ -48,7 +47,7 @@ pub(super) enum Missing {
 }
 
 impl Missing {
-    /// The error of using it.
+    /// Makes the error of using the value.
     pub(super) fn fault(&self) -> Fault {
         Fault::new(match self {
             Self::Name(name) => format!("'{name}' is undefined"),
@@ -59,7 +58,7 @@ impl Missing {
     }
 }
 
-/// A string; a safe one escapes what is added to it, as Python's `Markup` does.
+/// A string; a safe one escapes text that is added to it, as Python's `Markup` does.
 #[derive(Clone, Debug)]
 pub(super) struct Text {
     pub(super) text: Arc<str>,
@@ -82,7 +81,7 @@ pub(super) enum Kind {
     Keys,
     Values,
     Items,
-    /// What can be gone through once.
+    /// An iterator, which can be used once.
     Generator,
 }
 
@@ -91,7 +90,7 @@ pub(super) struct Sequence {
     pub(super) kind: Kind,
     pub(super) items: Vec<Value>,
     pub(super) depth: usize,
-    /// Items that a generator has given already.
+    /// The number of items that a generator has already returned.
     pub(super) given: Cell<usize>,
 }
 
@@ -110,13 +109,13 @@ pub(super) struct Range {
 }
 
 impl Range {
-    /// An item that there is.
+    /// Returns an existing item.
     pub(super) fn item(self, index: usize) -> Value {
         Value::Int(i128::from(self.start) + i128::from(self.step) * index as i128)
     }
 }
 
-/// A macro with the variables around it: places in the tree and in the table of scopes.
+/// A macro with its enclosing variables: indices in the tree and in the table of scopes.
 #[derive(Debug)]
 pub(super) struct Closure {
     pub(super) place: usize,
@@ -124,23 +123,23 @@ pub(super) struct Closure {
     pub(super) signature: Arc<Signature>,
 }
 
-/// A loop, as it is seen from inside.
+/// A loop, as seen from inside.
 #[derive(Debug)]
 pub(super) struct Loop {
-    /// Tells loops apart.
+    /// The number that identifies the loop.
     pub(super) number: usize,
     pub(super) items: Rc<Sequence>,
     pub(super) index: Cell<usize>,
-    /// Loops of the same statement around it.
+    /// The number of enclosing loops of the same statement.
     pub(super) depth0: usize,
-    /// The statement, if it may be called.
+    /// The loop statement, if it may be called.
     pub(super) recursive: Option<usize>,
-    /// The scope around it.
+    /// The enclosing scope.
     pub(super) scope: usize,
 }
 
 impl Value {
-    /// A string of the template.
+    /// Makes a string of the template.
     pub(super) fn literal(text: &Arc<str>) -> Self {
         Self::Text(Text { text: text.clone(), safe: false })
     }
@@ -160,7 +159,7 @@ impl Value {
         }
     }
 
-    /// The name of its type in Python.
+    /// Returns the name of the value's type in Python.
     pub(super) fn type_name(&self) -> &'static str {
         match self {
             Self::Undefined(_) => "Undefined",
@@ -190,7 +189,7 @@ impl Value {
         }
     }
 
-    /// How many levels of values are in it.
+    /// Returns the number of nested levels of values.
     fn depth(&self) -> usize {
         match self {
             Self::Sequence(sequence) => sequence.depth,
@@ -203,7 +202,7 @@ impl Value {
         }
     }
 
-    /// A number, where Python's arithmetic takes it for one.
+    /// Returns the value as an integer, if Python's arithmetic treats it as one.
     pub(super) fn as_int(&self) -> Option<i128> {
         match self {
             Self::Bool(value) => Some(i128::from(*value)),
@@ -227,7 +226,7 @@ impl Value {
     }
 }
 
-/// What a rendering has used of what it may use, and the values that change.
+/// The limits of a rendering and what it has used of them, and the values that change.
 #[derive(Debug)]
 pub(super) struct Heap {
     limits: Limits,
@@ -236,7 +235,7 @@ pub(super) struct Heap {
     pub(super) namespaces: Vec<Vec<(Arc<str>, Value)>>,
 }
 
-/// Bytes of text that are looked at in one step.
+/// Bytes of text that are read in one step.
 const BYTES_PER_STEP: usize = 32;
 
 impl Heap {
@@ -253,13 +252,13 @@ impl Heap {
         }
     }
 
-    /// Takes the steps of looking at so many bytes of text.
+    /// Takes the steps of reading this many bytes of text.
     pub(super) fn scan(&mut self, bytes: usize) -> Result<(), Fault> {
         self.steps(1 + bytes / BYTES_PER_STEP)
     }
 
-    /// Takes the steps of finding a text among `count` others, of which `alike` are as long: only
-    /// these are looked at to their ends.
+    /// Takes the steps of finding a text among `count` others. Only the `alike` ones of the same
+    /// length are read to their ends.
     pub(super) fn search(&mut self, text: &str, count: usize, alike: usize) -> Result<(), Fault> {
         self.scan(count.saturating_mul(4).saturating_add(text.len().saturating_mul(1 + alike)))
     }
@@ -271,7 +270,7 @@ impl Heap {
         self.search(name, fields.len(), alike)
     }
 
-    /// Takes memory, before it is used.
+    /// Takes memory before it is used.
     pub(super) fn take(&mut self, bytes: usize) -> Result<(), Fault> {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > self.limits.bytes {
@@ -280,14 +279,14 @@ impl Heap {
         self.scan(bytes)
     }
 
-    /// Adds to a text that is being made.
+    /// Appends to a text under construction.
     pub(super) fn push(&mut self, out: &mut String, text: &str) -> Result<(), Fault> {
         self.take(text.len())?;
         out.push_str(text);
         Ok(())
     }
 
-    /// Adds a character so many times.
+    /// Appends a character `count` times.
     pub(super) fn fill(&mut self, out: &mut String, c: char, count: usize) -> Result<(), Fault> {
         self.take(count.saturating_mul(c.len_utf8()))?;
         out.extend(std::iter::repeat_n(c, count));
@@ -300,7 +299,7 @@ impl Heap {
         Ok(Value::Text(Text { text: text.into(), safe: false }))
     }
 
-    /// Text that is as safe as the one that it came from.
+    /// Makes a text that is as safe as the one that it came from.
     pub(super) fn text_as(&mut self, from: &Text, text: impl AsRef<str>) -> Result<Value, Fault> {
         let text = text.as_ref();
         self.take(text.len() + 32)?;
@@ -330,7 +329,7 @@ impl Heap {
         self.sequence(Kind::Tuple, items).map(Value::Sequence)
     }
 
-    /// A mapping of keys that are different.
+    /// Makes a mapping; keys must be different.
     pub(super) fn dict(&mut self, entries: Vec<(Value, Value)>) -> Result<Value, Fault> {
         self.take(64 + entries.len() * size_of::<(Value, Value)>())?;
         self.steps(entries.len())?;
@@ -345,7 +344,7 @@ impl Heap {
         Ok(Value::Method(Rc::new((receiver.clone(), name.clone()))))
     }
 
-    /// A value of the caller.
+    /// Converts a value of the caller.
     pub(super) fn json(&mut self, json: &Json) -> Result<Value, Fault> {
         self.json_at(json, 0)
     }
