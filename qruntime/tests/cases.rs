@@ -1,6 +1,6 @@
-//! Models that once gave other answers than `transformers` and sentence-transformers, with the
-//! right ones beside them: folders of `../shared/cases`, which is not part of the project. Where it
-//! is absent, nothing is tested, and the test says so. `families.rs`, `configurations.rs` and
+//! Models whose answers once differed from those of `transformers` and sentence-transformers, with
+//! the right answers: folders of `../shared/cases`, which is not part of the project. If it is
+//! absent, nothing is tested, and the test says so. `families.rs`, `configurations.rs` and
 //! `sentence.rs` test the same kinds with what is part of the project.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
@@ -14,10 +14,10 @@ use support::expected::cases;
 use support::npy;
 
 /// Bound on the relative RMS difference to logits in float32 whose keys and values were not
-/// rounded. Ours are rounded to half precision, 2^-12 of their magnitude in the mean, and so much
-/// the scores and sums of one to three layers may move. The faults that the cases are about moved
-/// the logits by 2^-6 and more. It holds for the median row, and twice of it for nine in ten: where
-/// two experts are as good, rounding decides between them.
+/// rounded. Ours are rounded to half precision, 2^-12 of their magnitude in the mean, and the
+/// scores and sums of one to three layers may move by as much. The faults in these cases moved the
+/// logits by 2^-6 and more. The bound holds for the median row, and twice the bound for nine rows
+/// in ten: where two experts are equally good, rounding decides between them.
 const RMS: f64 = 1.0 / (1 << 10) as f64;
 
 fn rms(ours: &[f32], theirs: &[f32]) -> f64 {
@@ -28,7 +28,7 @@ fn rms(ours: &[f32], theirs: &[f32]) -> f64 {
     (error / signal).sqrt()
 }
 
-/// The folders whose names begin like this, with their names.
+/// Returns the folders whose names begin with `kind`, with their names.
 fn folders(kind: &str) -> Vec<(String, PathBuf)> {
     let Some(networks) = cases("networks") else { return Vec::new() };
     let paths = networks.read_dir().unwrap().map(|entry| entry.unwrap().path());
@@ -39,7 +39,7 @@ fn folders(kind: &str) -> Vec<(String, PathBuf)> {
     folders
 }
 
-/// The logits of all sequences of a folder, one after the other.
+/// Returns the logits of all sequences of a folder, one after the other.
 fn logits(lm: &CausalLm, folder: &Path) -> Vec<f32> {
     let mut ids = npy::integers(&folder.join("input_ids.npy")).into_iter();
     let mut logits = Vec::new();

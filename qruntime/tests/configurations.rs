@@ -1,7 +1,7 @@
-//! What `transformers` makes of fields of `config.json` that are left out, have no meaning for a
-//! family, stand beside others, or are written in an unusual way. A model whose configuration is
-//! changed in such a way is compared with the same one in the usual form: the right value follows
-//! by equivalence.
+//! Fields of `config.json` that are missing, meaningless for a family, in conflict with others, or
+//! written in an unusual way mean what they mean to `transformers`. A model with such a
+//! configuration is compared with the same model in the usual form, so the right value follows by
+//! equivalence.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -27,7 +27,7 @@ const TOKENS: [u32; 40] = {
     tokens
 };
 
-/// A copy of a tiny model with other fields: null takes one away.
+/// Copies a tiny model with changes to its fields: null removes one.
 fn changed(family: &str, changes: &Value) -> TempDir {
     let (_, source) = families().find(|(name, _)| name == family).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -44,7 +44,7 @@ fn changed(family: &str, changes: &Value) -> TempDir {
     folder
 }
 
-/// The logits after every token.
+/// Returns the logits after every token.
 fn logits(folder: &Path) -> Vec<u32> {
     let lm = CausalLm::open(folder).unwrap_or_else(|error| panic!("{error}"));
     let mut logits = Vec::new();
@@ -53,7 +53,8 @@ fn logits(folder: &Path) -> Vec<u32> {
     logits
 }
 
-/// One change gives the same logits as another one, and, unless it is nothing, others than none.
+/// Asserts that one change gives the same logits as another, and unless that one is empty, other
+/// logits than no change.
 fn same(family: &str, change: Value, as_with: Value) {
     let ours = logits(changed(family, &change).path());
     assert!(ours == logits(changed(family, &as_with).path()), "{family}: {change} is not as {as_with}");
@@ -77,7 +78,7 @@ fn fields_that_a_family_does_not_read_change_nothing() {
     }
     same("granitemoe", json!({"mlp_bias": true}), json!({}));
     same("qwen2", json!({"qkv_bias": false}), json!({}));
-    // Never applied, nor is the other one within a model that sees pictures.
+    // Never applied, and neither is the other cap within a model that takes images.
     same("gemma3", json!({"attn_logit_softcapping": 3.0}), json!({}));
     same("qwen2-moe", json!({"num_local_experts": 5}), json!({}));
     // All layers of these see the window, or none.
@@ -108,8 +109,8 @@ fn fields_that_a_family_reads_count() {
 
 #[test]
 fn left_out_fields_have_the_defaults_of_their_family() {
-    // Heads of a mixture of Qwen 3 share the hidden size: 32 in 4 heads. With Qwen 3 they would
-    // have 128 elements.
+    // Heads of a Qwen 3 mixture divide the hidden size: 32 in 4 heads. In Qwen 3, they would have
+    // 128 elements.
     refused("qwen3-moe", json!({"head_dim": null}), "[48, 32], expected [32, 32]");
     refused("qwen3", json!({"head_dim": null}), "[96, 40], expected [512, 40]");
     for (family, heads) in [("qwen2", 32), ("qwen3", 32), ("qwen2-moe", 16)] {
@@ -146,7 +147,7 @@ fn left_out_fields_have_the_defaults_of_their_family() {
 fn rope_scaling_stands_before_rope_parameters() {
     let parameters = json!({"rope_type": "default", "rope_theta": 77.0});
     let linear = json!({"rope_type": "linear", "factor": 4.0});
-    // The base goes with the field that is not read.
+    // The base belongs to the field that is not read.
     let both = json!({"rope_parameters": parameters, "rope_scaling": linear, "rope_theta": null});
     same("llama", both, json!({"rope_scaling": linear, "rope_theta": 10_000.0}));
     let both = json!({"rope_parameters": parameters, "rope_scaling": linear});
@@ -160,7 +161,7 @@ fn rope_scaling_stands_before_rope_parameters() {
     merged["full_attention"] = json!({"rope_theta": 77.0, "rope_type": "linear", "factor": 4.0});
     same("gemma3", both, json!({"rope_parameters": merged, "rope_scaling": null}));
     refused("qwen2", json!({"rope_parameters": nested}), "rope_parameters.full_attention");
-    // An explicit factor stands before the one that follows from two contexts.
+    // An explicit factor takes precedence over the ratio of two contexts.
     let factors = json!([1.0, 1.1, 1.2, 1.4, 1.7]);
     let long = |factor: Value| json!({"rope_scaling": {"type": "longrope", "short_factor": factors, "long_factor": factors, "factor": factor}});
     same("phi3-longrope", long(json!(4.0)), long(Value::Null));
@@ -205,7 +206,7 @@ fn what_python_writes_is_read() {
     assert!(error.contains("config.json") && error.contains("byte order mark"), "{error}");
 }
 
-/// The model's file with some tensors renamed, added or taken away.
+/// Rewrites the model's file with some tensors renamed, added or removed.
 fn rewrite(folder: &Path, change: impl Fn(&mut Vec<(String, Dtype, Vec<usize>, Vec<u8>)>)) {
     let path = folder.join("model.safetensors");
     let bytes = fs::read(&path).unwrap();
@@ -264,7 +265,7 @@ fn tied_tensors_are_what_the_file_has() {
     assert_eq!(warnings.len(), 1);
     assert!(["tie_word_embeddings", EMBEDDING, HEAD].iter().all(|name| warnings[0].contains(name)), "{}", warnings[0]);
 
-    // Without the flag there is nothing to warn of, and no tensor stands for the other.
+    // Without the flag, there is nothing to warn about, and neither tensor replaces the other.
     let untied = changed("llama", &json!({"tie_word_embeddings": false}));
     assert!(CausalLm::open(untied.path()).unwrap_err().to_string().contains(HEAD));
     add_head(&untied, true);
@@ -276,7 +277,7 @@ fn tied_tensors_are_what_the_file_has() {
     assert!(CausalLm::open(untied.path()).unwrap_err().to_string().contains(EMBEDDING));
 }
 
-/// Within a model that sees pictures, the text model has no cap on its logits.
+/// Within a model that takes images, the text model has no cap on its logits.
 #[test]
 fn a_part_of_a_larger_model_has_no_cap() {
     let folder = changed("gemma3", &json!({}));

@@ -3,8 +3,8 @@
 //!
 //! The reference is `transformers` in float32 with keys and values rounded to half precision before
 //! attention, as our cache keeps them: `logits_f16_cache`. Both then do the same operations on
-//! numbers of the same precision in another order, and [`RMS`] and [`WORST`] bound what that may
-//! do. How far the cache alone moves `transformers`' own logits stands beside it in the table:
+//! numbers of the same precision in a different order, and [`RMS`] and [`WORST`] bound the effect.
+//! The table also has how far the cache alone moves `transformers`' own logits:
 //!
 //! ```sh
 //! cargo test -p qruntime --test families -- --nocapture
@@ -24,25 +24,27 @@ use support::expected::Expected;
 use support::models::packed_model;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Bound on the largest difference in the row where that is least, beside the largest logit.
+/// Bound on the largest difference, relative to the largest logit, in the row where it is
+/// smallest.
 ///
-/// Adding up to 100 terms in another order, and `exp`, `tanh` and the like computed in another way,
-/// do some 2^-21 in two to four layers. Every family has rows to which nothing else happens. So
-/// whatever is wrong with the arithmetic of all rows shows here.
+/// Adding up to 100 terms in a different order, and other implementations of `exp`, `tanh` and so
+/// on, cause some 2^-21 in two to four layers. Every family has rows without other differences, so
+/// an error in the arithmetic of all rows shows here.
 const NEAREST: f64 = 1.0 / (1 << 19) as f64;
 
 /// Bound on the relative RMS difference.
 ///
-/// A key or value that lies as near to the middle between two half-precision numbers rounds to the
-/// other one, 2^-10 of it away, and there are 5,000 to 12,000 numbers in these caches. It is one
-/// dimension out of 10 to 24, at the weight that its position has, and rows after it see it. What
-/// is wrong with positions is far above: one more in a window, 1 % of a rotation's base.
+/// A key or value that lies that near to the middle between two half-precision numbers rounds to
+/// the other one, 2^-10 of it away, and there are 5,000 to 12,000 numbers in these caches. It is
+/// one dimension out of 10 to 24, weighted by its position, and later rows see it. Errors of
+/// positions are far above the bound, such as one more position in a window, or 1 % of a rotation's
+/// base.
 const RMS: f64 = 1.0 / (1 << 13) as f64;
 
-/// Bound on the largest difference beside the largest logit: one such number at full weight.
+/// Bound on the largest difference relative to the largest logit: one such number at full weight.
 const WORST: f64 = 1.0 / (1 << 10) as f64;
 
-/// The folders of models with so and so named outputs.
+/// Returns the folders of models whose outputs have this name.
 fn folders(output: &str) -> Vec<(String, PathBuf, Expected)> {
     let families = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families");
     let mut folders = Vec::new();
@@ -58,8 +60,8 @@ fn folders(output: &str) -> Vec<(String, PathBuf, Expected)> {
     folders
 }
 
-/// How far numbers are from others: relative RMS, the largest difference, and that beside the
-/// largest number.
+/// The distance between two sets of numbers: relative RMS, the largest difference, and that
+/// relative to the largest number.
 struct Distance {
     rms: f64,
     worst: f64,
@@ -84,7 +86,7 @@ fn argmax(row: &[f32]) -> usize {
     row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0
 }
 
-/// The table, and who is beyond the bounds.
+/// The table, and the models that exceed the bounds.
 #[derive(Default)]
 struct Table {
     lines: String,
@@ -92,7 +94,7 @@ struct Table {
 }
 
 impl Table {
-    /// Adds a family's outputs, rows of `width` numbers, and the two that are expected.
+    /// Adds a family's outputs, rows of `width` numbers, and both expected ones.
     fn add(&mut self, name: String, width: usize, ours: &[f32], f16_cache: &[f32], f32_cache: &[f32]) {
         let (distance, cache) = (distance(ours, f16_cache), distance(f16_cache, f32_cache));
         let rows = || ours.chunks(width).zip(f16_cache.chunks(width));
@@ -114,7 +116,7 @@ impl Table {
         }
     }
 
-    /// Prints it and fails if anybody is.
+    /// Prints the table and fails if a model exceeds the bounds.
     fn finish(self) {
         println!("\n| family              | largest | relative | nearest row | rms     | f16 cache | same argmax |");
         println!("|---------------------|---------|----------|-------------|---------|-----------|-------------|");
@@ -168,8 +170,8 @@ fn embeddings_are_those_of_transformers() {
     table.finish();
 }
 
-/// Tokens one by one, in blocks, and beside sequences of other lengths: the same bits, in every
-/// family.
+/// Tokens one by one, in blocks, and in batches with sequences of other lengths give the same bits
+/// in every family.
 #[test]
 fn logits_do_not_depend_on_blocks_and_batches() {
     for (name, path, expected) in folders("logits") {
@@ -203,8 +205,8 @@ fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|x| x.to_bits()).collect()
 }
 
-/// Hashes of all results of every tiny model, with its weights as they are and then packed. They
-/// change with the definitions in `docs/quantization.md`, and with nothing else.
+/// Hashes of all results of every tiny model, with plain weights and then packed. They change only
+/// with the definitions in `docs/quantization.md`.
 const HASHES: &[(&str, u64, u64)] = &[
     ("gemma2", 0x34b4_2e56_5f56_0bb5, 0x87f7_2bb4_461a_f36a),
     ("gemma3", 0xc0f0_51c6_67fc_6675, 0xd9ce_3bdc_6401_9d46),

@@ -63,8 +63,8 @@ fn no_template_of_the_corpus_does_harm() {
     assert!(rendered >= 8, "{rendered} files of the corpus were rendered");
 }
 
-/// Changes bytes of every file of a corpus, so many times, and tries what came out: some must still
-/// be good for something.
+/// Changes bytes of every file of a corpus this many times and tries the results: some must still
+/// be usable.
 #[cfg(feature = "text")]
 fn damage(corpus: &str, signs: &[u8], times: u64, tried: impl Fn(&[u8]) -> bool) {
     let mut seeds: Vec<_> = fs::read_dir(corpus).unwrap().map(|file| file.unwrap().path()).collect();
@@ -133,7 +133,7 @@ fn no_damaged_template_does_harm_in_an_hour() {
     damage_templates(200_000);
 }
 
-/// Files from which fuzzing starts.
+/// Returns the files from which fuzzing starts.
 fn seeds() -> Vec<(String, Vec<u8>)> {
     let plain = r#"{"a":{"dtype":"BF16","shape":[2,2],"data_offsets":[0,8]},"b":{"dtype":"F4","shape":[2],"data_offsets":[8,9]}}"#;
     let experts = [("experts", Format::Q4_0, [2, 3, 32]), ("more.weight", Format::Q4K, [3, 2, 300])].map(
@@ -159,7 +159,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// A seed that went stale is refused at the door, and the fuzzer never gets further.
+/// A stale seed is refused at once, and the fuzzer gets no further.
 #[test]
 fn the_seeds_are_those_that_would_be_written_today() {
     for (name, file) in seeds() {

@@ -1,5 +1,5 @@
-//! Hostile and damaged files: each is refused for its own reason, at little cost, and what is not
-//! refused can be read.
+//! Hostile and damaged files: each is refused for its own reason, at little cost, and files that
+//! are not refused can be read.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -12,27 +12,27 @@ use qruntime::FileErrorKind::{self, Foreign, Json, Metadata, NotSafetensors, Sha
 use qruntime::{Error, Model};
 use support::{allocations, assembled, small_file};
 
-/// What the header of a small, whole file says, without the description.
+/// The header of a small, complete file, without the description.
 const HEADER: &str = r#"{"__metadata__":{"qruntime":DESCRIPTION},"w":{"dtype":"U8","shape":[320],"data_offsets":[0,320]},"b":{"dtype":"F32","shape":[2],"data_offsets":[320,328]}}"#;
 
-/// Its description of the packed tensor.
+/// The file's description of the packed tensor.
 const DESCRIPTION: &str = r#"{"version":1,"tensors":[{"name":"w","xxh3":"0123456789abcdef","packed":{"format":"q4_0","layout":"panel16","shape":[1,32]}}]}"#;
 
-/// Bytes of its data.
+/// The size of the file's data in bytes.
 const DATA: usize = 328;
 
-/// A file with a header and a description.
+/// Makes a file of a header and a description.
 fn file(header: &str, description: &str) -> Vec<u8> {
     let description = serde_json::to_string(description).unwrap();
     assembled(&header.replace("DESCRIPTION", &description), &[0; DATA])
 }
 
-/// The small file as it is.
+/// Returns the small file.
 fn whole() -> Vec<u8> {
     file(HEADER, DESCRIPTION)
 }
 
-/// The small file with one piece of text replaced by another, which may be as long as it likes.
+/// Returns the small file with one piece of text replaced by another of any length.
 fn altered(from: &str, to: &str) -> Vec<u8> {
     let replace = |text: &str| text.replacen(from, to, 1);
     match (HEADER.contains(from), DESCRIPTION.contains(from)) {
@@ -42,13 +42,13 @@ fn altered(from: &str, to: &str) -> Vec<u8> {
     }
 }
 
-/// The small file with some data offsets.
+/// Returns the small file with these data offsets.
 fn offsets(w: [u64; 2], b: [u64; 2]) -> Vec<u8> {
     let header = HEADER.replace("[0,320]", &format!("{w:?}")).replace("[320,328]", &format!("{b:?}"));
     file(&header, DESCRIPTION)
 }
 
-/// A file whose header begins with a length of its own choice.
+/// Makes a file that claims this length of its header.
 fn with_length(len: u64) -> Vec<u8> {
     let mut file = whole();
     file[..8].copy_from_slice(&len.to_le_bytes());
@@ -66,7 +66,7 @@ fn end_overflows() -> Vec<u8> {
     assembled(&format!("{{{}}}", tensors.join(",")), &[])
 }
 
-/// Name, file, and how it is refused: the kind, and what the message must say.
+/// Name, file, and the expected error: its kind, and a part of its message.
 type Row = (&'static str, Vec<u8>, FileErrorKind, &'static str);
 
 fn not_safetensors() -> Vec<Row> {
@@ -149,7 +149,7 @@ fn bad_description() -> Vec<Row> {
     let twice = format!("{last},{{\"name\":\"w\",\"xxh3\":\"0123456789abcdef\"}}");
     let recipe = |text: &str| altered("\"version\":1,", &format!("\"version\":1,\"recipe\":{text},"));
     // One more byte of header text moves no data: the header is padded. 64 do, by a multiple of 64.
-    // So make it odd by hand.
+    // So the offset is made odd by hand.
     let misaligned = || {
         let mut file = whole();
         let len = u64::from_le_bytes(file[..8].try_into().unwrap()) + 1;
@@ -207,13 +207,13 @@ fn bad_description() -> Vec<Row> {
     ]
 }
 
-/// Bytes that opening may hold for each byte of the header. Text becomes numbers and lists: the
-/// densest is a shape, where two bytes of text (`0,`) become a number of 8, in a list that doubles,
-/// of which the old and the new half exist at once: 12. Names and the description's text come on
-/// top.
+/// Most bytes that opening may hold for each byte of the header. Text becomes numbers and lists.
+/// The densest is a shape: two bytes of text (`0,`) become a number of 8 bytes in a list that
+/// doubles, and while it doubles, the old and the new list exist at once: 12. Names and the
+/// description's text are added to that.
 const PER_HEADER_BYTE: usize = 16;
 
-/// Bytes that opening may hold besides: error messages.
+/// Most bytes that opening may hold in addition, for error messages.
 const CONSTANT: usize = 64 << 10;
 
 fn most_memory(file: &[u8]) -> usize {
@@ -252,7 +252,7 @@ fn the_file_that_the_table_alters_is_a_good_one() {
 
 #[test]
 fn opening_holds_no_more_than_a_few_times_the_header() {
-    // Just more than a power of two: lists have just doubled.
+    // Just above a power of two, so lists have just doubled.
     let many = (1 << 17) + 1;
     let list = |item: &dyn Fn(usize) -> String| (0..many).map(item).collect::<Vec<_>>().join(",");
     let empty = r#"{"dtype":"U8","shape":[0],"data_offsets":[0,0]}"#;
@@ -307,7 +307,7 @@ fn a_file_cut_short_anywhere_is_refused() {
     }
 }
 
-/// Reads everything there is to read.
+/// Reads everything in a model.
 fn read_all(model: &Model) {
     for entry in model.tensors() {
         model.verify(entry.name()).unwrap();
@@ -358,7 +358,7 @@ fn weights_of_any_bytes_can_be_read() {
     }
 }
 
-/// A folder of an index and two shards, both of which hold the tensors of the small file.
+/// Makes a folder with an index and two shards, both of which hold the tensors of the small file.
 fn folder(index: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();

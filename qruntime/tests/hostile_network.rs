@@ -1,5 +1,5 @@
-//! A folder whose `config.json` is not what its tensors are, or is not what can be run, is refused:
-//! with the file, the field or the tensor, what was found and what was expected.
+//! A folder whose `config.json` does not match its tensors or cannot be run is refused: the error
+//! names the file, the field or the tensor, what was found and what was expected.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -15,8 +15,8 @@ use support::models::{copy, families};
 use support::written;
 use tempfile::TempDir;
 
-/// A copy of one of the tiny models, with changes to the fields of one of its files: null takes a
-/// field away.
+/// Copies one of the tiny models with changes to the fields of one of its files: null removes a
+/// field.
 fn changed(family: &str, file: &str, changes: &Value) -> TempDir {
     let (_, source) = families().find(|(name, _)| name == family).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -30,7 +30,7 @@ fn changed(family: &str, file: &str, changes: &Value) -> TempDir {
     folder
 }
 
-/// Opens a changed model, which must be refused with a message that ends like this.
+/// Opens a changed model, which must be refused with a message that ends with `expected`.
 fn refuse(family: &str, changes: Value, expected: &str) {
     let folder = changed(family, "config.json", &changes);
     let error = CausalLm::open(folder.path()).unwrap_err();
@@ -253,7 +253,7 @@ fn experts_that_are_not_alike_are_refused_by_name() {
     assert!(error.ends_with(&format!("tensor \"{packed}\": {expected}")), "{error}");
 }
 
-/// A text goes through attention as a whole, so that its memory is its length times the width.
+/// Attention takes a text as a whole, so it needs memory for its length times the width.
 #[test]
 fn an_encoder_of_endless_texts_is_refused() {
     let folder = changed("bert-mean", "config.json", &json!({"max_position_embeddings": 1 << 24}));
@@ -289,7 +289,7 @@ fn vectors_are_plain_floats() {
 fn a_long_context_takes_no_memory_before_it_is_used() {
     let folder = changed("llama", "config.json", &json!({"max_position_embeddings": 1 << 24}));
     let (lm, asked) = support::allocations::measure(|| CausalLm::open(folder.path()).unwrap());
-    // An entry for each block of positions.
+    // There is an entry for each block of positions.
     assert!(asked.peak < 16 << 20, "{} bytes", asked.peak);
     let logits = lm.session().feed(&[1, 2, 3]).unwrap().len();
     assert_eq!(logits, lm.config().vocab_size);
@@ -351,11 +351,11 @@ fn encoders_stay_in_their_folder() {
     assert!(error.ends_with("\"path\": \"../../etc\", expected the name of a folder"), "{error}");
 }
 
-/// Whatever a field says, a model is refused or runs: nothing panics, hangs or takes memory by the
-/// gigabyte.
+/// Whatever a field's value, a model is refused or runs: nothing panics, hangs or takes gigabytes
+/// of memory.
 #[test]
 fn no_value_of_any_field_does_harm() {
-    // One thread, which is where memory is counted.
+    // One thread, because memory is counted per thread.
     rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(change_every_field);
 }
 
@@ -388,8 +388,7 @@ fn change_every_field() {
             for value in &values {
                 let mut config = config.clone();
                 *config.pointer_mut(&place).unwrap() = value.clone();
-                // A new file: some file systems write one that was there before to the disk at
-                // once.
+                // A new file, because some file systems write a replaced one to the disk at once.
                 fs::remove_file(&file).unwrap();
                 fs::write(&file, config.to_string()).unwrap();
                 let (ran, asked) = support::allocations::measure(|| run(&name, folder.path()));
@@ -402,7 +401,7 @@ fn change_every_field() {
     assert!(opened > 0 && refused > opened / 10);
 }
 
-/// The places of all fields, as JSON pointers.
+/// Returns the places of all fields, as JSON pointers.
 fn fields(config: &Value, place: &str) -> Vec<String> {
     let fields = config.as_object().into_iter().flatten();
     fields
@@ -414,7 +413,7 @@ fn fields(config: &Value, place: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether a folder opens. If it does, it computes something.
+/// Returns whether a folder opens; if so, computes something with it.
 fn run(name: &str, folder: &Path) -> bool {
     let tokens = [1, 2, 3];
     if name.starts_with("bert") {

@@ -1,4 +1,4 @@
-//! Texts and tokens under hostile files: one row for each way to do harm.
+//! Tokenizers and chat templates from hostile files: one row for each way to do harm.
 #![cfg(feature = "text")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 

@@ -1,5 +1,5 @@
-//! Networks that run one layer at a time compute the bits of whole runs, and a tap sees what enters
-//! every matrix.
+//! Networks that run one layer at a time compute the same bits as whole runs, and a tap sees the
+//! input of every matrix.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -14,7 +14,7 @@ use qruntime::names::Part;
 use qruntime::{CausalLm, Encoder, Error, Model, Network, SessionOptions, Tap, WeightName, names_of};
 use support::models::{families, packed_model};
 
-/// What entered each matrix.
+/// The inputs of each matrix.
 #[derive(Default)]
 struct Seen {
     rows: BTreeMap<(String, usize), Vec<Array2<f32>>>,
@@ -41,18 +41,18 @@ fn bits<'a>(x: impl IntoIterator<Item = &'a f32>) -> Vec<u32> {
     x.into_iter().map(|x| x.to_bits()).collect()
 }
 
-/// Enough tokens that every expert gets some.
+/// Returns enough tokens for every expert to get some.
 fn sequences(vocabulary: usize) -> Vec<Vec<u32>> {
     let token = |seed: usize, i: usize| ((i * 37 + i * i * seed + seed) % vocabulary) as u32;
     [31, 1, 12, 40, 39, 38, 37, 36].iter().map(|&len| (0..len).map(|i| token(len, i)).collect()).collect()
 }
 
-/// The names of all matrices that rows are multiplied with.
+/// Returns the names of all matrices that multiply rows.
 fn multiplied(model: &Model, family: &str) -> BTreeSet<String> {
     let names = names_of(family).unwrap();
     let is_multiplied = |part| match part {
         Part::PositionEmbedding | Part::TokenTypes | Part::Pooler => false,
-        // It is the output head where there is no other.
+        // The embedding is also the output head if there is no other.
         Part::TokenEmbedding => family != "bert" && model.tensor("lm_head.weight").is_none(),
         _ => true,
     };
@@ -113,7 +113,7 @@ fn text_encoder(name: &str, encoder: &Encoder) {
     assert_eq!(tensors, multiplied(encoder.model(), "bert"), "{name}");
 }
 
-/// A layer of Llama's, put together again from what a tap has seen of it.
+/// A layer of Llama, recomputed from what a tap has seen of it.
 #[test]
 fn a_tap_sees_exactly_what_is_multiplied() {
     let path = families().find(|(name, _)| name == "llama").unwrap().1;
@@ -162,7 +162,7 @@ fn a_tap_sees_exactly_what_is_multiplied() {
     }
 }
 
-/// Every row that a router sees goes to as many experts as the model says, and to no other.
+/// Every row that a router sees goes to exactly as many experts as the model says.
 #[test]
 fn experts_see_the_rows_that_are_routed_to_them() {
     for name in ["mixtral", "mixtral-fused", "qwen2-moe", "granitemoe"] {
@@ -208,7 +208,7 @@ fn states_that_do_not_fit_are_refused() {
     assert!(matches!(lm.forward_layer(0, &mut long, &options, None), Err(Error::Context { .. })));
     let vocabulary = lm.config().vocab_size as u32;
     assert!(matches!(lm.embed_tokens(&[0, vocabulary]), Err(Error::Token { token, .. }) if token == vocabulary));
-    // Rows in another order of memory, and none at all.
+    // Rows in another memory order, and no rows.
     let mut states = [lm.embed_tokens(&[1, 2, 3]).unwrap(), Array2::zeros((0, hidden))];
     let mut turned = [states[0].t().as_standard_layout().into_owned().reversed_axes()];
     lm.forward_layer(0, &mut states, &options, None).unwrap();

@@ -1,4 +1,4 @@
-//! Layers have the bits of the scalar reference, one row at a time, however the work is laid out
+//! Layers give the bits of the scalar reference, one row at a time, however the work is laid out
 //! and split.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -37,7 +37,7 @@ fn encode(seed: u64, format: Format, (rows, cols): (usize, usize)) -> Matrix {
     Matrix::encode(Isa::SCALAR, format, Rounding::Nearest, weights.as_slice().unwrap(), rows, cols).unwrap()
 }
 
-/// What every layer must compute: each row alone, on the scalar path, on this thread.
+/// Computes the expected result: each row alone, on the scalar path, on this thread.
 fn reference(weight: MatrixRef<'_>, x: &Array2<f32>, bias: Option<&[f32]>, exact: bool) -> Array2<f32> {
     let mut y = Array2::from_elem((x.nrows(), weight.rows()), f32::NAN);
     let mut activations = Activations::default();
@@ -139,7 +139,8 @@ fn views_of_any_strides_go_in_and_out_and_nothing_beside_them_is_written() {
         let mut workspace = qruntime::Workspace::default();
         for (i, input) in inputs.iter().enumerate() {
             assert_eq!(input, &x);
-            // A sentinel that is no NaN: the outputs are NaN, what lies between them is not.
+            // A sentinel that is not NaN: the outputs are NaN, and the elements between them are
+            // not.
             let mut buffer = Array2::from_elem((2 * outputs + 1, 3 * rows + 1), 7.0);
             let mut y = buffer.slice_mut(s![1..;2, 1..;3]).reversed_axes();
             y.fill(f32::NAN);
@@ -290,7 +291,7 @@ fn a_model_hands_out_its_layers_with_their_biases() {
     }
 }
 
-/// What an application keeps: a model and some of its layers.
+/// An application's struct: a model and some of its layers.
 struct Owner {
     layers: Vec<Linear>,
     model: Model,

@@ -30,7 +30,7 @@ fn every_name_of_every_family_has_one_in_gguf_and_the_way_back() {
             parts.insert(tensor.part);
         }
     }
-    // All that there are but for two.
+    // All parts except two.
     assert!(parts.len() >= 30, "{parts:?}");
 }
 

@@ -1,4 +1,5 @@
-//! Networks compute the same bits, whatever computes them and however they are fed.
+//! Networks compute the same bits on every instruction set and thread count, and however they are
+//! fed.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -27,7 +28,7 @@ fn text(seed: u64, len: usize, vocabulary: usize) -> Vec<u32> {
     (0..len).map(|_| (random.unit().abs() * 1e6) as u32 % vocabulary as u32).collect()
 }
 
-/// The bits of the logits after every token.
+/// Returns the bits of the logits after every token.
 fn each(session: &mut Session, tokens: &[u32]) -> Vec<Vec<u32>> {
     let mut all = vec![Vec::new(); tokens.len()];
     session.feed_each(tokens, |i, logits| all[i] = bits(logits)).unwrap();
@@ -42,13 +43,14 @@ fn options(block: usize) -> SessionOptions {
     SessionOptions::default().block(block)
 }
 
-/// The shipped model as it is, and packed: in a format with long blocks and one with short ones.
+/// Returns the shipped model, plain and packed: in a format with long blocks and one with short
+/// ones.
 fn shipped() -> Vec<(&'static str, CausalLm)> {
     let packed = |format| CausalLm::open(packed_model(&storyteller(), format).path()).unwrap();
     vec![("f16", CausalLm::open(storyteller()).unwrap()), ("q4_k", packed(Format::Q4K)), ("q8_0", packed(Format::Q8_0))]
 }
 
-/// A copy of the model `from`, `old` in its `config.json` replaced by `new`.
+/// Copies the model `from`, with `old` in its `config.json` replaced by `new`.
 fn with_config(from: &Path, old: &str, new: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let config = std::fs::read_to_string(from.join("config.json")).unwrap();
@@ -58,8 +60,8 @@ fn with_config(from: &Path, old: &str, new: &str) -> TempDir {
     folder
 }
 
-/// Files to which YaRN was added later have the context from before; what is computed does not
-/// depend on it.
+/// Files to which YaRN was added later still have the original context; results do not depend on
+/// it.
 #[test]
 fn yarn_reaches_as_far_as_its_factor() {
     let (_, source) = families().find(|(name, _)| name == "qwen2-yarn").unwrap();
@@ -70,7 +72,7 @@ fn yarn_reaches_as_far_as_its_factor() {
     assert_eq!(long.session().feed(&tokens).unwrap(), short.session().feed(&tokens).unwrap());
 }
 
-/// The first files of Phi-3 call LongRoPE so.
+/// The first files of Phi-3 use this name for LongRoPE.
 #[test]
 fn yarn_of_phi_is_longrope() {
     let (_, source) = families().find(|(name, _)| name == "phi3-longrope").unwrap();
@@ -119,7 +121,7 @@ fn a_sequence_has_the_same_bits_among_others() {
         let expected: Vec<Vec<u32>> = texts.iter().map(alone).collect();
         for block in BLOCKS {
             let mut sessions: Vec<Session> = texts.iter().map(|_| lm.session_with(options(block).kv(kv))).collect();
-            // Some of them have a beginning already.
+            // Some of them already have tokens.
             sessions[1].feed(&texts[1][..4]).unwrap();
             sessions[3].feed(&texts[3][..50]).unwrap();
             let mut batch: Vec<(&mut Session, &[u32])> = sessions
@@ -153,8 +155,8 @@ fn a_cache_of_8_bits_changes_logits_little() {
         let error: f64 = exact.iter().zip(&found).map(|(a, b)| square(a - b)).sum();
         let size: f64 = exact.iter().map(|&a| square(a)).sum();
         let ratio = (error / size).sqrt();
-        // Of the bounds of these tests the one that is not derived: a code's step beside the
-        // largest number it may be. Measured: up to 0.0033.
+        // The only bound in these tests that is not derived: the step of a code relative to its
+        // largest value. Measured: up to 0.0033.
         assert!(0.0 < ratio && ratio < 1.0 / 127.0, "seed {seed}: {ratio}");
     }
 }
@@ -200,7 +202,7 @@ fn generating_is_feeding_what_was_chosen() {
         let next = Greedy.sample(fed.feed(&[token]).unwrap(), &[]);
         assert!(i < 2 || i == 42 || next == tokens[i - 2]);
     }
-    // Going on where it was left.
+    // Generation continues where it stopped.
     let more: Vec<u32> = session.generate(&mut Greedy).take(1).collect::<Result<_, _>>().unwrap();
     assert_eq!(more, [Greedy.sample(fed.logits(), &[])]);
 }
@@ -222,7 +224,7 @@ fn a_token_that_ends_the_text_ends_the_iterator_and_is_not_appended() {
     session.feed(&[5, 6]).unwrap();
     assert_eq!(session.generate(&mut Always(0)).count(), 0);
     assert_eq!(session.tokens(), [5, 6]);
-    // A sampler may be wrong, too.
+    // A sampler may return a wrong token.
     let chosen: Vec<_> = session.generate(&mut Always(4096)).collect();
     assert!(matches!(chosen.as_slice(), [Err(Error::Token { token: 4096, vocabulary: 4096 })]));
 }
@@ -272,7 +274,7 @@ fn threads_share_a_model() {
     });
 }
 
-/// The tiny models, of which there is one for each kind of layer.
+/// Tests the tiny models, which cover every kind of layer.
 #[test]
 fn every_family_has_the_bits_of_the_scalar_path_token_by_token() {
     let pools = [1, 2, 3].map(pool);

@@ -1,6 +1,6 @@
-//! Real models give what others get from them. The models and texts are in `../shared/data`; where
-//! that is absent, these tests say so and pass. What is expected is in `tests/data`, made by
-//! `ci/references.sh`.
+//! Real models give the results of other implementations. The models and texts are in
+//! `../shared/data`; if that is absent, these tests say so and pass. The expected results are in
+//! `tests/data`, made by `ci/references.sh`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -15,15 +15,16 @@ fn expected(name: &str) -> Expected {
     Expected::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name))
 }
 
-/// -ln of the probability of a token: `f64` sums of `f64` exponentials, by nobody's code under
-/// test.
+/// Returns -ln of the probability of a token, from `f64` sums of `f64` exponentials, without the
+/// code under test.
 fn nll(logits: &[f32], token: u32) -> f64 {
     let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let sum: f64 = logits.iter().map(|&x| (f64::from(x) - largest).exp()).sum();
     sum.ln() + largest - f64::from(logits[token as usize])
 }
 
-/// 4.0862, as four implementations in `f32` say; ours rounds keys and values to half precision.
+/// 4.0862, according to four implementations in `f32`; ours rounds keys and values to half
+/// precision.
 #[test]
 fn perplexity_of_stories() {
     let Some(folder) = shared("stories260K/hf-float32") else { return };
@@ -44,7 +45,7 @@ fn perplexity_of_stories() {
     assert_eq!(format!("{:.4}", ours.exp()), "4.0862");
 }
 
-/// The angle between two vectors, as 1 - cosine.
+/// Returns 1 minus the cosine of the angle between two vectors.
 fn distance(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
     1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
@@ -65,7 +66,7 @@ fn embeddings_of_sentences() {
     assert!(worst < 1e-5, "{worst}");
 }
 
-/// Ranks from 1; equal numbers share the mean of theirs.
+/// Returns ranks from 1; equal numbers share the mean of their ranks.
 #[cfg(feature = "text")]
 fn ranks(numbers: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..numbers.len()).collect();
@@ -81,7 +82,7 @@ fn ranks(numbers: &[f64]) -> Vec<f64> {
     ranks
 }
 
-/// Spearman's: the correlation of ranks.
+/// Returns Spearman's correlation of ranks.
 #[cfg(feature = "text")]
 fn rank_correlation(a: &[f64], b: &[f64]) -> f64 {
     let (a, b) = (ranks(a), ranks(b));
@@ -90,7 +91,7 @@ fn rank_correlation(a: &[f64], b: &[f64]) -> f64 {
     covariance(&a, &b) / (covariance(&a, &a) * covariance(&b, &b)).sqrt()
 }
 
-/// Compares that of cosine and score, over every so-manieth pair.
+/// Compares the rank correlation of cosines and scores, over every `every`th pair.
 #[cfg(feature = "text")]
 fn check_rank_correlation(every: usize) {
     let Some(folder) = shared("all-MiniLM-L6-v2") else { return };
@@ -111,8 +112,7 @@ fn check_rank_correlation(every: usize) {
     let ours = rank_correlation(&similarities, &scores);
     let theirs = expected("minilm.safetensors").number(&format!("rank_correlation.{every}"));
     println!("rank correlation on {} pairs: {ours:.6}, sentence-transformers {theirs:.6}", rows.len());
-    // Half-precision keys and values move a cosine by some 1e-4, which makes neighbours change
-    // places.
+    // Half-precision keys and values move a cosine by some 1e-4, so neighbours swap ranks.
     assert!((ours - theirs).abs() < 2e-4, "{ours}, sentence-transformers {theirs}");
 }
 

@@ -1,4 +1,4 @@
-//! Several products at once have the bits of each alone, for any number of threads.
+//! Several products at once give the bits of each alone, with any number of threads.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -38,7 +38,7 @@ fn same_bits(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>) -> bool {
     a.dim() == b.dim() && a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
-/// Each expert's rows through its layer alone, on this thread.
+/// Multiplies each expert's rows by its layer alone, on this thread.
 fn one_by_one(experts: &Experts, x: ArrayView2<'_, f32>, counts: &[usize]) -> Array2<f32> {
     let one = ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let mut y = Array2::from_elem((x.nrows(), experts.out_features()), f32::NAN);
@@ -262,13 +262,13 @@ fn keeping_threads_awake_changes_nothing_but_time() {
             nothing.unwrap_err().downcast_ref::<i32>().copied()
         });
         assert_eq!(panicked, Some(7));
-        // Threads that are kept awake do other work.
+        // Threads that are kept awake also do other work.
         assert_eq!(pool.install(|| qruntime::keep_awake(|| rayon::join(|| 1, || 2))), (1, 2));
     }
     assert!(same_bits(forward().view(), expected.view()));
 }
 
-/// Runs `work` on a thread of its own, which must come to an end.
+/// Runs `work` on a separate thread, which must end.
 fn ends(work: impl FnOnce() + Send + 'static) {
     let (done, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -283,7 +283,7 @@ fn pool(threads: usize) -> ThreadPool {
     ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
 }
 
-/// A caller that holds a lock must not take on another job of the pool while it waits: that job may
+/// A caller that holds a lock must not run another job of the pool while it waits: that job may
 /// want the lock.
 #[test]
 fn jobs_of_a_pool_may_hold_a_lock_while_they_multiply() {
@@ -303,7 +303,7 @@ fn jobs_of_a_pool_may_hold_a_lock_while_they_multiply() {
     });
 }
 
-/// The same for a whole network; the batch has a prompt to quantize and attention to split.
+/// The same holds for a whole network; the batch has a prompt to quantize and attention to split.
 #[test]
 fn jobs_of_a_pool_may_hold_a_lock_while_they_feed() {
     let lm = CausalLm::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/storyteller-6m")).unwrap();

@@ -1,4 +1,4 @@
-//! What the writer writes, the model reads.
+//! The model reads what the writer writes.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -17,7 +17,8 @@ use support::{Random, Tensor, packed, small_file, written};
 
 const SHAPES: [&[usize]; 6] = [&[1, 1], &[15, 31], &[17, 172], &[3, 20, 64], &[2, 3, 5, 33], &[16, 32]];
 
-/// Packed tensors of every format and shape among plain ones of many types, in no good order.
+/// Returns packed tensors of every format and shape among plain ones of many types, in a bad
+/// order.
 fn tensors() -> Vec<Tensor> {
     let mut random = Random(1);
     let mut tensors: Vec<Tensor> = Vec::new();
@@ -50,7 +51,7 @@ fn tensors() -> Vec<Tensor> {
     tensors
 }
 
-/// Compares a model with the tensors it was made of.
+/// Compares a model with the tensors that it was made from.
 fn check(model: &Model, tensors: &[Tensor]) {
     assert_eq!(model.tensors().count(), tensors.len());
     for (name, storage, shape, bytes) in tensors {

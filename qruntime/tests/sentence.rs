@@ -54,7 +54,7 @@ impl Asked {
     }
 }
 
-/// A copy of the folder with other files: null for one that is not there.
+/// Copies the folder with other files: null removes one.
 fn changed(files: &Map<String, Value>) -> TempDir {
     let changed = tempfile::tempdir().unwrap();
     copy(&folder(), changed.path());
@@ -74,7 +74,7 @@ fn changed(files: &Map<String, Value>) -> TempDir {
 fn open(files: &Value) -> Result<Encoder, Error> {
     let folder = changed(files.as_object().unwrap());
     let encoder = Encoder::open(folder.path())?;
-    // Read when it is first asked for, and the folder will be gone then.
+    // Opened now, because it is read on first use and the folder will be gone then.
     encoder.tokenizer()?;
     Ok(encoder)
 }
@@ -99,14 +99,14 @@ fn vectors_are_those_of_sentence_transformers() {
         let worst = worst.fold(0.0, f64::max);
         println!("{name}: {worst:.1e}");
         assert!(worst < RMS, "{name}: {worst}");
-        // Texts beside each other do not disturb each other.
+        // Texts of a batch do not affect each other.
         let alone = encoder.embed_with(&texts[1..2], asked.prompt()).unwrap().vectors;
         assert_eq!(alone.row(0), ours.row(1), "{name}");
     }
 }
 
-/// Classes of tokenizers that make the normalizer of their own fields, and classes that take that
-/// of `tokenizer.json` (`tests/data/tokenizer_classes.json`, made by `ci/sentences.sh`).
+/// Tokenizer classes that build the normalizer from their own fields, and classes that use the one
+/// in `tokenizer.json` (`tests/data/tokenizer_classes.json`, made by `ci/sentences.sh`).
 #[test]
 fn classes_of_tokenizers_are_those_of_transformers() {
     let file = fs::read(folder().with_file_name("tokenizer_classes.json")).unwrap();
@@ -144,7 +144,7 @@ fn prompts_that_are_not_there_are_refused() {
     let error = encoder.embed_with(&["a"], Prompt::Named("Query")).unwrap_err();
     let known = r#"the encoder has no prompt "Query", expected one of ["document", "passage", "query"]"#;
     assert_eq!(error.to_string(), known);
-    // A prompt that does not count in pooling, and nothing else.
+    // A prompt that is not pooled, without any text.
     let pooling = json!({"pooling_mode": "mean", "include_prompt": false});
     let template = json!({"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]});
     let mut tokenizer: Value = serde_json::from_slice(&fs::read(folder().join("tokenizer.json")).unwrap()).unwrap();
@@ -158,7 +158,7 @@ fn prompts_that_are_not_there_are_refused() {
     assert!(framed.embed_with(&["cat", ""], Prompt::Text("a ")).is_ok());
 }
 
-/// What sentence-transformers would do and this does not.
+/// Features of sentence-transformers that are not supported are refused.
 #[test]
 fn what_is_not_known_is_refused() {
     let module = |i: usize, kind: &str| json!({"idx": i, "name": "", "path": if i == 0 { "" } else { "1_Pooling" }, "type": kind});

@@ -1,5 +1,5 @@
-//! What a session is after a call that failed, was cancelled or came to its end, and what such a
-//! call says.
+//! The state of a session after a call that failed, was cancelled or finished, and the result of
+//! such a call.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::print_stdout, reason = "a test says that it did not run")]
@@ -26,7 +26,7 @@ fn storyteller_lm() -> CausalLm {
     CausalLm::open(storyteller()).unwrap()
 }
 
-/// A tiny model of a family, with a change to the numbers of one tensor.
+/// Copies a tiny model of a family, with a change to the elements of one tensor.
 fn changed(family: &str, tensor: &str, change: impl Fn(&mut f32)) -> TempDir {
     let (_, source) = families().find(|(name, _)| name == family).unwrap();
     let model = Model::read(&source).unwrap();
@@ -53,8 +53,7 @@ fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|x| x.to_bits()).collect()
 }
 
-/// A session is as it was with these tokens, and goes on with the bits of one to which nothing
-/// happened.
+/// Asserts that a session has these tokens, and continues with the bits of an undisturbed one.
 fn is_as_before(session: &mut Session, tokens: &[u32]) {
     assert_eq!(session.tokens(), tokens);
     let mut other = session.lm().session_with(SessionOptions::default().block(2));
@@ -105,7 +104,7 @@ fn a_result_that_is_not_finite_is_an_error_that_names_where_it_began() {
     );
 }
 
-/// Here numbers are finite until a token comes whose embedding is not.
+/// All numbers are finite until a token whose embedding is not.
 #[test]
 fn a_generation_ends_with_the_error_and_keeps_what_came_before() {
     struct Bad(u32);
@@ -114,11 +113,11 @@ fn a_generation_ends_with_the_error_and_keeps_what_came_before() {
             if tokens.len() < TOKENS.len() + 2 { 6 } else { self.0 }
         }
     }
-    // Of this family the output head is another matrix.
+    // In this family, the output head is a separate matrix.
     let (_, source) = families().find(|(name, _)| name == "mistral").unwrap();
     let hidden = CausalLm::open(source).unwrap().config().hidden;
     let place = std::cell::Cell::new(0);
-    // One number of the row of token 9.
+    // One element of the row of token 9.
     let folder = changed("mistral", "model.embed_tokens.weight", |x| {
         if place.replace(place.get() + 1) == 9 * hidden {
             *x = f32::NAN;
@@ -213,7 +212,7 @@ fn a_batch_that_is_cancelled_leaves_all_sessions_as_they_were() {
     let mut most = 0;
     let fed = lm.feed_batch_with(&mut [(&mut short, &TOKENS), (&mut long, &prompt)], |computed| {
         most = computed;
-        // The short one is done by then.
+        // The short sequence is finished by then.
         if computed > 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert!(matches!(fed, Err(Error::Cancelled)));
@@ -290,7 +289,7 @@ fn models_that_people_met_say_what_is_wrong() {
     if let (Some(beyond), Some(plain)) = (case("values_beyond_f16"), case("plain")) {
         let fed = beyond.session().feed(&TOKENS).map(drop);
         assert!(matches!(fed, Err(Error::CacheRange { layer: 0, .. })), "{fed:?}");
-        // The same network, but for factors that are powers of two.
+        // The same network, except for factors that are powers of two.
         let q8 =
             |lm: CausalLm| lm.session_with(SessionOptions::default().kv(KvFormat::Q8)).feed(&TOKENS).unwrap().to_vec();
         assert_eq!(q8(beyond), q8(plain));

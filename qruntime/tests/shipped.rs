@@ -1,5 +1,5 @@
-//! The model in this repository, from end to end: every machine computes these bits. Its files are
-//! within this program, which also runs where there are none (`ci/emulate.sh`).
+//! The model in this repository, end to end: every machine computes these bits. The program
+//! contains the model's files, so it also runs where there are none (`ci/emulate.sh`).
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -18,8 +18,8 @@ const WEIGHTS: &[u8] = include_bytes!("../../models/storyteller-6m/model.safeten
 /// "Once upon a time, there was a little girl named Lily."
 const STORY: [u32; 14] = [0, 634, 537, 259, 475, 12, 416, 297, 259, 426, 565, 882, 654, 14];
 
-/// What all logits after all tokens hash to: with the weights as they are, and packed. They change
-/// with the definitions in `docs/quantization.md`, and with nothing else.
+/// Hashes of all logits after all tokens, with plain weights and packed. They change only with the
+/// definitions in `docs/quantization.md`.
 const EXPECTED: [(Option<Format>, u64); 2] =
     [(None, 0xc15c_9601_60bd_ff53), (Some(Format::Q4K), 0xc4ee_fde1_747e_4e6e)];
 
@@ -36,7 +36,7 @@ fn every_machine_computes_these_bits() {
         let lm = CausalLm::open(packed.as_ref().unwrap_or(&plain).path()).unwrap();
         for &isa in &isas {
             let mut hash = Xxh3::new();
-            // A block and a part of one.
+            // A whole block and a part of one.
             let mut session = lm.clone().with_isa(isa).session_with(SessionOptions::default().block(9));
             let all = |_, logits: &[f32]| logits.iter().for_each(|x| hash.update(&x.to_bits().to_le_bytes()));
             session.feed_each(&STORY, all).unwrap();

@@ -1,4 +1,4 @@
-//! Chat templates in folders as hubs have them, rendered as transformers renders them.
+//! Chat templates in folders like those of hubs, rendered as transformers renders them.
 #![cfg(feature = "text")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
@@ -9,7 +9,7 @@ use qruntime::{ChatTemplate, Message};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-/// A folder with these files.
+/// Makes a folder with these files.
 fn folder(files: &[(&str, &str)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
@@ -27,7 +27,7 @@ fn render(files: &[(&str, &str)], variables: Value) -> Result<String, String> {
     template.render_with(&messages, variables.as_object().unwrap(), false).map_err(|error| error.to_string())
 }
 
-/// Conversations with what transformers makes of them. Those are not part of the project.
+/// Conversations and transformers' renderings of them, which are not part of the project.
 #[test]
 fn conversations_are_what_transformers_makes_of_them() {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/cases/networks");
@@ -50,8 +50,7 @@ fn conversations_are_what_transformers_makes_of_them() {
     assert!(count > 0, "no conversations");
 }
 
-/// Single templates, with what Jinja2 makes of them: `None` if it refuses. `ci/templates.txt` has
-/// many more.
+/// Single templates with Jinja2's results: `None` if it refuses. `ci/templates.txt` has many more.
 #[test]
 fn templates_are_what_jinja2_makes_of_them() {
     for (template, expected) in [
@@ -82,7 +81,7 @@ fn templates_are_what_jinja2_makes_of_them() {
         ("{{ 1e5_ }}", None),
         ("{{ 00 }} {{ 0_0 }} {{ 0x_f }} {{ 0X1F }} {{ 1_0 }}", Some("0 0 15 31 10")),
         ("{{ 07.5 }} {{ 0e1 }} {{ 1_0.5_0 }} {{ 1.5e1_0 }} {{ [1, 2].0 }}", Some("7.5 0.0 10.5 15000000000.0 1")),
-        // What may not be used can be printed: as nothing.
+        // Forbidden attributes can be printed: as nothing.
         ("{{ messages.append }}|{{ [messages.append] }}|{{ '%s' % messages.append }}", Some("|[Undefined]|")),
         ("{{ messages.append ~ 1 }}|{{ messages.append|upper }}|{{ messages.append|string }}", Some("1||")),
         ("{{ messages.append(1) }}", None),
@@ -118,11 +117,11 @@ fn special_tokens_come_from_where_transformers_takes_them() {
     );
     assert_eq!(render(&[TEMPLATE, map], json!({})).unwrap(), "<b>|<e>|<i>||");
     assert_eq!(render(&[TEMPLATE, config], json!({})).unwrap(), "<s>|||<a>|<end>");
-    // The map comes first, but not beside what replaced it.
+    // The map takes precedence, but not over the field that replaced it.
     assert_eq!(render(&[TEMPLATE, config, map], json!({})).unwrap(), "<b>|<e>|<i>|<a>|<end>");
     let new = ("tokenizer_config.json", r#"{"bos_token": "<s>", "added_tokens_decoder": {}}"#);
     assert_eq!(render(&[TEMPLATE, new, map], json!({})).unwrap(), "<s>||||");
-    // Whoever asks may name others.
+    // The caller may give others.
     assert_eq!(render(&[TEMPLATE, config], json!({"bos_token": "x"})).unwrap(), "x|||<a>|<end>");
     let template = ChatTemplate::open(folder(&[TEMPLATE, map]).path()).unwrap().unwrap();
     assert_eq!(template.end(), Some("<e>"));
@@ -136,7 +135,7 @@ fn templates_are_found_where_hubs_have_them() {
     assert_eq!(render(&[config], json!({})).unwrap(), "plain");
     assert_eq!(render(&[config], tools()).unwrap(), "tools 2");
     assert_eq!(render(&[config], json!({"tools": null})).unwrap(), "plain");
-    // Files come before it.
+    // Files take precedence over it.
     let files = [config, ("chat_template.jinja", "a"), ("additional_chat_templates/tool_use.jinja", "b")];
     assert_eq!(render(&files[..2], tools()).unwrap(), "a");
     assert_eq!(render(&files, tools()).unwrap(), "b");
@@ -157,7 +156,7 @@ fn lines_end_as_they_may() {
         let config = json!({ "chat_template": template }).to_string();
         assert_eq!(render(&[("tokenizer_config.json", &config)], json!({})).unwrap(), "a\nb\ncd");
     }
-    // What people write stays.
+    // Text of users stays.
     assert_eq!(
         render(&[("chat_template.jinja", "{{ x }}{{ '\\r\\n' }}")], json!({"x": "a\r\nb"})).unwrap(),
         "a\r\nb\r\n"
@@ -186,7 +185,7 @@ fn messages_are_what_transformers_hands_on() {
     assert!(error.contains("\"messages\""), "{error}");
 }
 
-/// What Python's values have and other interpreters of Jinja have not; the script `ci/templates.sh`
+/// Features of Python's values that other interpreters of Jinja lack; the script `ci/templates.sh`
 /// compares more.
 #[test]
 fn values_are_pythons() {

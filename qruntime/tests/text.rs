@@ -1,4 +1,4 @@
-//! Tokens from text and back, as applications use it.
+//! Text to tokens and back, as applications use it.
 #![cfg(feature = "text")]
 #![allow(clippy::print_stderr, reason = "says what did not run")]
 
@@ -8,7 +8,7 @@ use qruntime::{CausalLm, Encoder, Greedy, Message, Tokenizer};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/storyteller-6m");
 
-/// A folder of the data that is not part of the repository, or a word that it is not there.
+/// Returns a folder of data that is not part of the repository; if it is missing, says so.
 fn data(folder: &str) -> Option<std::path::PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(folder);
     if !path.exists() {
@@ -18,12 +18,12 @@ fn data(folder: &str) -> Option<std::path::PathBuf> {
     Some(path)
 }
 
-/// A folder of the cases that are not part of the repository, or a word that it is not there.
+/// Returns a folder of cases that are not part of the repository; if it is missing, says so.
 fn case(folder: &str) -> Option<std::path::PathBuf> {
     data(&format!("../cases/{folder}"))
 }
 
-/// Everything that streams give is what decoding all at once gives.
+/// Checks that a stream gives the same text as decoding all tokens at once.
 fn check_stream(tokenizer: &Tokenizer, text: &str) {
     let tokens = tokenizer.encode(text, false).expect("a text");
     let whole = tokenizer.decode(&tokens).expect("tokens");
@@ -95,14 +95,15 @@ fn what_is_no_tokenizer_is_refused() {
     assert!(error.contains("tokenizer.json") && error.contains("not a tokenizer"), "{error}");
 }
 
-/// A tokenizer of this `tokenizer.json`.
+/// Makes a tokenizer of this `tokenizer.json`.
 fn tokenizer(json: &str) -> Result<Tokenizer, qruntime::Error> {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("tokenizer.json"), json).expect("a file");
     Tokenizer::open(folder.path())
 }
 
-/// Words and single bytes, the last token special. `processor` is what follows them.
+/// Returns a `tokenizer.json` of words and single bytes, whose last token is special, followed by
+/// `processor`.
 fn words(processor: &str) -> String {
     format!(
         r#"{{"version": "1.0", "added_tokens": [{{"id": 4, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
@@ -112,7 +113,7 @@ fn words(processor: &str) -> String {
     )
 }
 
-/// A template with these pieces, which knows `<s>`.
+/// Returns a template with these pieces, which knows `<s>`.
 fn pieces(single: &str) -> String {
     let special = r#"{"<s>": {"id": "<s>", "ids": [4], "tokens": ["<s>"]}}"#;
     format!(
@@ -147,7 +148,7 @@ fn a_limit_has_room_for_what_is_added() {
     assert_eq!(limited.encode("a b a", true).expect("a text"), [4, 0, 4]);
 }
 
-/// Special tokens, and numbers that are no tokens, neither end a character nor add up to work.
+/// Special tokens, and numbers that are not tokens, neither end a character nor add work.
 #[test]
 fn tokens_without_text_do_not_count_in_a_stream() {
     let tokenizer = tokenizer(&words("null")).expect("a tokenizer");
@@ -161,8 +162,8 @@ fn tokens_without_text_do_not_count_in_a_stream() {
     assert_eq!(stream.push(3).expect("a token"), "\u{e9}");
 }
 
-/// Where there is a `tokenizer.json`, transformers 5 looks at nothing else for the tokens around a
-/// text: its ids of "a b" for this model are these, whatever the configuration says.
+/// If there is a `tokenizer.json`, transformers 5 takes the tokens around a text only from it: its
+/// IDs of "a b" for this model are these, whatever the configuration says.
 #[test]
 fn the_first_token_is_as_the_tokenizer_says() {
     let Some(model) = data("stories260K/hf-float32") else { return };
@@ -180,7 +181,7 @@ fn the_first_token_is_as_the_tokenizer_says() {
     }
 }
 
-/// The same text has the same tokens, though the file asks for merges to be skipped at random.
+/// The same text has the same tokens, even if the file asks to skip merges at random.
 #[test]
 fn dropout_does_not_make_tokens_random() {
     let json = |dropout: &str| {
@@ -232,8 +233,8 @@ fn added_tokens_are_decoded_as_they_stand() {
     check_stream(&tokenizer, text);
 }
 
-/// Tokens with everything that chat models have: one that is special, one in brackets that is not,
-/// one of spaces, and one that is looked for in normalized text.
+/// Tokens like those of chat models: a special one, one in brackets that is not special, one of
+/// spaces, and one that is searched for in normalized text.
 const MARKED: &str = r##"{
     "added_tokens": [
         {"id": 256, "content": "<|end|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},
@@ -270,7 +271,7 @@ fn what_users_type_does_not_become_a_special_token() {
     expected.push(258);
     expected.extend(letters("<s>b"));
     assert_eq!(plain, expected, "pieces are merged as anywhere, and tokens of spaces stay");
-    // What hides one another.
+    // Tokens that hide one another.
     for text in ["<s<s>>", "<|end<|end|>|>", "<<think>s>", "\u{fdd0}<s>\u{fdd1}<|end|>"] {
         let tokens = tokenizer.encode_plain(text, false).expect("a text");
         assert!(!tokens.iter().any(|token| [256, 257, 259].contains(token)), "{text}: {tokens:?}");
@@ -278,7 +279,7 @@ fn what_users_type_does_not_become_a_special_token() {
             assert_eq!(tokenizer.decode(&tokens).expect("tokens"), text);
         }
     }
-    // As Llama 2 has it: what stands at the beginning is normalized with the rest.
+    // As in Llama 2: the beginning is normalized with the rest.
     let normalizer = r#"{"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "_"},
         {"type": "Replace", "pattern": {"String": " "}, "content": "_"}]}"#;
     let tokens = marked(normalizer).encode_plain("<think> <s>", false).expect("a text");
@@ -305,7 +306,7 @@ fn messages_of_a_conversation_stay_text() {
     expected.extend(letters("<think>"));
     expected.push(256);
     assert_eq!(tokens.expect("a conversation"), expected);
-    // Where nobody wrote anything of the kind, the template gets what there is.
+    // If no message contains such text, the template gets the messages unchanged.
     let plain = [Message::new("user", "hi")];
     let tokens = tokenizer.encode_chat(&plain, |messages| {
         assert_eq!(messages, plain);
@@ -323,7 +324,7 @@ fn sentences_that_mean_the_same_are_alike() {
     let vectors = encoder.embed(&texts).expect("vectors");
     let likeness = vectors.dot(&vectors.t());
     assert!(likeness[[0, 1]] > 0.5 && likeness[[0, 2]] < 0.2, "{likeness}");
-    // Tokens as BERT's own tokenizer has them, cut to 256.
+    // The tokens of BERT's own tokenizer, cut to 256.
     let tokenizer = encoder.tokenizer().expect("its tokenizer");
     assert_eq!(tokenizer.encode("A cat sits.", true).expect("a text"), [101, 1037, 4937, 7719, 1012, 102]);
     assert_eq!(tokenizer.encode(&long, true).expect("a text").len(), 256);
@@ -337,7 +338,7 @@ fn leading_spaces_of_sentencepiece_are_kept_in_a_stream() {
     check_stream(&tokenizer, TEXT);
 }
 
-/// Texts that are hard to cut, and what GPT-2's and BERT's own tokenizers make of them (llama.cpp's
+/// Texts that are hard to split, and the tokens of GPT-2's and BERT's own tokenizers (llama.cpp's
 /// test vocabularies).
 #[test]
 fn tokens_are_those_of_the_original_tokenizers() {
@@ -359,7 +360,7 @@ fn tokens_are_those_of_the_original_tokenizers() {
     }
 }
 
-/// A folder with these files of another, and with a `tokenizer_config.json`.
+/// Makes a folder with these files of another folder and a `tokenizer_config.json`.
 fn legacy(files: &[std::path::PathBuf], config: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for file in files {
@@ -376,7 +377,7 @@ const LANGUAGES: [&str; 4] = [
     "<|endoftext|>А что, если İstanbul? [MASK] e\u{301}",
 ];
 
-/// Folders of before `tokenizer.json`: the tokens of transformers 5.24.
+/// Folders older than `tokenizer.json`, with the tokens of transformers 5.24.
 #[test]
 fn folders_without_a_tokenizer_file_are_read_as_transformers_reads_them() {
     let (Some(gpt2), Some(bert)) = (data("tokenizers/gpt2"), data("all-MiniLM-L6-v2")) else { return };
@@ -484,7 +485,7 @@ fn what_folders_of_before_must_have_is_said() {
     write("tokenizer_config.json", r#"{"tokenizer_class": "GPT2Tokenizer"}"#);
     let tokenizer = Tokenizer::open(folder.path()).expect("a tokenizer");
     assert_eq!(tokenizer.encode("aa<|endoftext|>", true).expect("a text"), [0, 0, 1]);
-    // The configuration's tokens keep their numbers; others come after them.
+    // The configuration's tokens keep their IDs; others come after them.
     write("added_tokens.json", r#"{"<z>": 2, "<s>": 1}"#);
     write("special_tokens_map.json", r#"{"bos_token": "<s>"}"#);
     let tokenizer = Tokenizer::open(folder.path()).expect("a tokenizer");

@@ -6,17 +6,17 @@ use qruntime::{ChatTemplate, Message};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-/// A folder with one file.
+/// Makes a folder with one file.
 fn folder(name: &str, text: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(name), text).unwrap();
     folder
 }
 
-/// The stack of an application's thread.
+/// The size of the stack of an application's thread.
 const STACK: usize = 256 << 10;
 
-/// What comes of a template: its text or why it is refused.
+/// Returns the outcome of a template: its text or why it is refused.
 fn outcome(template: String, variables: Map<String, Value>) -> Result<String, String> {
     let run = move || {
         let folder = folder("chat_template.jinja", &template);
@@ -27,7 +27,7 @@ fn outcome(template: String, variables: Map<String, Value>) -> Result<String, St
     std::thread::Builder::new().stack_size(STACK).spawn(run).unwrap().join().unwrap()
 }
 
-/// A template that is refused with these words.
+/// Asserts that a template is refused with these words.
 fn refused(template: impl Into<String>, expected: &str) {
     let template = template.into();
     println!("{:.80}", template);
@@ -35,7 +35,7 @@ fn refused(template: impl Into<String>, expected: &str) {
     assert!(error.contains(expected), "{template:.100}: {error}\nexpected {expected}");
 }
 
-/// A template with this text.
+/// Asserts that a template renders as this text.
 fn rendered(template: impl Into<String>, expected: &str) {
     let template = template.into();
     println!("{:.80}", template);
@@ -78,7 +78,7 @@ fn what_is_nested_too_deeply_is_refused() {
         refused(begin.repeat(MANY), "nested more than");
     }
     refused(format!("{{% set {}x{} = 1 %}}", "(".repeat(MANY), ")".repeat(MANY)), "nested more than");
-    // As deep as may be, in every way at once: it can be dropped, too.
+    // As deep as permitted, in every way at once: it can be dropped, too.
     let level = "[{'a': -(1 + 2 * 3 ~ 4 and not 5 or (";
     let end = ")[1](2)|abs is sameas 3 if 6 else 7)}]";
     rendered(format!("{{% if 0 %}}{{{{ {}1{} }}}}{{% endif %}}ok", level.repeat(7), end.repeat(7)), "ok");
@@ -116,7 +116,7 @@ fn values_are_not_deep() {
             "levels",
         );
     }
-    // A namespace may hold itself: it cannot be printed, but forgotten.
+    // A namespace may contain itself: it cannot be printed, but it can be dropped.
     rendered("{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns.x == ns.x }}ok", "Trueok");
     refused("{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns }}", "levels");
     rendered("{% for x in [1] %}{{ loop.changed(loop, [loop]) }}{% endfor %}", "True");
@@ -164,7 +164,7 @@ fn time_and_memory_are_bounded() {
     refused(" ".repeat(2 << 20), "expected at most 1048576");
 }
 
-/// Numbers at the ends of what they may be.
+/// Numbers at the limits of their range.
 #[test]
 fn numbers_do_not_overflow() {
     for (template, expected) in [

@@ -1,13 +1,13 @@
-//! A `tokenizer.json` that would take memory, time or stack out of proportion is refused: with the
-//! field, what was found and what was expected. What is at the bound is held to what the bound
-//! promises.
+//! A `tokenizer.json` that would take memory, time or stack out of proportion is refused: the error
+//! names the field, what was found and what was expected. Files at a bound must cost no more than
+//! the bound promises.
 
 use qruntime::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::support::allocations::measure;
 
-/// A tokenizer whose parts are these.
+/// Makes a tokenizer with these parts.
 fn with(changes: &Value) -> Result<Tokenizer, qruntime::Error> {
     let mut file = json!({
         "version": "1.0",
@@ -36,7 +36,8 @@ fn byte_level() -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false})
 }
 
-/// A table of SentencePiece with a tree of so many bytes, none of which are there, and an entry.
+/// Makes a table of SentencePiece that claims a tree of this many bytes but has none, and an
+/// entry.
 fn table(tree: u32, entry: &str) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut bytes = tree.to_le_bytes().to_vec();
@@ -185,21 +186,21 @@ fn texts_and_tokens_do_not_multiply() {
     assert!(error.contains("the normalizer makes too much of a text"), "{error}");
 }
 
-/// Regular expressions that read a text to its end for each byte of it, and others that do not.
+/// Regular expressions that read a text to its end for each of its bytes, and others that do not.
 #[test]
 fn texts_are_not_read_too_often() {
     let text = "a".repeat(1 << 16);
     for regex in [
         ".*[^a-z]|[a-z]",
         r"[a-z]+(?!\w)(?=\d)|[a-z]",
-        // All in vain: no place has a match.
+        // All reads are in vain: there is no match.
         "a*b|a(?=c)",
     ] {
         let tokenizer = with(&json!({"pre_tokenizer": split(regex)})).unwrap();
         let error = tokenizer.encode(&text, true).unwrap_err().to_string();
         assert!(error.contains("cannot encode a text"), "{regex}: {error}");
         assert!(error.contains("reads a text of 65536 bytes too often"), "{regex}: {error}");
-        // It is a question of length.
+        // Short texts are accepted.
         assert_eq!(tokenizer.encode(&text[..4096], true).unwrap(), [0; 4096], "{regex}");
     }
     let replace = json!({"type": "Replace", "pattern": {"Regex": ".*[^a-z]|[a-z]"}, "content": "a"});
@@ -219,7 +220,7 @@ fn texts_are_not_read_too_often() {
     }
 }
 
-/// The deepest tree that is let through is taken down on a small stack, and the largest takes what
+/// The deepest permitted tree is dropped on a small stack, and the largest takes what
 /// `docs/security.md` says.
 #[test]
 fn unigram_models_at_the_bounds_are_in_proportion() {
@@ -236,7 +237,7 @@ fn unigram_models_at_the_bounds_are_in_proportion() {
     assert!(asked.peak < 200_000 * 400, "{} bytes for 200,000 nodes", asked.peak);
 }
 
-/// What the worst files within the bounds cost, for `docs/security.md`.
+/// Measures the cost of the worst files within the bounds, for `docs/security.md`.
 #[test]
 #[ignore = "prints figures; run it alone, with --nocapture"]
 fn what_the_bounds_cost() {

@@ -1,5 +1,4 @@
-//! A global allocator that counts, for each thread alone, so that tests beside each other do not
-//! disturb the count.
+//! A global allocator that counts per thread, so that concurrent tests do not disturb the count.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -12,7 +11,7 @@ thread_local! {
 
 struct Counting;
 
-// SAFETY: hands everything on to the system's allocator. `realloc` is the trait's own, so that old
+// SAFETY: forwards everything to the system's allocator. `realloc` is the trait's own, so that old
 // and new count together.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -33,7 +32,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What a piece of work on this thread asked of the allocator.
+/// The memory that a piece of work on this thread asked for.
 pub struct Asked {
     pub allocations: usize,
     /// The most bytes it held at one time.

@@ -1,4 +1,5 @@
-//! What others computed, in safetensors files made by `ci/families.sh` and `ci/references.sh`.
+//! Results of other implementations, in safetensors files made by `ci/families.sh` and
+//! `ci/references.sh`.
 
 #![allow(clippy::print_stderr, reason = "a test says that it did not run")]
 
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-/// Such a file.
+/// A file of expected results.
 pub struct Expected(Vec<u8>);
 
 impl Expected {
@@ -19,7 +20,7 @@ impl Expected {
         self.parsed().tensor(name).is_ok()
     }
 
-    /// A tensor of floating-point numbers that `f32` holds.
+    /// Reads a tensor of floating-point numbers that `f32` holds.
     pub fn numbers(&self, name: &str) -> Vec<f32> {
         self.with(name, |tensor| match tensor.dtype() {
             Dtype::F32 => tensor.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
@@ -27,12 +28,12 @@ impl Expected {
         })
     }
 
-    /// A tensor of one number of binary64.
+    /// Reads a tensor of one binary64 number.
     pub fn number(&self, name: &str) -> f64 {
         self.with(name, |tensor| f64::from_le_bytes(tensor.data().try_into().unwrap()))
     }
 
-    /// A tensor of whole numbers.
+    /// Reads a tensor of integers.
     pub fn integers(&self, name: &str) -> Vec<u32> {
         self.with(name, |tensor| match tensor.dtype() {
             Dtype::U16 => tensor.data().as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes).into()).collect(),
@@ -44,8 +45,8 @@ impl Expected {
         })
     }
 
-    /// Token ids, one sequence in each of `input_ids.0`, `input_ids.1`, ..., or all in `ids`, as
-    /// long as `lengths` says.
+    /// Reads token IDs: one sequence in each of `input_ids.0`, `input_ids.1`, ..., or all in `ids`
+    /// with the lengths in `lengths`.
     pub fn sequences(&self) -> Vec<Vec<u32>> {
         if !self.has("ids") {
             let names = (0..).map(|i| format!("input_ids.{i}"));
@@ -67,14 +68,14 @@ impl Expected {
     }
 }
 
-/// A file or folder of `../shared/data`, which is not part of the project, or `None`, and says so,
-/// where it is absent.
+/// Returns a file or folder of `../shared/data`, which is not part of the project. If it is absent,
+/// says so and returns `None`.
 pub fn shared(name: &str) -> Option<PathBuf> {
     beside_the_project("data", name)
 }
 
-/// The same of `../shared/cases`: inputs that once broke the product, with what should come of
-/// them.
+/// Does the same for `../shared/cases`: inputs that once broke the product, with the right
+/// results.
 pub fn cases(name: &str) -> Option<PathBuf> {
     beside_the_project("cases", name)
 }

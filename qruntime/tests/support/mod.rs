@@ -1,5 +1,5 @@
-//! What the tests of this crate share: files made by hand and by the writer, seeded numbers, and a
-//! count of allocations.
+//! Helpers of this crate's tests: files made by hand and by the writer, seeded numbers, and a count
+//! of allocations.
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 #![allow(unreachable_pub, reason = "a module of tests")]
@@ -23,7 +23,7 @@ use serde_json::Value;
 /// One tensor for the writer: name, storage, logical shape and bytes.
 pub type Tensor = (String, Storage, Vec<usize>, Vec<u8>);
 
-/// A file as the writer makes it.
+/// Returns a file of the writer.
 pub fn written(tensors: &[Tensor], recipe: Value) -> Vec<u8> {
     let plan = tensors.iter().map(|(name, storage, shape, _)| (name.clone(), storage.clone(), shape.clone()));
     let mut writer = Writer::new(Cursor::new(Vec::new()), plan.collect(), recipe).unwrap();
@@ -36,15 +36,15 @@ pub fn written(tensors: &[Tensor], recipe: Value) -> Vec<u8> {
     file
 }
 
-/// A safetensors file from its parts; nothing is checked.
+/// Assembles a safetensors file from its parts without checks.
 pub fn assembled(header: &str, data: &[u8]) -> Vec<u8> {
     let padding = (header.len() + 8).next_multiple_of(64) - 8 - header.len();
     let len = ((header.len() + padding) as u64).to_le_bytes();
     [&len[..], header.as_bytes(), &b" ".repeat(padding), data].concat()
 }
 
-/// The panels of some matrices of random weights, one after the other; they are the last two
-/// dimensions of `shape`.
+/// Returns the panels of matrices of random weights, one after the other. The matrices are the last
+/// two dimensions of `shape`.
 pub fn packed(random: &mut Random, format: Format, shape: &[usize]) -> Vec<u8> {
     let (&[rows, cols], matrices) = shape.split_last_chunk().map(|(matrices, matrix)| (matrix, matrices)).unwrap();
     let encode = |_| {
@@ -54,7 +54,7 @@ pub fn packed(random: &mut Random, format: Format, shape: &[usize]) -> Vec<u8> {
     (0..matrices.iter().product()).flat_map(encode).collect()
 }
 
-/// A small file with a packed and a plain tensor.
+/// Returns a small file with a packed and a plain tensor.
 pub fn small_file() -> Vec<u8> {
     let weight = packed(&mut Random(1), Format::Q4_0, &[1, 32]);
     let bias: Vec<u8> = [0.5f32, -2.0].iter().flat_map(|x| x.to_le_bytes()).collect();

@@ -1,4 +1,4 @@
-//! Models for tests: the one in this repository, as it is and packed.
+//! Models for tests: the one in this repository, plain and packed.
 
 use std::path::{Path, PathBuf};
 
@@ -10,12 +10,12 @@ use tempfile::TempDir;
 
 use super::written;
 
-/// The language model in this repository.
+/// Returns the language model in this repository.
 pub fn storyteller() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/storyteller-6m")
 }
 
-/// A folder with the model in `folder`, its matrices packed.
+/// Makes a copy of the model in `folder` with packed matrices.
 pub fn packed_model(folder: &Path, format: Format) -> TempDir {
     let model = Model::read(folder).unwrap();
     let tensors: Vec<_> = model
@@ -43,7 +43,7 @@ pub fn packed_model(folder: &Path, format: Format) -> TempDir {
     packed
 }
 
-/// The tiny models, one or more of each family, by name.
+/// Returns the tiny models, one or more of each family, by name.
 pub fn families() -> impl Iterator<Item = (String, PathBuf)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families");
     let mut folders: Vec<PathBuf> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -51,13 +51,13 @@ pub fn families() -> impl Iterator<Item = (String, PathBuf)> {
     folders.into_iter().map(|folder| (folder.file_name().unwrap().to_str().unwrap().to_owned(), folder))
 }
 
-/// A folder of the data that is too large for this repository, if it is here.
+/// Returns a folder of data that is too large for this repository, if it is present.
 pub fn shared(name: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(name);
     folder.exists().then_some(folder)
 }
 
-/// Copies what is in a folder, but for what others computed.
+/// Copies the files of a folder, except the expected results.
 pub fn copy(from: &Path, to: &Path) {
     for entry in from.read_dir().unwrap() {
         let entry = entry.unwrap();
