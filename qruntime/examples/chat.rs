@@ -1,5 +1,5 @@
 //! `cargo run --release -p qruntime --example chat MODEL`: a conversation with a language model. A
-//! model without a chat template goes on from what is typed instead.
+//! model without a chat template continues the typed text instead.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example that a person talks to")]
 
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             None => tokenizer.encode_plain(&line, true)?,
         };
-        // Of what the session has already, whatever the two have in common is not computed again.
+        // The common beginning with the session's tokens is not recomputed.
         let common = session.tokens().iter().zip(&tokens).take_while(|(a, b)| a == b).count();
         session.rewind(common);
         match session.feed(&tokens[common..]) {

@@ -1,6 +1,6 @@
 //! `cargo run --release -p qruntime --example decode MODEL OUT.safetensors`: writes a model's
-//! tensors as a plain safetensors file, for tools that know no packed ones. Those are decoded to
-//! F32, exactly; plain ones are copied. One row is in memory at a time.
+//! tensors as a plain safetensors file, for tools that do not know packed ones. Packed tensors are
+//! decoded to F32, exactly; plain ones are copied. One row is in memory at a time.
 
 use std::cmp::Reverse;
 use std::error::Error;
@@ -21,8 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = unsafe { Model::map(model)? };
     let mut out = BufWriter::new(File::create_new(out)?);
 
-    // The header says where each tensor will lie: the widest numbers first, so that each is aligned
-    // to its own.
+    // The header places tensors with the widest elements first, so that each is aligned to its
+    // elements.
     let dtype = |storage: &Storage| match storage {
         Storage::Packed(_) => Dtype::F32,
         Storage::Plain(dtype) => *dtype,

@@ -1,7 +1,7 @@
 //! `cargo run -p qruntime --example render`: renders chat templates as a check against other
 //! interpreters. Every line of stdin is a JSON object: `template` (its text) or `folder`,
-//! `messages`, `variables`, `ask`. Every line of stdout is a JSON object: `text`, or `error`. It is
-//! always 5 March 2026.
+//! `messages`, `variables`, `ask`. Every line of stdout is a JSON object: `text`, or `error`. The
+//! date is always 5 March 2026.
 
 use std::error::Error;
 use std::io::{self, BufRead, Write};

@@ -1,6 +1,6 @@
 //! `cargo run --release -p qruntime --example search ENCODER FOLDER QUESTION`: finds the paragraphs
-//! of the text files in a folder that come nearest to a question in what they mean. The encoder is
-//! a sentence encoder, such as all-MiniLM-L6-v2, converted or not.
+//! of the text files in a folder that are nearest to a question in meaning. The encoder is a
+//! sentence encoder, such as all-MiniLM-L6-v2, converted or not.
 
 #![allow(clippy::print_stdout, reason = "an example shows its results")]
 
@@ -29,12 +29,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         paragraphs.extend(texts.filter(|text| !text.is_empty()).map(|text| (path, text)));
     }
 
-    // A row for each paragraph. An application would keep these.
+    // One row for each paragraph. An application would store these.
     let texts: Vec<&str> = paragraphs.iter().map(|(_, text)| text.as_str()).collect();
     let vectors = encoder.embed(&texts)?;
     let asked = encoder.embed(&[question])?;
 
-    // Cosines: products divided by both lengths, which are 1 only where the encoder says so.
+    // Cosines: products divided by both lengths, which are 1 only if the encoder normalizes.
     let length = |vector: ArrayView1<'_, f32>| vector.dot(&vector).sqrt().max(f32::MIN_POSITIVE);
     let asked = asked.row(0);
     let likeness: Vec<f32> =

@@ -27,9 +27,9 @@ pub enum Error {
     WrongKind {
         /// The tensor.
         name: String,
-        /// What it is.
+        /// The kind that it is.
         found: String,
-        /// What was asked for.
+        /// The kind asked for.
         expected: &'static str,
     },
     /// The caller's lengths do not agree.
@@ -88,9 +88,9 @@ pub enum Error {
     Option {
         /// The option.
         name: &'static str,
-        /// What it is.
+        /// The value given.
         found: String,
-        /// What it may be.
+        /// The permitted values.
         expected: &'static str,
     },
 }

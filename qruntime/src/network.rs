@@ -31,7 +31,7 @@ pub enum Network {
     Encoder(Encoder),
 }
 
-/// What `config.json` says that a folder holds.
+/// The kind of network in a folder, according to `config.json`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NetworkKind {

@@ -220,7 +220,7 @@ fn rewrite(folder: &Path, change: impl Fn(&mut Vec<(String, Dtype, Vec<usize>, V
     fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
-/// Of two tied tensors a file may have either one, both, or two different ones.
+/// A file may have either of two tied tensors, both, or two different ones.
 #[test]
 fn tied_tensors_are_what_the_file_has() {
     const EMBEDDING: &str = "model.embed_tokens.weight";

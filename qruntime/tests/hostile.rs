@@ -289,7 +289,7 @@ fn opening_holds_no_more_than_a_few_times_the_header() {
 
 #[test]
 fn the_dearest_recipe_holds_a_bounded_amount_of_memory() {
-    // Short lists have room for four values of 72 bytes each.
+    // Short lists have capacity for four values of 72 bytes each.
     let recipe = format!("[{}0]", "[0],".repeat((1 << 18) - 1));
     let file = altered("\"version\":1,", &format!("\"version\":1,\"recipe\":{recipe},"));
     let (model, asked) = allocations::measure(|| Model::from_bytes(&file).unwrap());

@@ -270,7 +270,7 @@ fn a_generation_says_why_it_ended() {
     assert_eq!(generate.finish_reason(), Some(FinishReason::Failed));
 }
 
-/// Folders of `../shared/cases`, or `None`, said aloud, where they are absent.
+/// Opens a folder of `../shared/cases`. If it is absent, says so and returns `None`.
 fn case(name: &str) -> Option<CausalLm> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/cases").join(name);
     if !folder.exists() {

@@ -38,7 +38,7 @@ pub(crate) struct Piece<'a> {
     pub(crate) rows: usize,
     /// The position of the first row.
     pub(crate) start: usize,
-    /// How long the sequence may become.
+    /// The maximum length of the sequence.
     pub(crate) context: usize,
     /// The cache, which holds all positions before the first row.
     pub(crate) cache: &'a mut Cache,
@@ -48,7 +48,7 @@ pub(crate) struct Piece<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub(crate) position: usize,
-    /// How long the sequence may become.
+    /// The maximum length of the sequence.
     pub(crate) context: usize,
 }
 

@@ -17,7 +17,7 @@ use crate::names::{EXPERT, Names, Part, filled};
 #[derive(Clone)]
 pub(crate) struct Weights {
     model: Model,
-    /// Where the model is, for messages.
+    /// The path of the model, for messages.
     path: PathBuf,
     isa: Isa,
     names: &'static Names,

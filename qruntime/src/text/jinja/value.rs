@@ -337,7 +337,7 @@ impl Heap {
         Ok(Value::Dict(Rc::new(Dict { entries, depth })))
     }
 
-    /// A method with its receiver.
+    /// Makes a method with its receiver.
     pub(super) fn method(&mut self, receiver: &Value, name: &Arc<str>) -> Result<Value, Fault> {
         self.take(64)?;
         Self::level(Some(receiver.depth()))?;

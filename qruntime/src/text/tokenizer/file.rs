@@ -28,8 +28,8 @@ const MAX_PIECE: usize = 4096;
 /// recursively, and at every byte of a text, all pieces that begin there are copied. SentencePiece
 /// makes pieces of at most 16 characters.
 const MAX_UNIGRAM_PIECE: usize = 256;
-/// Most nodes of the tree of a Unigram model, some 340 bytes each. The 250,002 pieces of XLM-R
-/// have 782,760, and 901,629 pieces made of them (XLM-V has so many) 3.4 million.
+/// Most nodes of the tree of a Unigram model, some 340 bytes each. The 250,002 pieces of XLM-R have
+/// 782,760, and 901,629 pieces made of them (as many as XLM-V has) 3.4 million.
 const MAX_UNIGRAM_NODES: usize = 4 << 20;
 /// Most characters of a word of a WordPiece model. The cost of a word grows with their cube; 100
 /// are usual.
