@@ -1,6 +1,8 @@
 //! The files of a model in Hugging Face's layout: which files hold its tensors, and whether index
-//! and shards agree. This is for programs that read checkpoints piece by piece;
-//! [`Model`](crate::Model) uses it, too.
+//! and shards agree.
+//!
+//! This is for programs that read checkpoints piece by piece; [`Model`](crate::Model) uses it,
+//! too.
 
 mod foreign;
 mod instead;

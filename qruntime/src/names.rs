@@ -1,7 +1,8 @@
 //! Names of the tensors of networks: in Hugging Face's checkpoints, one column for each naming
-//! scheme, and in GGUF, which has one name for each part. Layers find their tensors by this table,
-//! and converters look up what a tensor does. A family whose tensors have other names has its own
-//! column.
+//! scheme, and in GGUF, which has one name for each part.
+//!
+//! Layers find their tensors by this table, and converters look up what a tensor does. A family
+//! whose tensors have other names has its own column.
 
 /// What a tensor does in its network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

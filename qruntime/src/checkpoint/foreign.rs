@@ -1,7 +1,8 @@
 //! Recognizes checkpoints whose weights are codes of another method. If codes are taken for
-//! numbers, or scales are quantized again, the model runs but answers nonsense. Three things
-//! reveal a method: `config.json`, a file beside it, and the names and types of the tensors. The
-//! last of these works for a single file, too.
+//! numbers, or scales are quantized again, the model runs but answers nonsense.
+//!
+//! Three things reveal a method: `config.json`, a file beside it, and the names and types of the
+//! tensors. The last of these works for a single file, too.
 
 use std::path::Path;
 

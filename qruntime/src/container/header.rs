@@ -1,7 +1,9 @@
 //! Reads the header of a safetensors file into a table of contents, and checks every entry against
-//! the file. The crate `safetensors` is not used for this: it first builds a tree of the whole
-//! text, which takes up to fifty times its size, adds up the ends of tensors unchecked, and needs
-//! the whole file in memory.
+//! the file.
+//!
+//! The crate `safetensors` is not used for this: it first builds a tree of the whole text, which
+//! takes up to fifty times its size, adds up the ends of tensors unchecked, and needs the whole
+//! file in memory.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;

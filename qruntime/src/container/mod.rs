@@ -1,4 +1,5 @@
 //! The file format: safetensors, with packed tensors as bytes and a description of what they mean.
+//!
 //! `docs/file-format.md` is normative. `header` reads safetensors' own header, `parse` reads this
 //! library's description on top of it, and `write` writes both.
 

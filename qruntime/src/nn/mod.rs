@@ -1,8 +1,9 @@
 //! Layers of networks, independent of any model: a [`spec`] describes them, and
-//! [`Weights`](weights::Weights) provides their tensors. Slices hold rows of activations one after
-//! the other. Every row of every result is computed from its own inputs, in an order that depends
-//! on its position alone, never on the rows beside it, the number of threads or the instruction
-//! set.
+//! [`Weights`](weights::Weights) provides their tensors.
+//!
+//! Slices hold rows of activations one after the other. Every row of every result is computed from
+//! its own inputs, in an order that depends on its position alone, never on the rows beside it, the
+//! number of threads or the instruction set.
 
 pub(crate) mod attention;
 pub(crate) mod batch;

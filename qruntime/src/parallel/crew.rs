@@ -13,11 +13,14 @@
 //! close: under the lock, withdraw `work`,     leave: under the lock, withdraw `work`, running -= 1
 //!        wait until running = 0
 //! ```
+//!
 //! The caller waits only for helpers that have entered, and runs no other job meanwhile, so it may
 //! hold any lock. If all threads of the pool are busy, the caller does the work alone. Rayon's own
 //! ways of waiting (`join`, `scope`) do run other jobs of the pool, which may want the lock that
-//! the caller holds. Helpers that were invited and have not come yet are not invited again, so a
-//! thread that is blocked for long costs one small job, however many regions there are.
+//! the caller holds.
+//!
+//! Helpers that were invited and have not come yet are not invited again, so a thread that is
+//! blocked for long costs one small job, however many regions there are.
 //!
 //! A helper may leave while a caller opens a region and counts on that helper. So each side first
 //! publishes its own step and then reads the other's: the caller opens the region and then counts

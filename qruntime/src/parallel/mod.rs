@@ -1,10 +1,11 @@
 //! Splits products and other work on rows over the threads of rayon's current pool. No other module
-//! uses threads. A *region* is one call of [`multiply`]: a shared queue of products. Threads take
-//! pieces of consecutive panels from its front, large ones first and smaller ones towards the end.
-//! The caller starts at once and never waits for a thread that has not come: a late thread finds
-//! the queue empty. So a region costs little, and a delayed thread delays only one piece. [`crew`]
-//! provides the threads and waits for them. `docs/kernels.md` has the figures and what did not
-//! help.
+//! uses threads.
+//!
+//! A *region* is one call of [`multiply`]: a shared queue of products. Threads take pieces of
+//! consecutive panels from its front, large ones first and smaller ones towards the end. The caller
+//! starts at once and never waits for a thread that has not come: a late thread finds the queue
+//! empty. So a region costs little, and a delayed thread delays only one piece. [`crew`] provides
+//! the threads and waits for them. `docs/kernels.md` has the figures and what did not help.
 
 mod crew;
 

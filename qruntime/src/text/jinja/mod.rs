@@ -1,11 +1,13 @@
 //! An interpreter of the Jinja in chat templates, with the semantics of Jinja2 and Python as
 //! transformers uses them: `ImmutableSandboxedEnvironment` with `trim_blocks`, `lstrip_blocks`,
 //! loop controls, its own `tojson`, `raise_exception`, `strftime_now`, and `{% generation %}`,
-//! which changes nothing. Templates are untrusted, so everything has a bound, stated below: the
-//! length of a template, the nesting of its text and its values, the steps and the memory of a
-//! rendering. Parsing and rendering run on a separate thread, whose stack suffices for the deepest
-//! nesting that the bounds allow. Where there are no threads (wasm32), they run on the caller's
-//! small stack, and fewer levels are allowed.
+//! which changes nothing.
+//!
+//! Templates are untrusted, so everything has a bound, stated below: the length of a template, the
+//! nesting of its text and its values, the steps and the memory of a rendering. Parsing and
+//! rendering run on a separate thread, whose stack suffices for the deepest nesting that the bounds
+//! allow. Where there are no threads (wasm32), they run on the caller's small stack, and fewer
+//! levels are allowed.
 
 mod ast;
 mod attributes;

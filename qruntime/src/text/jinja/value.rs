@@ -1,7 +1,8 @@
-//! Values of a template, as in Python, and the accounting of a rendering. Values form no cycles:
-//! lists and mappings never change, and everything that changes (namespaces, the values that
-//! `loop.changed` saw) is in separate tables. A value's depth is known when it is made, so
-//! dropping, printing and comparing it recurse to a bounded depth.
+//! Values of a template, as in Python, and the accounting of a rendering.
+//!
+//! Values form no cycles: lists and mappings never change, and everything that changes
+//! (namespaces, the values that `loop.changed` saw) is in separate tables. A value's depth is known
+//! when it is made, so dropping, printing and comparing it recurse to a bounded depth.
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -1,4 +1,5 @@
 //! Tokenizers of folders without `tokenizer.json`: older files, converted as transformers does.
+//!
 //! `vocab.json` and `merges.txt` are byte-level BPE, `vocab.txt` is BERT's WordPiece. The other
 //! steps are code in a transformers class, which the folder names.
 

@@ -1,8 +1,10 @@
-//! Restricts the regular expressions of a tokenizer. The crate `regex` runs most of them, in time
-//! linear in the text for every match. Expressions with look-around (nearly every tokenizer has
-//! `\s+(?!\S)`) need the backtracking of `fancy-regex`. Of these, only expressions with a single
-//! way to backtrack are accepted: the cost of a match is then at most the length of the text.
-//! [`super::search`] counts the cost of all matches.
+//! Restricts the regular expressions of a tokenizer.
+//!
+//! The crate `regex` runs most of them, in time linear in the text for every match. Expressions
+//! with look-around (nearly every tokenizer has `\s+(?!\S)`) need the backtracking of
+//! `fancy-regex`. Of these, only expressions with a single way to backtrack are accepted: the cost
+//! of a match is then at most the length of the text. [`super::search`] counts the cost of all
+//! matches.
 
 use fancy_regex::{Assertion, Expr};
 use serde_json::Value;

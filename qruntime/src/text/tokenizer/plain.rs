@@ -1,7 +1,8 @@
-//! Untrusted text, in which nothing becomes a special token. Anything in such a text that looks
-//! like an added token is masked: a character that occurs nowhere else replaces it while the
-//! pipeline searches for added tokens, and the original returns before the text is split. So the
-//! tokens on both sides are the same as with any other text.
+//! Untrusted text, in which nothing becomes a special token.
+//!
+//! Anything in such a text that looks like an added token is masked: a character that occurs
+//! nowhere else replaces it while the pipeline searches for added tokens, and the original returns
+//! before the text is split. So the tokens on both sides are the same as with any other text.
 
 use std::collections::BTreeSet;
 

@@ -1,8 +1,9 @@
-//! Searches texts with a regular expression, and counts the bytes that it reads. A match of one
-//! byte may need to read everything that follows: `.*[^A-Z]|[A-Z]` reads capitals to the end of the
-//! text for each of them. In short texts, this is accepted. In longer ones, the search proceeds
-//! position by position; at each, an automaton that follows all ways to match at once determines
-//! how far any of them can read:
+//! Searches texts with a regular expression, and counts the bytes that it reads.
+//!
+//! A match of one byte may need to read everything that follows: `.*[^A-Z]|[A-Z]` reads capitals
+//! to the end of the text for each of them. In short texts, this is accepted. In longer ones, the
+//! search proceeds position by position; at each, an automaton that follows all ways to match at
+//! once determines how far any of them can read:
 //!
 //! ```text
 //! at = 0

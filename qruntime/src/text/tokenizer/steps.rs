@@ -1,6 +1,8 @@
 //! Normalizers, pre-tokenizers, decoders and post-processors: the crate's, in the order of the
-//! file, with limits that the crate does not have. The crate guesses the types of these parts from
-//! their fields. Here the field `type` decides, so that what was checked is what is built.
+//! file, with limits that the crate does not have.
+//!
+//! The crate guesses the types of these parts from their fields. Here the field `type` decides, so
+//! that what was checked is what is built.
 
 use std::sync::Arc;
 
