@@ -62,7 +62,7 @@ struct Inner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LmConfig {
-    /// The family, which is `model_type`: `llama`, `qwen3_moe`, … …
+    /// The family, which is `model_type`: `llama`, `qwen3_moe`, …
     pub family: String,
     /// The size of the vocabulary: tokens are below this.
     pub vocab_size: usize,
