@@ -248,13 +248,17 @@ impl<F: BlockFormat, const GIVEN: bool> Kernel for EncodeAs<'_, F, GIVEN> {
     }
 }
 
-/// Scales importance to 0..=1: the largest factor becomes 1, and factors that are all equal become
-/// exactly 1.
+/// The least importance of a column, as a part of the largest in its block. A search is free to
+/// erase columns of no importance, and sums of much smaller factors would underflow.
+const LEAST_IMPORTANCE: f32 = 1e-6;
+
+/// Scales importance to [`LEAST_IMPORTANCE`]`..=1`: the largest factor becomes 1, and factors that
+/// are all equal become exactly 1.
 #[inline(always)]
 fn relative(importance: &[f32], relative: &mut [f32]) {
     let largest = importance.iter().fold(0.0f32, |largest, &factor| largest.max(factor));
     for (relative, factor) in relative.iter_mut().zip(importance) {
-        *relative = if largest > 0.0 { factor / largest } else { 1.0 };
+        *relative = if largest > 0.0 { (factor / largest).max(LEAST_IMPORTANCE) } else { 1.0 };
     }
 }
 
@@ -376,28 +380,36 @@ mod tests {
         fn check<S: Simd, const GIVEN: bool>(&self, simd: S, importance: &[f32]) {
             let Self(rounding, _, columns, _) = *self;
             let fit = F::fit(simd, rounding, Importance::<GIVEN>::new(importance), columns);
-            let mut codes = vec![[0.0; PANEL_ROWS]; F::LEN];
-            let mut expected = codes.clone();
-            // From the last column to the first: no code may depend on another one.
-            for i in (0..F::LEN).rev() {
-                let (code, decoded) = F::code(simd, &fit, i, simd.load_f32(&columns[i]));
-                simd.store(code, &mut codes[i]);
-                simd.store(decoded, &mut expected[i]);
-            }
-            let mut panel = vec![0xaa; F::PANEL_BYTES];
-            assert_eq!(F::store(simd, &fit, &codes, &mut panel), 0);
-            for row in 0..PANEL_ROWS {
-                let mut block = Vec::new();
-                let mut field = 0;
-                for &width in F::FIELDS {
-                    block.extend_from_slice(&panel[field + row * width..][..width]);
-                    field += PANEL_ROWS * width;
+            // Error feedback takes columns away from what was fitted.
+            for beyond in [1.0, -2.0, 2.0] {
+                let mut codes = vec![[0.0; PANEL_ROWS]; F::LEN];
+                let mut expected = codes.clone();
+                // From the last column to the first: no code may depend on another one.
+                for i in (0..F::LEN).rev() {
+                    let x = simd.mul(simd.load_f32(&columns[i]), simd.splat(beyond));
+                    let (code, decoded) = F::code(simd, &fit, i, x);
+                    simd.store(code, &mut codes[i]);
+                    simd.store(decoded, &mut expected[i]);
                 }
-                let mut decoded = vec![f32::NAN; F::LEN];
-                F::decode(&block, &mut decoded);
-                for (i, decoded) in decoded.into_iter().enumerate() {
-                    assert!(decoded == expected[i][row], "row {row}, column {i}: {decoded}, not {}", expected[i][row]);
-                    assert!(codes[i][row].fract() == 0.0);
+                let mut panel = vec![0xaa; F::PANEL_BYTES];
+                assert_eq!(F::store(simd, &fit, &codes, &mut panel), 0);
+                for row in 0..PANEL_ROWS {
+                    let mut block = Vec::new();
+                    let mut field = 0;
+                    for &width in F::FIELDS {
+                        block.extend_from_slice(&panel[field + row * width..][..width]);
+                        field += PANEL_ROWS * width;
+                    }
+                    let mut decoded = vec![f32::NAN; F::LEN];
+                    F::decode(&block, &mut decoded);
+                    for (i, decoded) in decoded.into_iter().enumerate() {
+                        assert!(
+                            decoded == expected[i][row],
+                            "row {row}, column {i}: {decoded}, not {}",
+                            expected[i][row]
+                        );
+                        assert!(codes[i][row].fract() == 0.0);
+                    }
                 }
             }
         }
@@ -435,7 +447,7 @@ mod tests {
             state ^= state << 17;
             (state >> 40) as f32 / (1 << 23) as f32 - 1.0
         };
-        let importance: Vec<f32> = (0..LONGEST_BLOCK).map(|_| unit().powi(4)).collect();
+        let importance: Vec<f32> = (0..LONGEST_BLOCK).map(|_| unit().powi(4).max(LEAST_IMPORTANCE)).collect();
         for magnitude in [1.0, 1e-6, 300.0] {
             let columns: Vec<Lanes> = (0..LONGEST_BLOCK)
                 .map(|_| {

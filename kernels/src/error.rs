@@ -40,7 +40,7 @@ pub enum EncodeError {
     Shape(ShapeError),
     /// A weight is NaN or infinite.
     NotFinite {
-        /// Row within the panel.
+        /// Row of the weights that were given.
         row: usize,
         /// Column.
         col: usize,
@@ -56,7 +56,7 @@ pub enum EncodeError {
     },
     /// A block's scale does not fit the format's binary16.
     ScaleOverflow {
-        /// Row within the panel.
+        /// Row of the weights that were given.
         row: usize,
         /// First column of the block.
         col: usize,

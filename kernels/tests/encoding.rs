@@ -273,7 +273,8 @@ fn importance(random: &mut Random, cols: usize) -> Vec<f32> {
     (0..cols).map(|_| factor()).collect()
 }
 
-/// [`squared_errors`] with each column's importance.
+/// [`squared_errors`] with each column's importance, of which a block has at least a millionth of
+/// its largest everywhere.
 fn weighted_errors(format: Format, bytes: &[u8], importance: &[f32], weights: &[f32]) -> Vec<f64> {
     let cols = importance.len();
     let matrix = MatrixRef::new(format, 16, cols, bytes).unwrap();
@@ -286,8 +287,9 @@ fn weighted_errors(format: Format, bytes: &[u8], importance: &[f32], weights: &[
             .zip(weights.chunks(format.block_len()))
             .zip(decoded.chunks(format.block_len()))
         {
-            let terms =
-                i.iter().zip(w).zip(d).map(|((&i, &w), &d)| f64::from(i) * (f64::from(w) - f64::from(d)).powi(2));
+            let largest = i.iter().fold(0.0f32, |largest, &factor| largest.max(factor));
+            let factor = |i: f32| f64::from(if largest > 0.0 { (i / largest).max(1e-6) } else { 1.0 });
+            let terms = i.iter().zip(w).zip(d).map(|((&i, &w), &d)| factor(i) * (f64::from(w) - f64::from(d)).powi(2));
             errors.push(terms.sum());
         }
     }
@@ -351,6 +353,31 @@ fn importance_lessens_the_weighted_error_of_every_block_and_gives_the_same_bytes
                 Format::Mxfp4 => assert!(sums[0] <= sums[1], "{format}"),
                 _ => assert!(sums[0] < 0.9 * sums[1], "{format}: {sums:?}"),
             }
+        }
+    }
+}
+
+#[test]
+fn columns_of_no_importance_are_not_erased() {
+    let cols = 512;
+    let weights = Random(23).weights(16 * cols);
+    for nothing in [0..32, 64..256, 100..101] {
+        let mut importance = vec![1.0; cols];
+        importance[nothing.clone()].fill(0.0);
+        for &format in Format::ALL {
+            let bytes = encode_by(Isa::best(), format, Rounding::Search, &importance, &weights);
+            let matrix = MatrixRef::new(format, 16, cols, &bytes).unwrap();
+            let (mut error, mut signal) = (0.0, 0.0);
+            for (row, weights) in weights.chunks_exact(cols).enumerate() {
+                let mut decoded = vec![f32::NAN; cols];
+                matrix.decode_row(row, &mut decoded).unwrap();
+                for i in nothing.clone() {
+                    error += (weights[i] - decoded[i]).powi(2);
+                    signal += weights[i].powi(2);
+                }
+            }
+            // Any format keeps more than half of a weight's magnitude.
+            assert!(error < 0.25 * signal, "{format} {nothing:?}: {error} of {signal}");
         }
     }
 }

@@ -13,8 +13,10 @@ use crate::isa::Simd;
 pub(crate) struct Importance<'a, const GIVEN: bool>(&'a [f32]);
 
 impl<'a, const GIVEN: bool> Importance<'a, GIVEN> {
-    /// Takes the factors of a block's columns, finite and not negative.
+    /// Takes the factors of a block's columns, relative to the largest: above 0, at most 1, and not
+    /// so small that sums of products with them underflow (`encode.rs` sees to that).
     pub(crate) fn new(factors: &'a [f32]) -> Self {
+        debug_assert!(factors.iter().all(|factor| (1e-6..=1.0).contains(factor)), "importance that is not relative");
         Self(factors)
     }
 

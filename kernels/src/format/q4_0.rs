@@ -103,7 +103,7 @@ impl Grid for Codes {
 #[inline(always)]
 fn reference_code<S: Simd>(simd: S, x: S::F32, inverse: S::F32) -> S::F32 {
     let shifted = simd.mul_add(x, inverse, simd.splat(8.5));
-    simd.sub(simd.min(simd.trunc(shifted), simd.splat(15.0)), simd.splat(8.0))
+    simd.sub(clamp(simd, simd.trunc(shifted), 0.0, 15.0), simd.splat(8.0))
 }
 
 /// Sums up the squared error of nearest rounding.

@@ -6,7 +6,7 @@
 use half::f16;
 
 use super::line::{ColumnSums, Line, Lines, PLACES_4};
-use super::search::finite_or_zero;
+use super::search::{clamp, finite_or_zero};
 use super::{
     Affine, BlockFormat, Importance, Lanes, Rounding, f16_at, inverse, split_nibbles, store_nibbles, store_scale,
     stored_scale,
@@ -99,7 +99,7 @@ fn nearest<S: Simd>(simd: S, columns: &[Lanes; 32]) -> Fit<S> {
 #[inline(always)]
 fn reference_code<S: Simd>(simd: S, x: S::F32, fit: &Fit<S>) -> S::F32 {
     let above = simd.mul(simd.sub(x, fit.from), fit.inverse);
-    simd.min(simd.trunc(simd.add(above, simd.splat(0.5))), simd.splat(LINES.largest))
+    clamp(simd, simd.trunc(simd.add(above, simd.splat(0.5))), 0.0, LINES.largest)
 }
 
 /// Number of times that line and codes are fitted to each other.

@@ -2,6 +2,7 @@
 
 use half::f16;
 
+use super::search::clamp;
 use super::{
     BlockFormat, Importance, Lanes, Rounding, Signed, f16_at, field_at, inverse, scales_and_codes_mut, store_bytes,
     store_scale, stored_scale,
@@ -51,7 +52,7 @@ impl BlockFormat for Q8_0 {
 
     #[inline(always)]
     fn code<S: Simd>(simd: S, fit: &Self::Fit<S>, _: usize, x: S::F32) -> (S::F32, S::F32) {
-        let code = simd.round(simd.mul(x, fit.inverse));
+        let code = simd.round(clamp(simd, simd.mul(x, fit.inverse), -127.0, 127.0));
         (code, simd.mul(fit.scale, code))
     }
 

@@ -199,7 +199,7 @@ pub(crate) struct Fit<S: Simd, const N: usize> {
     pub(super) d: S::F32,
     /// Integers.
     pub(super) scales: [S::F32; N],
-    /// Returns `1 / step` and `step` of a sub-block.
+    /// What a code of 1 decodes to in each sub-block.
     steps: [S::F32; N],
     /// `1 / step`.
     inverses: [S::F32; N],

@@ -174,8 +174,9 @@ avx! {
     fn multiply_bytes(sums: [__m256i; 2], w: [__m256i; 2], x: [__m256i; 2]) -> [__m256i; 2] {
         let mut products = [w[0]; 2];
         for (products, (w, x)) in products.iter_mut().zip(w.into_iter().zip(x)) {
-            // The intrinsic would be taken out of a loop over the same bytes. SAFETY: this function
-            // enables `avx2`; the instruction reads and writes the named registers only.
+            // The intrinsic would be taken out of a loop over the same bytes.
+            // SAFETY: this function enables `avx2`; the instruction reads and writes the named
+            // registers only.
             unsafe {
                 core::arch::asm!("vpmaddubsw {p}, {w}, {x}", p = lateout(ymm_reg) *products, w = in(ymm_reg) w, x = in(ymm_reg) x,
                     options(nomem, nostack, preserves_flags));

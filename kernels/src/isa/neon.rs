@@ -139,9 +139,10 @@ macro_rules! neon {
                 let mut lanes = [vdupq_n_f32(0.0); 4];
                 for i in 0..4 {
                     let half = vcreate_u16(u64::from_le_bytes(parts[i]));
-                    // `vcvt_f32_f16` is not stable yet. SAFETY: `fcvtl` is part of every AArch64
-                    // with NEON; it reads and writes the named registers, and sets exception bits
-                    // of the floating-point status, which no option here denies.
+                    // `vcvt_f32_f16` is not stable yet.
+                    // SAFETY: `fcvtl` is part of every AArch64 with NEON; it reads and writes the
+                    // named registers, and sets exception bits of the floating-point status, which
+                    // no option here denies.
                     unsafe {
                         core::arch::asm!("fcvtl {wide:v}.4s, {half:v}.4h", wide = lateout(vreg) lanes[i], half = in(vreg) half,
                             options(pure, nomem, nostack));
@@ -162,9 +163,10 @@ macro_rules! neon {
             fn store_f16(v: [float32x4_t; 4], dst: &mut [u8; 32]) {
                 for (part, v) in dst.as_chunks_mut::<8>().0.iter_mut().zip(v) {
                     let half: uint16x4_t;
-                    // `vcvt_f16_f32` is not stable yet. SAFETY: `fcvtn` is part of every AArch64
-                    // with NEON; it reads and writes the named registers, and sets exception bits
-                    // of the floating-point status, which no option here denies.
+                    // `vcvt_f16_f32` is not stable yet.
+                    // SAFETY: `fcvtn` is part of every AArch64 with NEON; it reads and writes the
+                    // named registers, and sets exception bits of the floating-point status, which
+                    // no option here denies.
                     unsafe {
                         core::arch::asm!("fcvtn {half:v}.4h, {wide:v}.4s", half = lateout(vreg) half, wide = in(vreg) v,
                             options(pure, nomem, nostack));
@@ -280,8 +282,9 @@ macro_rules! neon {
             }
 
             fn prefetch(address: *const u8) {
-                // `_prefetch` is not stable yet. SAFETY: a prefetch of any address is allowed, and
-                // does nothing that a program could see.
+                // `_prefetch` is not stable yet.
+                // SAFETY: a prefetch of any address is allowed, and does nothing that a program
+                // could see.
                 unsafe {
                     core::arch::asm!("prfm pldl1keep, [{address}]", address = in(reg) address,
                         options(readonly, nostack, preserves_flags));
@@ -419,9 +422,9 @@ neon! {
     fn multiply_bytes(sums: [int32x4_t; 4], w: [int8x16_t; 4], x: [int8x16_t; 4]) -> [int32x4_t; 4] {
         let mut sums = sums;
         for i in 0..4 {
-            // The intrinsics' products would be taken out of a loop over the same bytes. SAFETY:
-            // this function enables `neon`; the instructions read and write the named registers
-            // only.
+            // The intrinsics' products would be taken out of a loop over the same bytes.
+            // SAFETY: this function enables `neon`; the instructions read and write the named
+            // registers only.
             unsafe {
                 core::arch::asm!(
                     "smlal {sum:v}.8h, {w:v}.8b, {x:v}.8b",

@@ -11,8 +11,9 @@ use crate::block::{Group, RowBlock};
 #[target_feature(enable = "neon", enable = "dotprod")]
 pub(super) fn sdot<const FOUR: usize>(sums: &mut [int32x4_t; 4], w: &[int8x16_t; 4], x: int8x16_t) {
     let [a, b, c, d] = sums;
-    // `vdotq_laneq_s32` is not stable yet. SAFETY: this function enables `dotprod`; the
-    // instructions read and write the named registers only.
+    // `vdotq_laneq_s32` is not stable yet.
+    // SAFETY: this function enables `dotprod`; the instructions read and write the named registers
+    // only.
     unsafe {
         core::arch::asm!(
             "sdot {a:v}.4s, {wa:v}.16b, {x:v}.4b[{four}]",

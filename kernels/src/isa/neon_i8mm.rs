@@ -18,8 +18,9 @@ type Pairs = [[int8x16_t; 8]; 4];
 #[inline]
 #[target_feature(enable = "neon", enable = "i8mm")]
 fn smmla(mut sum: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-    // `vmmlaq_s32` is not stable yet. SAFETY: this function enables `i8mm`; the instruction reads
-    // and writes the named registers only.
+    // `vmmlaq_s32` is not stable yet.
+    // SAFETY: this function enables `i8mm`; the instruction reads and writes the named registers
+    // only.
     unsafe {
         core::arch::asm!("smmla {sum:v}.4s, {w:v}.16b, {x:v}.16b", sum = inout(vreg) sum, w = in(vreg) w, x = in(vreg) x,
             options(pure, nomem, nostack, preserves_flags));
