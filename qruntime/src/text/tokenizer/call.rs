@@ -1,7 +1,9 @@
 //! The limits of one call of the pipeline, and what the call gets besides its text.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
+use regex_automata::hybrid::dfa::Cache;
 use tokenizers::NormalizedString;
 
 /// Most bytes that a normalizer may make of one byte.
@@ -49,6 +51,8 @@ struct Call {
     read: usize,
     unread: usize,
     masks: Vec<Mask>,
+    /// The states of automata that searches have met, by the id of the search.
+    caches: BTreeMap<u64, Cache>,
 }
 
 impl Call {
@@ -120,6 +124,15 @@ pub(super) fn may_read(bytes: usize) -> Result<(), String> {
             }
         }
     })
+}
+
+/// Lends the cache that the call keeps for a search, or a new one at first.
+pub(super) fn with_cache<T>(search: u64, new: impl FnOnce() -> Cache, lend: impl FnOnce(&mut Cache) -> T) -> T {
+    let kept = CALL.with_borrow_mut(|call| call.caches.remove(&search));
+    let mut cache = kept.unwrap_or_else(new);
+    let result = lend(&mut cache);
+    CALL.with_borrow_mut(|call| call.caches.insert(search, cache));
+    result
 }
 
 /// Replaces masks by their text.

@@ -12,6 +12,9 @@
 //!                 at = the end of the match of PATTERN, or the next character
 //! ```
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use fancy_regex::{Assertion, Expr, LookAround, Regex};
 use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::nfa::thompson;
@@ -19,7 +22,7 @@ use regex_automata::{Anchored, Input, MatchKind};
 use tokenizers::Offsets;
 use tokenizers::tokenizer::pattern::Pattern;
 
-use super::call::{may_read, may_search, refuse};
+use super::call::{may_read, may_search, refuse, with_cache};
 use super::pattern::is_regular;
 use super::steps::Fault;
 
@@ -36,14 +39,30 @@ pub(super) struct Search {
     regex: Regex,
     /// Whether the crate `regex` runs the expression.
     regular: bool,
+    /// Distinguishes searches in the caches of a call.
+    id: u64,
+    counter: OnceLock<Result<Counter, Fault>>,
 }
+
+/// The expressions that count, compiled when a text first needs them.
+#[derive(Debug)]
+struct Counter {
+    automaton: DFA,
+    /// Matches the pattern, or else any character; `None` for a regular pattern, whose own search
+    /// finds the next match without backtracking.
+    or_any: Option<Regex>,
+}
+
+/// The next [`Search::id`].
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Search {
     pub(super) fn new(place: &str, pattern: &str) -> Result<Self, Fault> {
         let place = format!("{place}.pattern {pattern:?}");
         let regex = Regex::new(pattern).map_err(|error| format!("{place}: {error}"))?;
         let tree = Expr::parse_tree(pattern).map_err(|error| format!("{place}: {error}"))?;
-        Ok(Self { place, pattern: pattern.to_owned(), regex, regular: is_regular(&tree.expr) })
+        let (regular, id) = (is_regular(&tree.expr), NEXT.fetch_add(1, Ordering::Relaxed));
+        Ok(Self { place, pattern: pattern.to_owned(), regex, regular, id, counter: OnceLock::new() })
     }
 
     /// Returns all matches without counting, for short texts.
@@ -54,19 +73,18 @@ impl Search {
 
     /// Returns all matches, and counts what is read to find them.
     fn counted(&self, text: &str) -> Result<Vec<(usize, usize)>, Fault> {
-        let (automaton, mut cache) = self.automaton()?;
-        let or_any = match self.regular {
-            true => None,
-            false => {
-                let regex = Regex::new(&format!("(?:{})|((?s:.))", self.pattern));
-                Some(regex.map_err(|error| self.fault(error))?)
-            }
-        };
+        let counter = self.counter.get_or_init(|| self.counter()).as_ref().map_err(Clone::clone)?;
+        let new = || counter.automaton.create_cache();
+        with_cache(self.id, new, |cache| self.counted_with(counter, cache, text))
+    }
+
+    fn counted_with(&self, counter: &Counter, cache: &mut Cache, text: &str) -> Result<Vec<(usize, usize)>, Fault> {
+        let Counter { automaton, or_any } = counter;
         let mut found = Vec::new();
         let (mut at, mut last) = (0, None);
         while at <= text.len() {
-            self.read(&automaton, &mut cache, text, at)?;
-            let (start, end) = match &or_any {
+            self.read(automaton, cache, text, at)?;
+            let (start, end) = match or_any {
                 None => match self.regex.find_from_pos(text, at) {
                     Ok(Some(whole)) => (whole.start(), whole.end()),
                     _ => break,
@@ -115,20 +133,27 @@ impl Search {
         may_read(count).map_err(|what| self.fault(what))
     }
 
+    /// Compiles the expressions that count.
+    fn counter(&self) -> Result<Counter, Fault> {
+        #[cfg(test)]
+        tests::COMPILED.with_borrow_mut(|compiled| compiled.push(self.id));
+        let or_any = || Regex::new(&format!("(?:{})|((?s:.))", self.pattern)).map_err(|error| self.fault(error));
+        let automaton = self.automaton()?;
+        Ok(Counter { automaton, or_any: (!self.regular).then(or_any).transpose()? })
+    }
+
     /// Builds an automaton that continues as long as there is a way to match. Look-around never
     /// stops it.
-    fn automaton(&self) -> Result<(DFA, Cache), Fault> {
+    fn automaton(&self) -> Result<DFA, Fault> {
         let tree = Expr::parse_tree(&self.pattern).map_err(|error| self.fault(error))?;
         let mut loose = String::new();
         loosened(&tree.expr, &mut loose);
         let kind = if self.regular { MatchKind::LeftmostFirst } else { MatchKind::All };
-        let automaton = DFA::builder()
+        DFA::builder()
             .configure(DFA::config().match_kind(kind).cache_capacity(STATES).skip_cache_capacity_check(true))
             .thompson(thompson::Config::new().nfa_size_limit(Some(MAX_AUTOMATON)))
             .build(&loose)
-            .map_err(|error| self.fault(error))?;
-        let cache = automaton.create_cache();
-        Ok((automaton, cache))
+            .map_err(|error| self.fault(error))
     }
 
     fn fault(&self, what: impl std::fmt::Display) -> Fault {
@@ -204,8 +229,37 @@ impl Pattern for &Search {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
+    use tokenizers::tokenizer::pattern::Pattern;
+
     use super::Search;
     use crate::text::tokenizer::call::run;
+
+    thread_local! {
+        /// The searches of this thread that have compiled what counts, by their ids.
+        pub(super) static COMPILED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// A text of many pieces, each too long to be searched uncounted once the call has searched some.
+    #[test]
+    fn what_counts_is_compiled_once() {
+        let searches =
+            [r"\p{L}+|\s+(?!\S)|\s+", r"[^\s\p{L}]+|\d{1,3}"].map(|pattern| Search::new("p", pattern).unwrap());
+        assert_eq!(searches.each_ref().map(|search| search.regular), [false, true]);
+        let piece = "abc 12 ".repeat(43);
+        let (pieces, expected) = ((1 << 20) / piece.len(), searches.each_ref().map(|search| search.all(&piece).len()));
+        for _ in 0..2 {
+            let (matches, refusal) = run(1 << 20, Vec::new(), || {
+                let found =
+                    |search: &Search| search.find_matches(&piece).unwrap().into_iter().filter(|part| part.1).count();
+                searches.each_ref().map(|search| (0..pieces).map(|_| found(search)).sum::<usize>())
+            });
+            assert_eq!((matches, refusal), (expected.map(|found| found * pieces), None));
+        }
+        let compiled = COMPILED.with_borrow(Clone::clone);
+        assert_eq!(compiled, searches.map(|search| search.id));
+    }
 
     /// Counting does not change matches, with patterns of known tokenizers and others, in texts
     /// that contain everything that these mention.
