@@ -76,44 +76,6 @@ pub enum Part {
     MlpSumNorm,
 }
 
-/// GGUF's names. The prefix of a layer is `blk.N.`, and every name ends in `.weight` or `.bias`.
-const GGUF: &[(Part, &str)] = &[
-    (Part::TokenEmbedding, "token_embd"),
-    (Part::PositionEmbedding, "position_embd"),
-    (Part::TokenTypes, "token_types"),
-    (Part::EmbeddingNorm, "token_embd_norm"),
-    (Part::FinalNorm, "output_norm"),
-    (Part::Head, "output"),
-    (Part::Pooler, "cls"),
-    (Part::AttentionNorm, "blk.{layer}.attn_norm"),
-    (Part::Query, "blk.{layer}.attn_q"),
-    (Part::Key, "blk.{layer}.attn_k"),
-    (Part::Value, "blk.{layer}.attn_v"),
-    (Part::QueryKeyValue, "blk.{layer}.attn_qkv"),
-    (Part::QueryNorm, "blk.{layer}.attn_q_norm"),
-    (Part::KeyNorm, "blk.{layer}.attn_k_norm"),
-    (Part::AttentionOutput, "blk.{layer}.attn_output"),
-    (Part::PostAttentionNorm, "blk.{layer}.post_attention_norm"),
-    (Part::AttentionSumNorm, "blk.{layer}.attn_output_norm"),
-    (Part::MlpNorm, "blk.{layer}.ffn_norm"),
-    (Part::Gate, "blk.{layer}.ffn_gate"),
-    (Part::Up, "blk.{layer}.ffn_up"),
-    // The fused matrix has the name of up.
-    (Part::GateUp, "blk.{layer}.ffn_up"),
-    (Part::Down, "blk.{layer}.ffn_down"),
-    (Part::Router, "blk.{layer}.ffn_gate_inp"),
-    (Part::ExpertGate, "blk.{layer}.ffn_gate_exps"),
-    (Part::ExpertUp, "blk.{layer}.ffn_up_exps"),
-    (Part::ExpertGateUp, "blk.{layer}.ffn_gate_up_exps"),
-    (Part::ExpertDown, "blk.{layer}.ffn_down_exps"),
-    (Part::SharedRouter, "blk.{layer}.ffn_gate_inp_shexp"),
-    (Part::SharedGate, "blk.{layer}.ffn_gate_shexp"),
-    (Part::SharedUp, "blk.{layer}.ffn_up_shexp"),
-    (Part::SharedDown, "blk.{layer}.ffn_down_shexp"),
-    (Part::PostMlpNorm, "blk.{layer}.post_ffw_norm"),
-    (Part::MlpSumNorm, "blk.{layer}.layer_output_norm"),
-];
-
 /// Names of Llama's tensors, which most decoders have.
 const OF_LLAMA: Table = &[
     (Part::TokenEmbedding, "embed_tokens"),
@@ -229,10 +191,11 @@ pub struct Names {
 /// let names = qruntime::names_of("llama").expect("a family that is known");
 /// let tensor = names.parse("model.layers.3.self_attn.q_proj.weight").expect("a name of Llama's");
 /// assert_eq!((tensor.part, tensor.layer), (Part::Query, Some(3)));
-/// assert_eq!(tensor.gguf(), "blk.3.attn_q.weight");
+/// assert_eq!(tensor.gguf().as_deref(), Some("blk.3.attn_q.weight"));
 /// assert_eq!(names.parse_gguf("blk.3.attn_q.weight"), Some(tensor));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct TensorName {
     /// What the tensor does.
     pub part: Part,
@@ -252,8 +215,7 @@ impl Names {
             Some((stem, suffix @ ("weight" | "bias" | "gamma" | "beta"))) => (stem, suffix),
             _ => (name, ""),
         };
-        let rows = self.tables.iter().copied().flatten();
-        let fits = |&(part, pattern): &(Part, &str)| {
+        let fits = |(part, pattern): (Part, &str)| {
             let prefixes = if part == Part::Head { self.heads } else { self.bodies };
             let (layer, expert) = prefixes.iter().find_map(|prefix| numbers(pattern, stem.strip_prefix(prefix)?))?;
             // Matrices of experts in one tensor are parameters of a module rather than of a layer.
@@ -265,7 +227,7 @@ impl Names {
                 bias: matches!(suffix, "bias" | "beta"),
             })
         };
-        rows.clone().find_map(fits)
+        self.rows().find_map(fits)
     }
 
     /// Returns what a tensor of this name in a GGUF file does in a network of this family; `None`
@@ -280,11 +242,11 @@ impl Names {
             "bias" => true,
             _ => return None,
         };
-        let fits = |&(part, _): &(Part, &str)| {
-            let (layer, expert) = numbers(gguf(part), stem)?;
+        let fits = |(part, _)| {
+            let (layer, expert) = numbers(gguf(part)?, stem)?;
             Some(TensorName { part, layer, expert, bias })
         };
-        self.tables.iter().copied().flatten().find_map(fits)
+        self.rows().find_map(fits)
     }
 
     /// Returns all names that such a tensor may have in a checkpoint, the usual one first. A tensor
@@ -309,7 +271,7 @@ impl Names {
 
     /// Returns the patterns of a part's names, the usual one first.
     pub(crate) fn patterns(&self, part: Part) -> impl Iterator<Item = &'static str> {
-        self.tables.iter().copied().flatten().filter(move |(other, _)| *other == part).map(|(_, pattern)| *pattern)
+        self.rows().filter(move |&(other, _)| other == part).map(|(_, pattern)| pattern)
     }
 
     /// Returns the possible prefixes of names.
@@ -324,23 +286,74 @@ impl Names {
 
     /// Returns which of two parts the family usually has.
     pub(crate) fn usual(&self, a: Part, b: Part) -> Part {
-        let mut rows = self.tables.iter().copied().flatten().map(|(part, _)| *part);
-        rows.find(|part| [a, b].contains(part)).unwrap_or(a)
+        self.rows().map(|(part, _)| part).find(|part| [a, b].contains(part)).unwrap_or(a)
+    }
+
+    /// Returns all parts with their patterns, without the patterns that an earlier table gives to
+    /// another part.
+    fn rows(&self) -> impl Iterator<Item = (Part, &'static str)> {
+        self.tables.iter().enumerate().flat_map(move |(i, &table)| {
+            let earlier = move || self.tables[..i].iter().copied().flatten();
+            let is_taken = move |&&(part, pattern): &&(Part, &str)| {
+                earlier().any(|&(other, known)| known == pattern && other != part)
+            };
+            table.iter().filter(move |row| !is_taken(row)).copied()
+        })
     }
 }
 
 impl TensorName {
     /// Returns the name in GGUF, as llama.cpp writes it. Single experts are parts of one tensor.
+    ///
+    /// It is `None` for the [pooler](Part::Pooler), which llama.cpp does not write, and if a part of
+    /// a layer has no layer number.
     #[must_use]
-    pub fn gguf(&self) -> String {
+    pub fn gguf(&self) -> Option<String> {
         let suffix = if self.bias { "bias" } else { "weight" };
-        format!("{}.{suffix}", filled(gguf(self.part), self.layer.unwrap_or(0), 0))
+        let pattern = gguf(self.part).filter(|pattern| self.layer.is_some() || !pattern.contains(LAYER))?;
+        Some(format!("{}.{suffix}", filled(pattern, self.layer.unwrap_or(0), 0)))
     }
 }
 
-/// Returns GGUF's name of a part.
-fn gguf(part: Part) -> &'static str {
-    GGUF.iter().find(|(other, _)| *other == part).map(|(_, name)| *name).expect("every part has a name")
+/// Returns GGUF's name of a part without `.weight` and `.bias`; `None` if llama.cpp does not write
+/// the part. The prefix of a layer is `blk.N.`.
+fn gguf(part: Part) -> Option<&'static str> {
+    Some(match part {
+        Part::TokenEmbedding => "token_embd",
+        Part::PositionEmbedding => "position_embd",
+        Part::TokenTypes => "token_types",
+        Part::EmbeddingNorm => "token_embd_norm",
+        Part::FinalNorm => "output_norm",
+        Part::Head => "output",
+        // The converter leaves it out; `cls` is the matrix of a classifier.
+        Part::Pooler => return None,
+        Part::AttentionNorm => "blk.{layer}.attn_norm",
+        Part::Query => "blk.{layer}.attn_q",
+        Part::Key => "blk.{layer}.attn_k",
+        Part::Value => "blk.{layer}.attn_v",
+        Part::QueryKeyValue => "blk.{layer}.attn_qkv",
+        Part::QueryNorm => "blk.{layer}.attn_q_norm",
+        Part::KeyNorm => "blk.{layer}.attn_k_norm",
+        Part::AttentionOutput => "blk.{layer}.attn_output",
+        Part::PostAttentionNorm => "blk.{layer}.post_attention_norm",
+        Part::AttentionSumNorm => "blk.{layer}.attn_output_norm",
+        Part::MlpNorm => "blk.{layer}.ffn_norm",
+        Part::Gate => "blk.{layer}.ffn_gate",
+        // The fused matrix has the name of up.
+        Part::Up | Part::GateUp => "blk.{layer}.ffn_up",
+        Part::Down => "blk.{layer}.ffn_down",
+        Part::Router => "blk.{layer}.ffn_gate_inp",
+        Part::ExpertGate => "blk.{layer}.ffn_gate_exps",
+        Part::ExpertUp => "blk.{layer}.ffn_up_exps",
+        Part::ExpertGateUp => "blk.{layer}.ffn_gate_up_exps",
+        Part::ExpertDown => "blk.{layer}.ffn_down_exps",
+        Part::SharedRouter => "blk.{layer}.ffn_gate_inp_shexp",
+        Part::SharedGate => "blk.{layer}.ffn_gate_shexp",
+        Part::SharedUp => "blk.{layer}.ffn_up_shexp",
+        Part::SharedDown => "blk.{layer}.ffn_down_shexp",
+        Part::PostMlpNorm => "blk.{layer}.post_ffw_norm",
+        Part::MlpSumNorm => "blk.{layer}.layer_output_norm",
+    })
 }
 
 /// The placeholder of a layer's number in a pattern.

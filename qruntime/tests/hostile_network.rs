@@ -9,7 +9,8 @@ use std::fs;
 use std::path::Path;
 
 use qruntime::container::Storage;
-use qruntime::{CausalLm, Dtype, Encoder, Error, FileErrorKind};
+use qruntime::names::Part;
+use qruntime::{CausalLm, Dtype, Encoder, Error, FileErrorKind, Model, Network, names_of};
 use serde_json::{Value, json};
 use support::models::{copy, families};
 use support::written;
@@ -199,6 +200,78 @@ fn tensors_are_those_of_the_config() {
         json!({"qkv_bias": false}),
         "tensor \"model.layers.0.self_attn.q_proj.bias\": found, expected none",
     );
+}
+
+/// The tensors of a model, to be written to a file.
+type Tensors = Vec<(String, Storage, Vec<usize>, Vec<u8>)>;
+
+fn tensors_of(folder: &Path) -> Tensors {
+    let model = Model::read(folder).unwrap();
+    let tensor = |entry: qruntime::container::Entry| {
+        let bytes = model.plain(entry.name()).unwrap().as_bytes().to_vec();
+        (entry.name().to_owned(), entry.storage().clone(), entry.shape().to_vec(), bytes)
+    };
+    model.tensors().cloned().map(tensor).collect()
+}
+
+/// The tied matrices of a file that has both: either stands in for the other.
+const TIED: [(&str, &str); 2] = [("llama-own-head", "lm_head.weight"), ("llama-own-head", "model.embed_tokens.weight")];
+
+/// No other tensor stands in for one that is missing, but for tied ones.
+#[test]
+fn every_tensor_is_needed() {
+    for (name, source) in families() {
+        let family = Network::open(&source).unwrap();
+        let names = match &family {
+            Network::CausalLm(lm) => names_of(&lm.config().family),
+            Network::Encoder(encoder) => names_of(&encoder.config().family),
+        };
+        let names = names.unwrap();
+        let tensors = tensors_of(&source);
+        let folder = changed(&name, "config.json", &json!({}));
+        let file = folder.path().join("model.safetensors");
+        for (missing, ..) in &tensors {
+            let left: Tensors = tensors.iter().filter(|(tensor, ..)| tensor != missing).cloned().collect();
+            fs::remove_file(&file).unwrap();
+            fs::write(&file, written(&left, Value::Null)).unwrap();
+            let opened = Network::open(folder.path());
+            // Vectors are pooled without a pooler.
+            let is_unused = names.parse(missing).unwrap().part == Part::Pooler;
+            if is_unused || TIED.contains(&(&name, missing)) {
+                assert!(opened.is_ok(), "{name} without {missing}: {opened:?}");
+                continue;
+            }
+            let Err(Error::File(error)) = opened else { panic!("{name} without {missing}: {opened:?}") };
+            assert_eq!(error.kind(), FileErrorKind::Network, "{name} without {missing}: {error}");
+            let named = error.tensor_name().and_then(|tensor| names.parse(tensor));
+            assert!(named.is_some(), "{name} without {missing}: {error}");
+            assert!(error.to_string().contains("missing"), "{name} without {missing}: {error}");
+        }
+    }
+}
+
+/// Of two copies of a mixture's part, only one would be used.
+#[test]
+fn second_copies_of_parts_of_mixtures_are_refused() {
+    for (name, part, copy) in [
+        ("mixtral", "layers.1.block_sparse_moe.gate.weight", "layers.1.mlp.gate.weight"),
+        ("mixtral", "layers.0.block_sparse_moe.experts.1.w2.weight", "layers.0.mlp.experts.1.down_proj.weight"),
+        ("mixtral", "layers.0.block_sparse_moe.experts.0.w1.weight", "layers.0.mlp.experts.gate_up_proj"),
+        ("mixtral-fused", "layers.0.mlp.experts.gate_up_proj", "layers.0.mlp.experts.3.up_proj.weight"),
+        ("mixtral-fused", "layers.0.mlp.experts.down_proj", "layers.0.mlp.experts.down_proj.weight"),
+        ("granitemoe", "layers.1.block_sparse_moe.router.layer.weight", "layers.1.block_sparse_moe.router.weight"),
+    ] {
+        let (_, source) = families().find(|(family, _)| family == name).unwrap();
+        let mut tensors = tensors_of(&source);
+        let [part, copy] = [part, copy].map(|name| format!("model.{name}"));
+        let mut second = tensors.iter().find(|(tensor, ..)| *tensor == part).unwrap().clone();
+        second.0 = copy.clone();
+        tensors.push(second);
+        let folder = changed(name, "config.json", &json!({}));
+        fs::write(folder.path().join("model.safetensors"), written(&tensors, Value::Null)).unwrap();
+        let error = CausalLm::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(&copy) && error.contains("found beside"), "{name}: {error}");
+    }
 }
 
 #[test]

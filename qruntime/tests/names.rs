@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use qruntime::names::{Part, TensorName};
+use qruntime::names::Part;
 use qruntime::{Model, Network, NetworkKind, names_of};
 use support::models::families;
 
@@ -23,11 +23,18 @@ fn every_name_of_every_family_has_one_in_gguf_and_the_way_back() {
         for entry in Model::read(&path).unwrap().tensors() {
             let tensor = names.parse(entry.name()).unwrap_or_else(|| panic!("{folder}: {}", entry.name()));
             assert!(names.candidates(tensor).any(|name| name == entry.name()), "{folder}: {}", entry.name());
-            let gguf = tensor.gguf();
-            let whole = TensorName { expert: None, ..tensor };
+            for name in names.candidates(tensor) {
+                assert_eq!(names.parse(&name), Some(tensor), "{folder}: {} as {name}", entry.name());
+            }
+            parts.insert(tensor.part);
+            let Some(gguf) = tensor.gguf() else {
+                assert_eq!(tensor.part, Part::Pooler, "{folder}: {}", entry.name());
+                continue;
+            };
+            let mut whole = tensor;
+            whole.expert = None;
             assert_eq!(names.parse_gguf(&gguf), Some(whole), "{folder}: {} is {gguf}", entry.name());
             assert!(found.insert(gguf) || tensor.expert.is_some_and(|expert| expert > 0), "{folder}: {}", entry.name());
-            parts.insert(tensor.part);
         }
     }
     // All parts except two.
@@ -56,10 +63,18 @@ fn names_are_those_of_llama_cpp() {
         ("bert", "encoder.layer.3.output.LayerNorm.bias", "blk.3.layer_output_norm.bias"),
     ] {
         let tensor = names_of(family).unwrap().parse(name).unwrap();
-        assert_eq!(tensor.gguf(), gguf, "{family}: {name}");
+        assert_eq!(tensor.gguf().as_deref(), Some(gguf), "{family}: {name}");
     }
     let single = names_of("mixtral").unwrap().parse("model.layers.2.block_sparse_moe.experts.5.w3.weight").unwrap();
     assert_eq!((single.part, single.layer, single.expert), (Part::ExpertUp, Some(2), Some(5)));
+}
+
+#[test]
+fn names_without_a_layer_or_a_place_in_gguf_have_none() {
+    let mut query = names_of("llama").unwrap().parse("model.layers.7.self_attn.q_proj.weight").unwrap();
+    query.layer = None;
+    assert_eq!(query.gguf(), None);
+    assert_eq!(names_of("bert").unwrap().parse("pooler.dense.weight").unwrap().gguf(), None);
 }
 
 #[test]

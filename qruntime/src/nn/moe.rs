@@ -54,6 +54,10 @@ impl Mixture {
     /// Makes the mixture from the tensors in `weights`.
     pub(crate) fn new(weights: &Weights, hidden: usize, spec: MixtureSpec) -> Result<Self, Error> {
         let MixtureSpec { experts, width, .. } = spec;
+        let gates = [Part::ExpertGateUp, Part::ExpertGate];
+        for parts in [&[Part::Router][..], &gates, &[Part::ExpertGateUp, Part::ExpertUp], &[Part::ExpertDown]] {
+            weights.refuse_copies(parts, experts)?;
+        }
         let fused = match (weights.has(Part::ExpertGateUp), weights.has_single(Part::ExpertGate)) {
             (true, _) => true,
             (false, true) => false,

@@ -101,6 +101,28 @@ impl Weights {
         self.model.tensor(&format!("{}.weight", self.name(part, self.pattern(part, true), 0))).is_some()
     }
 
+    /// Refuses a layer that has several of these parts, or one of them under several names: only one
+    /// would be used. A part may be one tensor for all of `experts`, or one for each.
+    pub(crate) fn refuse_copies(&self, parts: &[Part], experts: usize) -> Result<(), Error> {
+        let mut found = Vec::new();
+        for &part in parts {
+            for pattern in self.names.patterns(part) {
+                let count = if pattern.contains(EXPERT) { experts } else { 1 };
+                found.extend(["", ".weight"].into_iter().filter_map(|suffix| {
+                    let mut names = (0..count).map(|expert| format!("{}{suffix}", self.name(part, pattern, expert)));
+                    names.find(|name| self.model.tensor(name).is_some())
+                }));
+            }
+        }
+        match found.as_slice() {
+            [first, second, ..] => {
+                let message = format!("found beside \"{}\", expected one of them", first.escape_debug());
+                Err(self.refuse(second, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Returns whether a matrix is the same as another, byte for byte.
     pub(crate) fn is_same(&self, part: Part, other: &Self, other_part: Part) -> bool {
         self.model.is_same(&format!("{}.weight", self.stem(part)), &format!("{}.weight", other.stem(other_part)))
