@@ -98,8 +98,8 @@ impl Encoder {
     /// Opens a folder as [`open`](Self::open) does, but maps the weights.
     ///
     /// # Safety
-    /// That of [`Model::map`]: nobody changes or truncates the files while the encoder or a clone
-    /// of it lives.
+    /// That of [`Model::map`]: while the encoder, a clone of it, its [`Model`] or a layer made from that
+    /// lives, nobody changes or truncates the files.
     ///
     /// # Errors
     /// See [`open`](Self::open).
@@ -247,12 +247,10 @@ impl Encoder {
     /// Runs one layer in place on the hidden states of whole sequences, one row per token.
     ///
     /// # Errors
-    /// If a sequence exceeds the context, or its rows do not have [`hidden`](EncoderConfig::hidden)
+    /// If there is no such layer ([`Error::NoSuchLayer`]); if a sequence exceeds the context, or its
+    /// rows do not have [`hidden`](EncoderConfig::hidden)
     /// elements; if a key or value is too large ([`Error::CacheRange`]) or not finite
     /// ([`Error::NotFinite`]). Some sequences may already have gone through the layer then.
-    ///
-    /// # Panics
-    /// If there is no such layer.
     pub fn forward_layer(
         &self,
         layer: usize,
@@ -260,22 +258,31 @@ impl Encoder {
         mut tap: Option<&mut dyn Tap>,
     ) -> Result<(), Error> {
         let EncoderConfig { layers, hidden, context, .. } = *self.config();
-        assert!(layer < layers, "layer {layer} of {layers}");
+        if layer >= layers {
+            return Err(Error::NoSuchLayer { layer, layers });
+        }
         for rows in &*states {
             ShapeError::check("columns of hidden states", rows.ncols(), hidden)?;
             if rows.nrows() > context {
                 return Err(Error::Context { length: rows.nrows(), context, longest: context });
             }
         }
-        let mut sequence = |rows: &mut Array2<f32>, state: &mut EncoderState| {
-            if !rows.is_standard_layout() {
-                *rows = rows.as_standard_layout().into_owned();
-            }
-            let rows = rows.as_slice_mut().expect("in standard layout");
-            self.0.network.forward_layer(layer, rows, state, lend(&mut tap))
-        };
+        for rows in states.iter_mut().filter(|rows| !rows.is_standard_layout()) {
+            *rows = rows.as_standard_layout().into_owned();
+        }
+        let states = states.iter_mut().map(|rows| rows.as_slice_mut().expect("in standard layout"));
+        let mut states: Vec<&mut [f32]> = states.filter(|rows| !rows.is_empty()).collect();
         parallel::keep_awake(|| {
-            self.0.states.lend(|state| states.iter_mut().try_for_each(|rows| sequence(rows, state)))
+            self.0.states.lend(|state| {
+                let mut left = states.as_mut_slice();
+                while !left.is_empty() {
+                    let count = self.together(left.iter().map(|rows| rows.len() / hidden));
+                    let (some, others) = left.split_at_mut(count);
+                    left = others;
+                    self.0.network.forward_layer(layer, some, state, lend(&mut tap))?;
+                }
+                Ok(())
+            })
         })
     }
 
@@ -298,6 +305,19 @@ impl Encoder {
         Ok(vector)
     }
 
+    /// Returns how many of the first sequences of these lengths go through the network together.
+    fn together(&self, lengths: impl Iterator<Item = usize>) -> usize {
+        // Fewer where rows are wide, or where many short texts begin tiny heads.
+        let most_rows = BLOCK.min(MAX_PASS_ELEMENTS / self.0.spec.row_elements());
+        let most = (MAX_PASS_ELEMENTS / self.0.spec.attention.panel_bytes()).max(1);
+        let mut rows = 0;
+        let fits = lengths.take(most).take_while(|length| {
+            rows += length;
+            rows <= most_rows
+        });
+        fits.count().max(1)
+    }
+
     fn compute(
         &self,
         mut sequences: &[&[u32]],
@@ -307,16 +327,8 @@ impl Encoder {
     ) -> Result<(), Error> {
         let network = &self.0.network;
         let EncoderConfig { hidden, dimensions, .. } = *self.config();
-        // Fewer where rows are wide, or where many short texts begin tiny heads.
-        let most_rows = BLOCK.min(MAX_PASS_ELEMENTS / self.0.spec.row_elements());
-        let most = (MAX_PASS_ELEMENTS / self.0.spec.attention.panel_bytes()).max(1);
         while !sequences.is_empty() {
-            let mut rows = 0;
-            let fits = sequences.iter().take(most).take_while(|tokens| {
-                rows += tokens.len();
-                rows <= most_rows
-            });
-            let (some, others) = sequences.split_at(fits.count().max(1));
+            let (some, others) = sequences.split_at(self.together(sequences.iter().map(|tokens| tokens.len())));
             network.forward(some, state)?;
             let mut x = state.x.as_slice();
             let (vectors, rest) = to.split_at_mut(some.len() * dimensions);

@@ -43,6 +43,13 @@ pub enum Error {
         /// The size of the vocabulary.
         vocabulary: usize,
     },
+    /// A network was asked for a layer that it does not have.
+    NoSuchLayer {
+        /// The layer asked for, from 0.
+        layer: usize,
+        /// The number of layers.
+        layers: usize,
+    },
     /// A sequence would exceed its context.
     Context {
         /// The length it would have, in tokens.
@@ -115,6 +122,7 @@ impl Error {
             Self::Shape(_) => "shape",
             Self::Isa(_) => "instruction_set",
             Self::Token { .. } => "token",
+            Self::NoSuchLayer { .. } => "no_such_layer",
             Self::Context { .. } => "context",
             Self::NoTokens => "no_tokens",
             Self::NoSuchPrompt { .. } => "no_such_prompt",
@@ -145,6 +153,7 @@ impl fmt::Display for Error {
             Self::Shape(error) => error.fmt(f),
             Self::Isa(error) => error.fmt(f),
             Self::Token { token, vocabulary } => write!(f, "token {token}, expected one below {vocabulary}"),
+            Self::NoSuchLayer { layer, layers } => write!(f, "layer {layer}, expected one below {layers}"),
             Self::Context { length, context, longest } => {
                 write!(f, "sequence of {length} tokens, expected at most {context}, its context")?;
                 if longest > context {
@@ -260,17 +269,14 @@ pub enum FileErrorKind {
 impl FileErrorKind {
     /// All kinds.
     #[cfg(test)]
-    const ALL: [Self; 9] = [
-        Self::NotSafetensors,
-        Self::Metadata,
-        Self::Version,
-        Self::Tensor,
-        Self::Shards,
-        Self::Json,
-        Self::TooLong,
-        Self::Network,
-        Self::Foreign,
-    ];
+    const ALL: [Self; 9] = {
+        use FileErrorKind::*;
+        let all = [NotSafetensors, Metadata, Version, Tensor, Shards, Json, TooLong, Network, Foreign];
+        // Whoever adds a kind adds it to both lists.
+        match all[0] {
+            NotSafetensors | Metadata | Version | Tensor | Shards | Json | TooLong | Network | Foreign => all,
+        }
+    };
 
     /// Returns the code of the kind; see [`Error::code`].
     #[must_use]
@@ -369,6 +375,13 @@ mod tests {
 
     /// Returns one failure of each kind.
     fn all() -> Vec<Error> {
+        use Error::*;
+        // Whoever adds a failure adds it to the list below.
+        let _ = |error: &Error| match error {
+            Io { .. } | File(_) | NoSuchTensor { .. } | WrongKind { .. } | Shape(_) | Isa(_) | Token { .. } => {}
+            NoSuchLayer { .. } | Context { .. } | NoTokens | NoSuchPrompt { .. } | OtherModel | NoFolder { .. } => {}
+            Cancelled | NotFinite { .. } | CacheRange { .. } | Error::Option { .. } => {}
+        };
         let name = String::new;
         let mut errors = vec![
             Error::Io { path: PathBuf::new(), source: std::io::ErrorKind::NotFound.into() },
@@ -377,6 +390,7 @@ mod tests {
             ShapeError::check("", 0, 1).unwrap_err().into(),
             "none".parse::<kernels::Isa>().unwrap_err().into(),
             Error::Token { token: 0, vocabulary: 0 },
+            Error::NoSuchLayer { layer: 0, layers: 0 },
             Error::Context { length: 0, context: 0, longest: 0 },
             Error::NoTokens,
             Error::NoSuchPrompt { name: name(), known: vec![] },
@@ -403,7 +417,7 @@ mod tests {
     #[test]
     fn codes_stay_what_they_are() {
         let codes: Vec<&str> = all().iter().map(Error::code).collect();
-        let expected = "io no_such_tensor wrong_kind_of_tensor shape instruction_set token context no_tokens \
+        let expected = "io no_such_tensor wrong_kind_of_tensor shape instruction_set token no_such_layer context no_tokens \
                         no_such_prompt other_model no_folder cancelled not_finite cache_range option \
                         file_not_safetensors file_metadata file_version file_tensor file_shards file_json file_too_long \
                         file_network file_foreign";

@@ -127,8 +127,8 @@ impl CausalLm {
     /// Opens a folder as [`open`](Self::open) does, but maps the weights.
     ///
     /// # Safety
-    /// That of [`Model::map`]: nobody changes or truncates the files while the model or a clone of
-    /// it lives.
+    /// That of [`Model::map`]: while the model, a clone of it, a session, its [`Model`] or a layer made
+    /// from that lives, nobody changes or truncates the files.
     ///
     /// # Errors
     /// See [`open`](Self::open).
@@ -239,18 +239,22 @@ impl CausalLm {
     ///
     /// With [`forward_layer`](Self::forward_layer) and [`forward_head`](Self::forward_head) this
     /// runs a network one layer at a time over sequences whose hidden states the caller keeps, with
-    /// the same bits as a whole run. Each layer is then read once for all sequences, and a [`Tap`]
-    /// sees the inputs of its matrices:
+    /// the same bits as a whole run. Several sequences go through a layer together, up to
+    /// [`SessionOptions::block`] tokens, so that its weights are read once for all of these, and a
+    /// [`Tap`] sees the inputs of its matrices:
     ///
     /// ```no_run
+    /// use std::ops::ControlFlow;
+    ///
     /// use ndarray::ArrayView2;
     /// use qruntime::{CausalLm, SessionOptions, Tap, WeightName};
     ///
     /// struct Rows(usize);
     ///
     /// impl Tap for Rows {
-    ///     fn input(&mut self, weights: &[WeightName<'_>], x: ArrayView2<'_, f32>) {
+    ///     fn input(&mut self, weights: &[WeightName<'_>], x: ArrayView2<'_, f32>) -> ControlFlow<()> {
     ///         self.0 += x.nrows() * weights.len();
+    ///         ControlFlow::Continue(())
     ///     }
     /// }
     ///
@@ -282,12 +286,10 @@ impl CausalLm {
     /// values are stored as `options` say, during the call only.
     ///
     /// # Errors
-    /// If a sequence exceeds the context, or its rows do not have [`hidden`](LmConfig::hidden)
+    /// If there is no such layer ([`Error::NoSuchLayer`]); if a sequence exceeds the context, or its
+    /// rows do not have [`hidden`](LmConfig::hidden)
     /// elements; if a key or value is too large ([`Error::CacheRange`]) or not finite
     /// ([`Error::NotFinite`]). Some sequences may already have gone through the layer then.
-    ///
-    /// # Panics
-    /// If there is no such layer.
     pub fn forward_layer(
         &self,
         layer: usize,
@@ -296,7 +298,9 @@ impl CausalLm {
         mut tap: Option<&mut dyn Tap>,
     ) -> Result<(), Error> {
         let LmConfig { layers, hidden, .. } = *self.config();
-        assert!(layer < layers, "layer {layer} of {layers}");
+        if layer >= layers {
+            return Err(Error::NoSuchLayer { layer, layers });
+        }
         let Limits { context, longest, block, .. } = self.limits(options);
         for rows in &*states {
             ShapeError::check("columns of hidden states", rows.ncols(), hidden)?;
@@ -304,24 +308,45 @@ impl CausalLm {
                 return Err(Error::Context { length: rows.nrows(), context, longest });
             }
         }
-        let most = self.most_rows(block) * hidden;
-        let mut sequence = |rows: &mut Array2<f32>, state: &mut State| {
-            if !rows.is_standard_layout() {
-                *rows = rows.as_standard_layout().into_owned();
-            }
-            let mut cache = self.0.decoder.layer_cache(layer, options.kv);
-            let mut start = 0;
-            for rows in rows.as_slice_mut().expect("in standard layout").chunks_mut(most) {
-                let count = rows.len() / hidden;
-                let piece = Piece { tokens: &[], rows: count, start, context, cache: &mut cache };
-                self.0.decoder.forward_layer(layer, &mut [piece], rows, &mut state.decoder, lend(&mut tap))?;
-                start += count;
+        for rows in states.iter_mut().filter(|rows| !rows.is_standard_layout()) {
+            *rows = rows.as_standard_layout().into_owned();
+        }
+        let states = states.iter_mut().map(|rows| rows.as_slice_mut().expect("in standard layout"));
+        let mut states: Vec<&mut [f32]> = states.filter(|rows| !rows.is_empty()).collect();
+        let (decoder, most) = (&self.0.decoder, self.most_rows(block) * hidden);
+        let mut all = |state: &mut State| {
+            let mut left = states.as_mut_slice();
+            while !left.is_empty() {
+                // Whole sequences up to the most rows, or one longer one.
+                let mut elements = 0;
+                let fits = left.iter().take_while(|rows| {
+                    elements += rows.len();
+                    elements <= most
+                });
+                let (some, others) = left.split_at_mut(fits.count().max(1));
+                left = others;
+                let mut caches: Vec<Cache> = some.iter().map(|_| decoder.layer_cache(layer, options.kv)).collect();
+                if let ([rows], [cache]) = (&mut *some, caches.as_mut_slice()) {
+                    for (i, rows) in rows.chunks_mut(most).enumerate() {
+                        let (start, count) = (i * most / hidden, rows.len() / hidden);
+                        let piece = Piece { tokens: &[], rows: count, start, context, cache };
+                        decoder.forward_layer(layer, &mut [piece], &mut [rows], &mut state.decoder, lend(&mut tap))?;
+                    }
+                } else {
+                    let piece = |(rows, cache): (&&mut [f32], _)| Piece {
+                        tokens: &[],
+                        rows: rows.len() / hidden,
+                        start: 0,
+                        context,
+                        cache,
+                    };
+                    let mut pieces: Vec<_> = some.iter().zip(&mut caches).map(piece).collect();
+                    decoder.forward_layer(layer, &mut pieces, some, &mut state.decoder, lend(&mut tap))?;
+                }
             }
             Ok(())
         };
-        parallel::keep_awake(|| {
-            self.0.states.lend(|state| states.iter_mut().try_for_each(|rows| sequence(rows, state)))
-        })
+        parallel::keep_awake(|| self.0.states.lend(&mut all))
     }
 
     /// Computes one row of logits for each row of hidden states that have left the last layer.

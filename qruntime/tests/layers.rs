@@ -6,6 +6,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use kernels::{Activation, Format, Isa, KvFormat, activate_gated, rms_norm};
@@ -22,11 +23,12 @@ struct Seen {
 }
 
 impl Tap for Seen {
-    fn input(&mut self, weights: &[WeightName<'_>], x: ArrayView2<'_, f32>) {
+    fn input(&mut self, weights: &[WeightName<'_>], x: ArrayView2<'_, f32>) -> ControlFlow<()> {
         for name in weights {
             self.rows.entry((name.tensor.into(), name.matrix)).or_default().push(x.to_owned());
         }
         self.calls.push(weights.iter().map(|name| name.tensor.to_owned()).collect());
+        ControlFlow::Continue(())
     }
 }
 
@@ -195,6 +197,57 @@ fn experts_see_the_rows_that_are_routed_to_them() {
     }
 }
 
+/// Sequences share passes through a layer, up to the tokens of a block.
+#[test]
+fn short_sequences_go_through_a_layer_together() {
+    let path = families().find(|(name, _)| name == "llama").unwrap().1;
+    let lm = CausalLm::open(path).unwrap();
+    let sequences = sequences(lm.config().vocab_size);
+    let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
+    assert_eq!(lengths, [31, 1, 12, 40, 39, 38, 37, 36]);
+    // With blocks of 50: 31 + 1 + 12, then each alone. With blocks of 30: 1 + 12, and the others in
+    // two pieces each.
+    for (block, passes) in [(512, 1), (50, 1 + 5), (30, 2 + 1 + 5 * 2)] {
+        let mut states: Vec<_> = sequences.iter().map(|tokens| lm.embed_tokens(tokens).unwrap()).collect();
+        let mut seen = Seen::default();
+        lm.forward_layer(0, &mut states, &SessionOptions::default().block(block), Some(&mut seen)).unwrap();
+        assert_eq!(seen.calls.len(), 4 * passes, "{block}");
+    }
+}
+
+/// A tap that counts the calls it lets pass.
+struct Stop(usize);
+
+impl Tap for Stop {
+    fn input(&mut self, _: &[WeightName<'_>], _: ArrayView2<'_, f32>) -> ControlFlow<()> {
+        match self.0.checked_sub(1) {
+            Some(left) => self.0 = left,
+            None => return ControlFlow::Break(()),
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+#[test]
+fn a_tap_stops_a_computation() {
+    for (name, path) in families().filter(|(name, _)| ["llama", "mixtral"].contains(&name.as_str())) {
+        let lm = CausalLm::open(path).unwrap();
+        let mut states = [lm.embed_tokens(&[1, 2, 3]).unwrap()];
+        for calls in 0..4 {
+            let result = lm.forward_layer(0, &mut states, &SessionOptions::default(), Some(&mut Stop(calls)));
+            assert!(matches!(result, Err(Error::Cancelled)), "{name}, {calls}: {result:?}");
+        }
+        assert!(matches!(lm.forward_head(states[0].view(), Some(&mut Stop(0))), Err(Error::Cancelled)));
+    }
+    let path = families().find(|(name, _)| name == "bert-mean").unwrap().1;
+    let encoder = Encoder::open(path).unwrap();
+    let mut states = [encoder.embed_tokens(&[1, 2, 3]).unwrap()];
+    assert!(matches!(encoder.forward_layer(0, &mut states, Some(&mut Stop(1))), Err(Error::Cancelled)));
+    let layers = encoder.config().layers;
+    let error = encoder.forward_layer(layers, &mut states, None).unwrap_err();
+    assert!(matches!(error, Error::NoSuchLayer { layer, layers: found } if (layer, found) == (layers, layers)));
+}
+
 #[test]
 fn states_that_do_not_fit_are_refused() {
     let path = families().find(|(name, _)| name == "llama").unwrap().1;
@@ -206,6 +259,12 @@ fn states_that_do_not_fit_are_refused() {
     assert!(matches!(lm.forward_head(narrow[0].view(), None), Err(Error::Shape(_))));
     let mut long = [Array2::zeros((lm.config().context + 1, hidden))];
     assert!(matches!(lm.forward_layer(0, &mut long, &options, None), Err(Error::Context { .. })));
+    let layers = lm.config().layers;
+    let error = lm.forward_layer(layers, &mut [], &options, None).unwrap_err();
+    assert_eq!(
+        (error.code(), error.to_string()),
+        ("no_such_layer", format!("layer {layers}, expected one below {layers}"))
+    );
     let vocabulary = lm.config().vocab_size as u32;
     assert!(matches!(lm.embed_tokens(&[0, vocabulary]), Err(Error::Token { token, .. }) if token == vocabulary));
     // Rows in another memory order, and no rows.

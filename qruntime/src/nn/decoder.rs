@@ -133,21 +133,31 @@ impl Decoder {
         Ok(())
     }
 
-    /// Runs one layer on rows of sequences. The caches are those of
+    /// Runs one layer on rows of sequences, one slice for each piece. The caches are those of
     /// [`layer_cache`](Self::layer_cache).
     pub(crate) fn forward_layer(
         &self,
         layer: usize,
         pieces: &mut [Piece<'_>],
-        rows: &mut [f32],
+        rows: &mut [&mut [f32]],
         state: &mut DecoderState,
         tap: Option<&mut dyn Tap>,
     ) -> Result<(), Error> {
         let (x, normed) = state.begin(pieces, self.embedding.in_features());
-        x.copy_from_slice(rows);
+        let mut to = &mut *x;
+        for rows in rows.iter() {
+            let (some, others) = to.split_at_mut(rows.len());
+            some.copy_from_slice(rows);
+            to = others;
+        }
         self.layers[layer].before_attention.rows(x, normed);
         self.layer(layer, 0, None, pieces, state, tap)?;
-        rows.copy_from_slice(&state.x[..rows.len()]);
+        let mut from = state.x.as_slice();
+        for rows in rows {
+            let (some, others) = from.split_at(rows.len());
+            rows.copy_from_slice(some);
+            from = others;
+        }
         Ok(())
     }
 

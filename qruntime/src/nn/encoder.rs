@@ -112,20 +112,29 @@ impl EncoderNetwork {
         self.embed(&[tokens], x, sized(&mut state.part, x.len()))
     }
 
-    /// Runs one layer on the rows of a sequence.
+    /// Runs one layer on the rows of sequences, one slice each.
     pub(crate) fn forward_layer(
         &self,
         layer: usize,
-        rows: &mut [f32],
+        rows: &mut [&mut [f32]],
         state: &mut EncoderState,
         tap: Option<&mut dyn Tap>,
     ) -> Result<(), Error> {
         let hidden = self.words.in_features();
-        let count = rows.len() / hidden;
-        state.begin([count].into_iter(), hidden);
-        state.x[..rows.len()].copy_from_slice(rows);
-        self.layer(layer, [count].into_iter(), state, tap)?;
-        rows.copy_from_slice(&state.x[..rows.len()]);
+        state.begin(rows.iter().map(|rows| rows.len() / hidden), hidden);
+        let mut to = state.x.as_mut_slice();
+        for rows in rows.iter() {
+            let (some, others) = to.split_at_mut(rows.len());
+            some.copy_from_slice(rows);
+            to = others;
+        }
+        self.layer(layer, rows.iter().map(|rows| rows.len() / hidden), state, tap)?;
+        let mut from = state.x.as_slice();
+        for rows in rows {
+            let (some, others) = from.split_at(rows.len());
+            rows.copy_from_slice(some);
+            from = others;
+        }
         Ok(())
     }
 

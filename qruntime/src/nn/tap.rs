@@ -1,5 +1,7 @@
 //! The products of a network, and a tap that sees their inputs.
 
+use std::ops::ControlFlow;
+
 use ndarray::{ArrayView2, ArrayViewMut2, s};
 
 use crate::error::Error;
@@ -17,8 +19,10 @@ pub trait Tap {
     ///
     /// One call names all matrices that multiply the same rows (query, key and value; gate and up).
     /// An expert sees the rows that the router sends to it, and is not named if there are none. A
-    /// long sequence may be split into several calls.
-    fn input(&mut self, weights: &[WeightName<'_>], x: ArrayView2<'_, f32>);
+    /// long sequence may be split into several calls, and short ones share one.
+    ///
+    /// A break ends the computation with [`Error::Cancelled`].
+    fn input(&mut self, weights: &[WeightName<'_>], x: ArrayView2<'_, f32>) -> ControlFlow<()>;
 }
 
 /// Computes the products of a network.
@@ -35,7 +39,7 @@ impl Products<'_> {
         x: ArrayView2<'_, f32>,
         y: ArrayViewMut2<'_, f32>,
     ) -> Result<(), Error> {
-        self.tell(&[layer], x);
+        self.tell(&[layer], x)?;
         layer.forward_into(x, self.workspace, y)
     }
 
@@ -46,7 +50,7 @@ impl Products<'_> {
         x: ArrayView2<'_, f32>,
         outputs: &mut [ArrayViewMut2<'_, f32>],
     ) -> Result<(), Error> {
-        self.tell(layers, x);
+        self.tell(layers, x)?;
         Linear::forward_each(layers, x, self.workspace, outputs)
     }
 
@@ -62,17 +66,19 @@ impl Products<'_> {
             let mut first = 0;
             for (expert, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
                 let layers: Vec<&Linear> = mixtures.iter().map(|mixture| &mixture.layers()[expert]).collect();
-                self.tell(&layers, x.slice(s![first..first + count, ..]));
+                self.tell(&layers, x.slice(s![first..first + count, ..]))?;
                 first += count;
             }
         }
         Experts::forward_each(mixtures, x, counts, self.workspace, outputs)
     }
 
-    fn tell(&mut self, layers: &[&Linear], x: ArrayView2<'_, f32>) {
-        if let Some(tap) = &mut self.tap {
-            let names: Vec<WeightName<'_>> = layers.iter().filter_map(|layer| layer.name()).collect();
-            tap.input(&names, x);
+    fn tell(&mut self, layers: &[&Linear], x: ArrayView2<'_, f32>) -> Result<(), Error> {
+        let Some(tap) = &mut self.tap else { return Ok(()) };
+        let names: Vec<WeightName<'_>> = layers.iter().filter_map(|layer| layer.name()).collect();
+        match tap.input(&names, x) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(Error::Cancelled),
         }
     }
 }
