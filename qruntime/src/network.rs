@@ -20,10 +20,12 @@ use crate::model::Model;
 /// match Network::open("model")? {
 ///     Network::CausalLm(lm) => println!("{} tokens", lm.config().vocab_size),
 ///     Network::Encoder(encoder) => println!("{} dimensions", encoder.config().dimensions),
+///     other => println!("{other:?}"),
 /// }
 /// # Ok::<(), qruntime::Error>(())
 /// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Network {
     /// A language model.
     CausalLm(CausalLm),

@@ -225,6 +225,7 @@ fn every_tensor_is_needed() {
         let names = match &family {
             Network::CausalLm(lm) => names_of(&lm.config().family),
             Network::Encoder(encoder) => names_of(&encoder.config().family),
+            other => panic!("{name}: {other:?}"),
         };
         let names = names.unwrap();
         let tensors = tensors_of(&source);

@@ -95,6 +95,7 @@ fn layer_by_layer_is_the_whole_run_and_a_tap_sees_every_matrix() {
                     }
                 }
                 Network::Encoder(encoder) => text_encoder(&name, &encoder),
+                other => panic!("{name}: {other:?}"),
             }
         }
     }

@@ -110,6 +110,7 @@ fn measure(args: &EvalArgs) -> Result<Answer> {
         Network::CausalLm(lm) if args.reference.is_none() && args.reference_logits.is_none() => alone(args, lm)?,
         Network::CausalLm(lm) => language_model(args, lm)?,
         Network::Encoder(encoder) => sentence_encoder(args, encoder)?,
+        _ => bail!("{} is neither a language model nor an encoder", quoted(&args.model)),
     };
     let (exceeded, warning) = match &figures {
         Figures::LanguageModel { summary, .. } => (limits.exceeded_by(summary), few_predictions(summary.predictions)),
@@ -228,7 +229,7 @@ fn language_model(args: &EvalArgs, lm: &CausalLm) -> Result<Figures> {
     let rounded = match &rounded {
         Ok(folder) => match open_network(folder.path())? {
             Network::CausalLm(lm) => Ok(lm),
-            Network::Encoder(_) => bail!("{} is no language model", quoted(path)),
+            _ => bail!("{} is no language model", quoted(path)),
         },
         Err(why) => Err(why.clone()),
     };
@@ -322,7 +323,7 @@ fn sentence_encoder(args: &EvalArgs, encoder: &Encoder) -> Result<Figures> {
     let rounded = match &rounded {
         Ok(folder) => match open_network(folder.path())? {
             Network::Encoder(encoder) => Ok(encoder),
-            Network::CausalLm(_) => bail!("{} is no encoder", quoted(path)),
+            _ => bail!("{} is no encoder", quoted(path)),
         },
         Err(why) => Err(why.clone()),
     };

@@ -78,6 +78,7 @@ pub(super) fn language_model(network: Network) -> Result<CausalLm> {
     match network {
         Network::CausalLm(lm) => Ok(lm),
         Network::Encoder(_) => bail!("this is a sentence encoder, expected a language model: see quantize eval"),
+        _ => bail!("this is no language model"),
     }
 }
 

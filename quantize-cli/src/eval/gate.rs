@@ -120,6 +120,7 @@ impl<'a> Gate<'a> {
                 ensure!(ErrorKind::Text, !lines.is_empty(), "the text has no lines");
                 Ok(Self::Encoder(encoder, lines))
             }
+            _ => bail!(ErrorKind::Text, "neither a language model nor an encoder"),
         }
     }
 
