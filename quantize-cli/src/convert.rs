@@ -18,7 +18,7 @@ use crate::disk::check_space;
 use crate::error::{Context, Error, ErrorKind, Result, bail};
 use crate::finite;
 use crate::layout::Form;
-use crate::output::{Output, Recipe, Sink};
+use crate::output::{Output, Recipe, Sink, parent};
 use crate::plan::{Plan, Step};
 use crate::progress::Progress;
 use crate::report::percent;
@@ -75,7 +75,7 @@ impl<'a> Conversion<'a> {
             let config = companions.config().and_then(|config| output.config(config, self.plan));
             companions.copy(at, config.as_deref(), self.cancelled)?;
         } else {
-            check_space(at.parent().unwrap_or(at), self.plan.bytes())?;
+            check_space(parent(at), self.plan.bytes())?;
         }
         self.run(output.create(at, self.plan, recipe)?)
     }
@@ -339,4 +339,34 @@ fn with_weights<T>(
         buffer.shrink_to(kept / size_of::<f32>());
         done
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Panels;
+    use crate::plan::Request;
+    use crate::round;
+    use crate::source;
+
+    #[test]
+    fn a_full_disk_is_told_of_before_a_file_without_a_folder_is_begun() -> Result<()> {
+        let source = &*source::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/storyteller-6m").as_ref())?;
+        let request = Request { to: Format::Q8_0, rules: &[], rounding: round::DEFAULT.name() };
+        let mut plan = Plan::new(source.tensors(), None, request, &|t, a| Panels.stored(t, a))?;
+        plan.steps[0].layout.bytes = usize::MAX / 2;
+        let recipe = Recipe::new(source, &plan, &[]);
+        let conversion = Conversion {
+            source,
+            plan: &plan,
+            rounders: round::ROUNDERS,
+            isa: Isa::best(),
+            progress: &crate::progress::Silent,
+            cancelled: &AtomicBool::new(false),
+        };
+        let written = conversion.write(&Panels, Path::new("no-room.safetensors"), &recipe);
+        let error = written.expect_err("no disk is so large").to_string();
+        assert!(error.contains("of free disk space"), "{error}");
+        Ok(())
+    }
 }

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, ErrorKind, Result, ensure};
-use crate::output::{Temporary, places};
+use crate::output::{Temporary, parent, places};
 use crate::report::quoted;
 
 /// A kind of output file.
@@ -63,7 +63,7 @@ impl Destination {
     }
 
     fn check(path: &Path, kind: &Kind, inputs: &[&Path], force: bool) -> Result<Self> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = parent(path);
         ensure!(ErrorKind::Output, folder.is_dir(), "{} is no folder", quoted(folder));
         let found = match fs::symlink_metadata(path) {
             Ok(_) => Some(fs::metadata(path).context(ErrorKind::Output, "it is a link that leads nowhere")?),

@@ -14,7 +14,7 @@ use crate::command::bar::Bar;
 use crate::convert::{Conversion, Distortions, losses};
 use crate::disk::check_space;
 use crate::output::{
-    Output, Recipe, Temporary, check_apart, check_aside, check_destination, check_place, output, sweep,
+    Output, Recipe, Temporary, check_apart, check_aside, check_destination, check_place, output, parent, sweep,
 };
 use crate::plan::{Plan, Request};
 use crate::report::{bytes, percent, quoted, shape, three_digits};
@@ -100,8 +100,7 @@ fn check_output(args: &ConvertArgs, source: &dyn Source, plan: &Plan, output: &d
     }
     check_destination(&args.out, args.force)?;
     let beside = if output.is_folder(&args.out) { source.companions().bytes() } else { 0 };
-    let parent = args.out.parent().filter(|parent| !parent.as_os_str().is_empty());
-    Ok(check_space(parent.unwrap_or(Path::new(".")), plan.bytes() + beside)?)
+    Ok(check_space(parent(&args.out), plan.bytes() + beside)?)
 }
 
 /// Converts into a temporary sibling of the output and puts it in its place, unless it was to be

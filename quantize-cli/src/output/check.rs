@@ -15,8 +15,8 @@ use crate::source::Source;
 /// Refuses a place where no output could be put in the end: no name, no folder around it, no right
 /// to write there, or a mount point. Writes nothing.
 pub fn check_place(path: &Path) -> Result<()> {
-    let name = file_name(path)?.to_string_lossy().into_owned();
     let path = &behind_link(path)?;
+    let name = file_name(path)?.to_string_lossy();
     let parent = parent(path);
     ensure!(ErrorKind::Output, parent.exists(), "cannot find the folder {}", quoted(parent));
     ensure!(ErrorKind::Output, parent.is_dir(), "{} is no folder", quoted(parent));
@@ -67,23 +67,26 @@ mod system {
 
     /// Whether something is mounted at `path`, which is in the folder `parent`.
     pub(super) fn is_mount_point(path: &Path, parent: &Path) -> bool {
-        let device = |path| fs::symlink_metadata(path).map(|metadata| metadata.dev());
-        let parent = fs::metadata(parent).map(|metadata| metadata.dev());
-        matches!((device(path), parent), (Ok(here), Ok(there)) if here != there) || is_mount_root(path)
+        is_mount_root(path).unwrap_or_else(|| {
+            // Only folders: on some file systems files have another device number than folders.
+            let here = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_dir);
+            here.zip(fs::metadata(parent).ok()).is_some_and(|(here, parent)| here.dev() != parent.dev())
+        })
     }
 
-    /// The same for a part of the file system around it that is mounted once more.
+    /// The system's own answer to whether something is mounted there, if it has one.
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    fn is_mount_root(path: &Path) -> bool {
+    fn is_mount_root(path: &Path) -> Option<bool> {
         use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
         let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
-        found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+        let found = found.ok().filter(|found| found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT))?;
+        Some(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
     }
 
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    fn is_mount_root(_: &Path) -> bool {
-        false
+    fn is_mount_root(_: &Path) -> Option<bool> {
+        None
     }
 }
 
@@ -215,11 +218,43 @@ pub(super) fn file_name(path: &Path) -> Result<&OsStr> {
     path.file_name().with_context(ErrorKind::Output, || format!("{} is no name of a file or folder", quoted(path)))
 }
 
-pub(super) fn parent(path: &Path) -> &Path {
+/// Returns the folder that a path is in.
+pub(crate) fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// `.NAME.PROCESS-NUMBER.KIND`: a temporary file or folder of the output `name`.
 pub(super) fn temporary_name(name: &str, attempt: u64, kind: &str) -> String {
     format!(".{name}.{}-{attempt}.{kind}", std::process::id())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_device_number_alone_is_no_mount_point() {
+        // No folder of a test's own has another device number than what is in it.
+        assert!(!system::is_mount_point(Path::new("/proc/self/status"), Path::new("/")));
+        assert!(!system::is_mount_point(Path::new("/proc/self/fd"), Path::new("/")));
+        assert!(system::is_mount_point(Path::new("/proc"), Path::new("/")));
+    }
+
+    #[test]
+    fn what_a_link_leads_to_has_the_longest_name() -> Result<()> {
+        use std::os::unix::fs::symlink;
+
+        let folder = tempfile::tempdir()?;
+        let [long, short] = ["n".repeat(250), "short".into()].map(|name| folder.path().join(name));
+        fs::create_dir(&short)?;
+        symlink(&short, &long)?;
+        check_place(&long)?;
+        fs::remove_file(&long)?;
+        fs::remove_dir(&short)?;
+        fs::create_dir(&long)?;
+        symlink(&long, &short)?;
+        let error = check_place(&short).expect_err("there is no room for a longer name").to_string();
+        assert!(error.starts_with("cannot create "), "{error}");
+        Ok(())
+    }
 }

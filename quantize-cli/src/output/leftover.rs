@@ -22,7 +22,7 @@ pub fn sweep(destination: &Path) -> Result<Vec<String>> {
     let destination = &behind_link(destination)?;
     let name = file_name(destination)?;
     let mut told = vec![];
-    for (path, kind, _lock) in abandoned(destination)? {
+    for (path, kind, _lock) in abandoned(destination, KINDS)? {
         let old = path.join(name);
         if kind == "old" && fs::symlink_metadata(&old).is_ok() && fs::symlink_metadata(destination).is_err() {
             fs::rename(&old, destination).with_context(ErrorKind::Output, || {
@@ -46,9 +46,10 @@ pub fn check_aside(destination: &Path, replace: bool) -> Result<()> {
     if fs::symlink_metadata(destination).is_ok() {
         return Ok(());
     }
-    for (path, kind, _lock) in abandoned(destination)? {
+    // No others are locked: a run that makes one meanwhile must not take it for that of another.
+    for (path, _, _lock) in abandoned(destination, &["old"])? {
         let old = path.join(file_name(destination)?);
-        if kind == "old" && fs::symlink_metadata(&old).is_ok() {
+        if fs::symlink_metadata(&old).is_ok() {
             ensure!(
                 ErrorKind::Output,
                 replace,
@@ -62,21 +63,25 @@ pub fn check_aside(destination: &Path, replace: bool) -> Result<()> {
     Ok(())
 }
 
-/// Finds what killed programs left beside `destination`, each with its kind and a lock on it.
-fn abandoned(destination: &Path) -> Result<Vec<(PathBuf, &'static str, File)>> {
+/// Kinds of temporary files and folders.
+const KINDS: &[&str] = &["partial", "old"];
+
+/// Finds what killed programs left beside `destination` of some kinds, each with its kind and a lock
+/// on it, which it gets when the iterator comes to it.
+fn abandoned(
+    destination: &Path,
+    kinds: &[&str],
+) -> Result<impl Iterator<Item = (PathBuf, &'static str, File)> + use<>> {
     let name = file_name(destination)?.to_string_lossy();
     // A folder that cannot be listed is complained of when something is to be made in it.
     let entries = fs::read_dir(parent(destination)).into_iter().flatten().flatten();
-    let found = entries.filter_map(|entry| {
-        let (path, kind) = (entry.path(), leftover(&entry.file_name(), base(&name))?);
-        match lock(&path) {
-            Lock::Held(file) => Some((path, kind, file)),
-            // A lock that is held, or cannot be: its program may be at work, on another machine
-            // even.
-            Lock::Taken | Lock::Unsupported => None,
-        }
-    });
-    Ok(found.collect())
+    let found = entries.filter_map(|entry| Some((entry.path(), leftover(&entry.file_name(), base(&name))?)));
+    let found: Vec<_> = found.filter(|(_, kind)| kinds.contains(kind)).collect();
+    Ok(found.into_iter().filter_map(|(path, kind)| match lock(&path) {
+        Lock::Held(file) => Some((path, kind, file)),
+        // A lock that is held, or cannot be: its program may be at work, on another machine even.
+        Lock::Taken | Lock::Unsupported => None,
+    }))
 }
 
 /// Refuses what a killed program left if it holds anything that this program did not write: it can
@@ -143,7 +148,7 @@ pub(super) fn base(name: &str) -> &str {
 /// The parts of the name of a temporary file or folder, see
 /// [`temporary_name`](super::check::temporary_name): that of the output, and the kind.
 fn parts(text: &str) -> Option<(&str, &'static str)> {
-    let kind = ["partial", "old"].into_iter().find(|kind| text.ends_with(kind))?;
+    let kind = KINDS.iter().copied().find(|kind| text.ends_with(kind))?;
     let (name, number) = text.strip_prefix('.')?.strip_suffix(kind)?.strip_suffix('.')?.rsplit_once('.')?;
     let (process, attempt) = number.split_once('-')?;
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -192,6 +197,26 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn one_leftover_is_locked_at_a_time_and_only_of_the_kinds_that_are_asked_for() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let out = folder.path().join("out");
+        let names = [".out.1-0.partial", ".out.1-1.partial", ".out.1-0.old"].map(|name| folder.path().join(name));
+        names.iter().try_for_each(fs::create_dir)?;
+        let locked = || names.iter().filter(|path| matches!(lock(path), Lock::Taken)).count();
+        let mut all = abandoned(&out, KINDS)?;
+        for _ in 0..names.len() {
+            let found = all.next();
+            assert!(found.is_some());
+            assert_eq!(locked(), 1);
+        }
+        assert!(all.next().is_none() && locked() == 0);
+        let old: Vec<_> = abandoned(&out, &["old"])?.collect();
+        assert!(matches!(old.as_slice(), [(path, "old", _)] if *path == names[2]) && locked() == 1);
+        Ok(())
+    }
 
     #[test]
     fn names_of_temporary_files() {

@@ -20,6 +20,7 @@ use crate::plan::Plan;
 use crate::report::quoted;
 use crate::source::TensorInfo;
 
+pub(crate) use self::check::parent;
 pub use self::check::{check_apart, check_destination, check_place, places};
 pub use self::leftover::{check_aside, sweep};
 pub use self::panels::{MODEL, Panels};

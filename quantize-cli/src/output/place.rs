@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::check::{behind_link, check_destination, check_replaceable, file_name, parent, temporary_name};
 use super::leftover::{Lock, base, lock, remove, sweep};
 use crate::disk::synchronize;
-use crate::error::{Context, ErrorKind, Result, bail};
+use crate::error::{Context, ErrorKind, Result, Within, bail};
 use crate::report::quoted;
 use crate::temporaries;
 
@@ -117,8 +117,9 @@ impl Temporary {
             // Something else came into it at the last moment.
             Some(Err(error)) => {
                 self.placed = true;
-                synchronize(parent(destination))?;
-                return Err(error).context(ErrorKind::Output, kept(&self.path, destination));
+                let kept = kept(&self.path, destination);
+                synchronize(parent(destination)).within(|| kept.clone())?;
+                return Err(error).within(|| kept);
             }
             Some(Ok(())) => synchronize(parent(destination))?,
         }
@@ -200,7 +201,7 @@ impl Displaced {
             let kept = kept(&self.old, destination);
             // If the old output is in it still, it stays.
             let _ = fs::remove_dir(&self.folder);
-            return Err(error).context(ErrorKind::Output, kept);
+            return Err(error).within(|| kept);
         }
         fs::remove_dir_all(&self.folder)
             .with_context(ErrorKind::Output, || format!("cannot remove the replaced output {}", quoted(&self.old)))
@@ -265,6 +266,34 @@ mod tests {
             assert!(!lost, "round {round}");
             drop(temporary);
             assert_eq!(fs::read_to_string(folder.path().join(format!("out{round}.replaced-0/mine")))?, "mine");
+        }
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_old_output_gets_its_name_before_the_disk_is_asked() -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir()?;
+        let folder = folder.path();
+        let out = folder.join("out");
+        fs::create_dir(&out)?;
+        fs::write(out.join("mine"), "mine")?;
+        let mut temporary = Temporary::folder(&out)?;
+        // Files can be renamed in it, but it cannot be opened.
+        fs::set_permissions(folder, PermissionsExt::from_mode(0o300))?;
+        let unreadable = File::open(folder).is_err();
+        let error = temporary.exchange(&out).expect_err("the old output holds another file");
+        drop(temporary);
+        fs::set_permissions(folder, PermissionsExt::from_mode(0o700))?;
+        let error = format!("{error:#}");
+        assert!(error.contains("out.replaced-0"), "{error}");
+        assert_eq!(fs::read_to_string(folder.join("out.replaced-0/mine"))?, "mine");
+        if unreadable {
+            assert!(error.contains("cannot synchronize"), "{error}");
+        } else {
+            println!("NOT RUN: an administrator opens any folder");
         }
         Ok(())
     }
