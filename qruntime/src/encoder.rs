@@ -98,8 +98,8 @@ impl Encoder {
     /// Opens a folder as [`open`](Self::open) does, but maps the weights.
     ///
     /// # Safety
-    /// That of [`Model::map`]: while the encoder, a clone of it, its [`Model`] or a layer made from that
-    /// lives, nobody changes or truncates the files.
+    /// That of [`Model::map`]: while the encoder, a clone of it, its [`Model`] or a layer made from
+    /// that lives, nobody changes or truncates the files.
     ///
     /// # Errors
     /// See [`open`](Self::open).
@@ -247,10 +247,10 @@ impl Encoder {
     /// Runs one layer in place on the hidden states of whole sequences, one row per token.
     ///
     /// # Errors
-    /// If there is no such layer ([`Error::NoSuchLayer`]); if a sequence exceeds the context, or its
-    /// rows do not have [`hidden`](EncoderConfig::hidden)
-    /// elements; if a key or value is too large ([`Error::CacheRange`]) or not finite
-    /// ([`Error::NotFinite`]). Some sequences may already have gone through the layer then.
+    /// If there is no such layer ([`Error::NoSuchLayer`]); if a sequence exceeds the context, or
+    /// its rows do not have [`hidden`](EncoderConfig::hidden) elements; if a key or value is too
+    /// large ([`Error::CacheRange`]) or not finite ([`Error::NotFinite`]). Some sequences may
+    /// already have gone through the layer then.
     pub fn forward_layer(
         &self,
         layer: usize,

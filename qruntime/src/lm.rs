@@ -127,8 +127,8 @@ impl CausalLm {
     /// Opens a folder as [`open`](Self::open) does, but maps the weights.
     ///
     /// # Safety
-    /// That of [`Model::map`]: while the model, a clone of it, a session, its [`Model`] or a layer made
-    /// from that lives, nobody changes or truncates the files.
+    /// That of [`Model::map`]: while the model, a clone of it, a session, its [`Model`] or a layer
+    /// made from that lives, nobody changes or truncates the files.
     ///
     /// # Errors
     /// See [`open`](Self::open).
@@ -286,10 +286,10 @@ impl CausalLm {
     /// values are stored as `options` say, during the call only.
     ///
     /// # Errors
-    /// If there is no such layer ([`Error::NoSuchLayer`]); if a sequence exceeds the context, or its
-    /// rows do not have [`hidden`](LmConfig::hidden)
-    /// elements; if a key or value is too large ([`Error::CacheRange`]) or not finite
-    /// ([`Error::NotFinite`]). Some sequences may already have gone through the layer then.
+    /// If there is no such layer ([`Error::NoSuchLayer`]); if a sequence exceeds the context, or
+    /// its rows do not have [`hidden`](LmConfig::hidden) elements; if a key or value is too large
+    /// ([`Error::CacheRange`]) or not finite ([`Error::NotFinite`]). Some sequences may already
+    /// have gone through the layer then.
     pub fn forward_layer(
         &self,
         layer: usize,

@@ -305,8 +305,8 @@ impl Names {
 impl TensorName {
     /// Returns the name in GGUF, as llama.cpp writes it. Single experts are parts of one tensor.
     ///
-    /// It is `None` for the [pooler](Part::Pooler), which llama.cpp does not write, and if a part of
-    /// a layer has no layer number.
+    /// It is `None` for the [pooler](Part::Pooler), which llama.cpp does not write, and if a part
+    /// of a layer has no layer number.
     #[must_use]
     pub fn gguf(&self) -> Option<String> {
         let suffix = if self.bias { "bias" } else { "weight" };

@@ -81,8 +81,8 @@ impl Network {
     /// Opens the network in a folder, mapping the weights.
     ///
     /// # Safety
-    /// That of [`Model::map`]: while the network, a clone of it, a session, its [`Model`] or a layer made
-    /// from that lives, nobody changes or truncates the files.
+    /// That of [`Model::map`]: while the network, a clone of it, a session, its [`Model`] or a
+    /// layer made from that lives, nobody changes or truncates the files.
     ///
     /// # Errors
     /// See [`open`](Self::open).

@@ -101,8 +101,8 @@ impl Weights {
         self.model.tensor(&format!("{}.weight", self.name(part, self.pattern(part, true), 0))).is_some()
     }
 
-    /// Refuses a layer that has several of these parts, or one of them under several names: only one
-    /// would be used. A part may be one tensor for all of `experts`, or one for each.
+    /// Refuses a layer that has several of these parts, or one of them under several names: only
+    /// one would be used. A part may be one tensor for all of `experts`, or one for each.
     pub(crate) fn refuse_copies(&self, parts: &[Part], experts: usize) -> Result<(), Error> {
         let mut found = Vec::new();
         for &part in parts {

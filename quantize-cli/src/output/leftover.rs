@@ -66,8 +66,8 @@ pub fn check_aside(destination: &Path, replace: bool) -> Result<()> {
 /// Kinds of temporary files and folders.
 const KINDS: &[&str] = &["partial", "old"];
 
-/// Finds what killed programs left beside `destination` of some kinds, each with its kind and a lock
-/// on it, which it gets when the iterator comes to it.
+/// Finds what killed programs left beside `destination` of some kinds, each with its kind and a
+/// lock on it, which it gets when the iterator comes to it.
 fn abandoned(
     destination: &Path,
     kinds: &[&str],

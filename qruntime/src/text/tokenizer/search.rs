@@ -241,7 +241,8 @@ mod tests {
         pub(super) static COMPILED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// A text of many pieces, each too long to be searched uncounted once the call has searched some.
+    /// A text of many pieces, each too long to be searched uncounted once the call has searched
+    /// some.
     #[test]
     fn what_counts_is_compiled_once() {
         let searches =
