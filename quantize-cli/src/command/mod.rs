@@ -107,7 +107,7 @@ fn note(sentences: &[String]) {
 fn open(path: &Path) -> Result<Model> {
     // SAFETY: this program writes to no model while it has it open: `convert` replaces files by
     // renaming. That no other program changes them meanwhile is for the person to see to who runs
-    // it, as with every program that maps its input; the README says so.
+    // it, as with every program that maps its input; `docs/guide.md` says so.
     let model = unsafe { Model::map(path) }?;
     model.warnings().iter().for_each(|warning| warn(warning));
     Ok(model)
