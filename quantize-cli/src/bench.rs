@@ -264,7 +264,7 @@ pub fn weights_of(source: &dyn Source, size: Size) -> Result<Vec<f32>> {
     let matrices: Vec<(usize, &TensorInfo)> =
         packed.map(|tensor| (tensor.tensor, &source.tensors()[tensor.tensor])).collect();
     let total: usize = matrices.iter().map(|(_, matrix)| matrix.elements()).sum();
-    ensure!(ErrorKind::Resources, total > 0, "{} has no matrices to measure", quoted(source.path()));
+    ensure!(ErrorKind::Source, total > 0, "{} has no matrices to measure", quoted(source.path()));
     let wanted = size.elements();
     let mut weights = Vec::with_capacity(wanted);
     for (index, matrix) in matrices {
@@ -278,7 +278,7 @@ pub fn weights_of(source: &dyn Source, size: Size) -> Result<Vec<f32>> {
         if let Some(i) = weights[from..].iter().position(|weight| !weight.is_finite()) {
             let (row, col) = ((first + i) / matrix.cols(), (first + i) % matrix.cols());
             bail!(
-                ErrorKind::Resources,
+                ErrorKind::Weights,
                 "{}: weight [{row}, {col}] is {}",
                 matrix.name().escape_debug(),
                 weights[from + i]

@@ -86,7 +86,7 @@ pub fn compare(source: &dyn Source, model: &Model, progress: &dyn Progress) -> R
                     }
                     comparison.packed.push(error);
                 }
-                Storage::Plain(dtype) if *dtype != tensor.dtype() => comparison.converted.push(name.into()),
+                Storage::Plain(dtype) if !tensor.is_plain(*dtype) => comparison.converted.push(name.into()),
                 Storage::Plain(_) => {
                     let kept = model.plain(name)?;
                     if identical(source, position, kept.as_bytes())? {

@@ -22,7 +22,7 @@ use crate::output::{Output, Recipe, Sink, parent};
 use crate::plan::{Plan, Step};
 use crate::progress::Progress;
 use crate::report::percent;
-use crate::round::{RoundPanel, Rounder};
+use crate::round::{Place, RoundPanel, Rounder};
 use crate::source::{Source, bf16_bytes};
 
 /// Bytes that a batch takes at most, see [`Job::memory`]; more only where a single panel takes
@@ -170,7 +170,7 @@ impl<'a> Conversion<'a> {
                     })
                     .collect()
             }
-            (Form::Plain(dtype), _) if dtype != self.source.tensors()[step.tensor].dtype() => {
+            (Form::Plain(dtype), _) if !self.source.tensors()[step.tensor].is_plain(dtype) => {
                 pieces(step.elements(), elements_per_job).map(Work::Bf16).map(job).collect()
             }
             // Whole numbers of elements, the longest of which have 8 bytes.
@@ -292,7 +292,7 @@ impl Job<'_> {
                     let bytes = format.matrix_bytes(end_row - first_row, cols);
                     let mut bytes = vec![0; bytes.context(ErrorKind::Weights, "panels too large")?];
                     let distortion = round
-                        .encode(isa, weights, &mut bytes)
+                        .encode(isa, Place { matrix, row: first_row }, weights, &mut bytes)
                         .map_err(|error| error.in_panel(panels.start))
                         .with_context(ErrorKind::Weights, || self.describe(matrix))?;
                     Ok(Done { bytes, distortion: Some(distortion), read })
@@ -343,11 +343,17 @@ fn with_weights<T>(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::sync::Mutex;
+
+    use kernels::EncodeError;
+    use qruntime::container::{Storage, Writer};
+
     use super::*;
     use crate::output::Panels;
     use crate::plan::Request;
     use crate::round;
-    use crate::source;
+    use crate::source::{self, Dtype};
 
     #[test]
     fn a_full_disk_is_told_of_before_a_file_without_a_folder_is_begun() -> Result<()> {
@@ -367,6 +373,73 @@ mod tests {
         let written = conversion.write(&Panels, Path::new("no-room.safetensors"), &recipe);
         let error = written.expect_err("no disk is so large").to_string();
         assert!(error.contains("of free disk space"), "{error}");
+        Ok(())
+    }
+
+    /// Notes which rows it is asked to encode.
+    #[derive(Debug, Default)]
+    struct Noted(Mutex<Vec<(Place, usize)>>);
+
+    impl Rounder for Noted {
+        fn name(&self) -> &'static str {
+            "noted"
+        }
+
+        fn tensor<'a>(&'a self, _: &str, _: Format, _: usize) -> Result<Box<dyn RoundPanel + 'a>> {
+            Ok(Box::new(NotedPanels(self)))
+        }
+    }
+
+    #[derive(Debug)]
+    struct NotedPanels<'a>(&'a Noted);
+
+    impl RoundPanel for NotedPanels<'_> {
+        fn memory(&self) -> usize {
+            0
+        }
+
+        fn encode(&self, _: Isa, place: Place, weights: &[f32], _: &mut [u8]) -> Result<Distortion, EncodeError> {
+            self.0.0.lock().expect("no thread panics").push((place, weights.len()));
+            Ok(Distortion::default())
+        }
+    }
+
+    #[test]
+    fn a_rounder_knows_the_matrix_and_the_rows() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("experts.safetensors");
+        // Several jobs for each matrix.
+        let (name, shape) = ("model.layers.0.mlp.experts.down_proj", vec![2, 48, 64 << 10]);
+        let tensors = vec![(name.to_owned(), Storage::Plain(Dtype::BF16), shape)];
+        let mut writer = Writer::new(File::create(&path)?, tensors, serde_json::Value::Null)?;
+        writer.write(&vec![0; 2 * 2 * 48 * (64 << 10)])?;
+        writer.finish()?;
+        let source = &*source::open(&path)?;
+        let noted = Noted::default();
+        let rules = ["*=q8_0".parse().expect("a rule")];
+        let request = Request { to: Format::Q8_0, rules: &rules, rounding: noted.name() };
+        let plan = Plan::new(source.tensors(), None, request, &|t, a| Panels.stored(t, a))?;
+        let conversion = Conversion {
+            source,
+            plan: &plan,
+            rounders: &[&noted],
+            isa: Isa::best(),
+            progress: &crate::progress::Silent,
+            cancelled: &AtomicBool::new(false),
+        };
+        conversion.write(&Panels, &folder.path().join("out.safetensors"), &Recipe::new(source, &plan, &[]))?;
+        let mut noted = noted.0.into_inner().expect("no thread panics");
+        noted.sort_unstable_by_key(|(place, _)| (place.matrix, place.row));
+        // Every row once, whatever the number of threads makes of the jobs.
+        let mut next = Place { matrix: 0, row: 0 };
+        for (place, len) in noted {
+            assert_eq!(place, next);
+            next.row += len / (64 << 10);
+            if next.row == 48 {
+                next = Place { matrix: place.matrix + 1, row: 0 };
+            }
+        }
+        assert_eq!(next, Place { matrix: 2, row: 0 });
         Ok(())
     }
 }

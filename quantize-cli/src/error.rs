@@ -85,6 +85,13 @@ impl Error {
         self.kind.code()
     }
 
+    /// Returns what caused it, with its type, even where it speaks for this error and
+    /// [`source`](StdError::source) passes over it.
+    #[must_use]
+    pub fn cause(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
+        self.cause.as_deref()
+    }
+
     /// Whether it was caused by a pipe that nobody reads any more.
     #[must_use]
     pub fn is_broken_pipe(&self) -> bool {
@@ -129,6 +136,7 @@ impl From<qruntime::Error> for Error {
     fn from(error: qruntime::Error) -> Self {
         let kind = match error {
             qruntime::Error::Io { .. } => ErrorKind::Io,
+            qruntime::Error::Cancelled => ErrorKind::Cancelled,
             _ => ErrorKind::Model,
         };
         Self::from_cause(kind, error)
@@ -222,12 +230,15 @@ mod tests {
         let alone = Error::from(broken());
         assert_eq!((alone.to_string(), alone.code()), (broken().to_string(), "io"));
         assert!(alone.source().is_none() && alone.is_broken_pipe());
+        let cause = alone.cause().and_then(|cause| cause.downcast_ref::<io::Error>());
+        assert_eq!(cause.map(io::Error::kind), Some(io::ErrorKind::BrokenPipe));
         let inner: Result<()> = Err(broken()).context(ErrorKind::Output, "cannot write x");
         let outer = inner.within(|| "no x was made".into()).unwrap_err();
         assert_eq!((outer.to_string(), outer.code()), ("no x was made".into(), "output"));
         assert_eq!(outer.source().map(ToString::to_string), Some("cannot write x".into()));
         assert_eq!(format!("{outer:#}"), format!("no x was made: cannot write x: {}", broken()));
         assert!(outer.is_broken_pipe());
+        assert_eq!(Error::from(qruntime::Error::Cancelled).kind(), ErrorKind::Cancelled);
         let missing = None::<()>.context(ErrorKind::Request, "no tensor").unwrap_err();
         assert!(missing.source().is_none() && !missing.is_broken_pipe());
     }

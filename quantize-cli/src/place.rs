@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context, ErrorKind, Result, ensure};
+use crate::error::{Context, ErrorKind, Result, Within, ensure};
 use crate::output::{Temporary, parent, places};
 use crate::report::quoted;
 
@@ -59,7 +59,7 @@ impl Destination {
     /// If not; the message says why.
     pub(crate) fn new(path: &Path, kind: &Kind, inputs: &[&Path], force: bool) -> Result<Self> {
         let context = || format!("cannot write {}", quoted(path));
-        Self::check(path, kind, inputs, force).with_context(ErrorKind::Output, context)
+        Self::check(path, kind, inputs, force).within(context)
     }
 
     fn check(path: &Path, kind: &Kind, inputs: &[&Path], force: bool) -> Result<Self> {

@@ -143,7 +143,8 @@ impl Plan {
             let role = role(tensor);
             let (action, why) = decide(tensor, role, to, rules);
             let Some(layout) = stored(tensor, action) else {
-                bail!(ErrorKind::Request, "{why}: cannot pack {}", described(tensor));
+                let verb = if action == Action::Keep { "keep" } else { "pack" };
+                bail!(ErrorKind::Request, "{why}: cannot {verb} {}", described(tensor));
             };
             steps.push(Step {
                 tensor: position,

@@ -16,7 +16,7 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::machine::Machine;
 use crate::measure::{Contestant, Timing, race};
 use crate::progress::Progress;
-use crate::round;
+use crate::round::{self, Place};
 
 /// Models whose speed is predicted: numbers of parameters.
 const MODELS: [f64; 3] = [1e9, 7e9, 70e9];
@@ -43,9 +43,13 @@ impl Packed {
         let round = round::DEFAULT.tensor("weights", format, cols)?;
         let panels = matrix.par_chunks_exact_mut(panel_bytes).zip(weights.par_chunks(PANEL_ROWS * cols));
         let parts: Vec<Distortion> = panels
-            .map(|(panel, weights)| round.encode(options.isa, weights, panel))
+            .enumerate()
+            .map(|(i, (panel, weights))| {
+                let place = Place { matrix: 0, row: i * PANEL_ROWS };
+                round.encode(options.isa, place, weights, panel)
+            })
             .collect::<Result<_, _>>()
-            .with_context(ErrorKind::Resources, || format!("these weights cannot become {format}"))?;
+            .with_context(ErrorKind::Weights, || format!("these weights cannot become {format}"))?;
         let mut distortion = Distortion::default();
         parts.into_iter().for_each(|part| distortion += part);
         let copies = matrix.repeat(bytes.div_ceil(matrix.len()).max(1));

@@ -63,7 +63,7 @@ pub(super) fn write_tensor<W: Write + Seek>(
     writer: &mut Writer<W>,
 ) -> Result<()> {
     let tensor = &source.tensors()[position];
-    if dtype == tensor.dtype() {
+    if tensor.is_plain(dtype) {
         let mut bytes = vec![0; PIECE.min(tensor.bytes())];
         for start in (0..tensor.bytes()).step_by(PIECE) {
             let bytes = &mut bytes[..PIECE.min(tensor.bytes() - start)];

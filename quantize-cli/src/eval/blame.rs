@@ -66,7 +66,7 @@ pub fn blame(
 /// Writes a model once more, with one tensor as it is in the source.
 fn write_with(source: &dyn Source, model: &Model, original: &str, path: &Path) -> Result<()> {
     let context = || format!("cannot write {}", quoted(path));
-    let position = source.position(original).with_context(ErrorKind::Output, || format!("no tensor {original:?}"))?;
+    let position = source.position(original).with_context(ErrorKind::Request, || format!("no tensor {original:?}"))?;
     let dtype = source.tensors()[position].kept_dtype();
     let is_original = |name: &str| name == original;
     let tensors: Vec<_> = model

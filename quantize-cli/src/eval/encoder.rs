@@ -10,7 +10,7 @@ use qruntime::{Encoder, Tokenizer};
 use serde::Serialize;
 
 use super::statistics::percentile;
-use crate::error::{Context, ErrorKind, Result, bail, ensure};
+use crate::error::{Context, ErrorKind, Result, Within, bail, ensure};
 use crate::progress::Progress;
 use crate::report::quoted;
 
@@ -153,7 +153,7 @@ impl Labelled {
     /// # Errors
     /// If it cannot be read, or a line has no such columns.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::parse(&super::text::read(path)?).with_context(ErrorKind::Text, || format!("cannot read {}", quoted(path)))
+        Self::parse(&super::text::read(path)?).within(|| format!("cannot read {}", quoted(path)))
     }
 
     fn parse(text: &str) -> Result<Self> {

@@ -141,15 +141,6 @@ impl<'a> Gate<'a> {
         }
     }
 
-    /// Returns the number of predictions or sentences.
-    #[must_use]
-    pub fn questions(&self) -> usize {
-        match self {
-            Self::LanguageModel(_, _, windows) => windows.predictions(),
-            Self::Encoder(_, lines) => lines.len(),
-        }
-    }
-
     /// Returns the amount of work of a measurement, as its progress counts it.
     #[must_use]
     pub fn steps(&self) -> usize {

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::statistics::{Answer, log_sum_exp};
 use super::windows::{Score, Windows};
-use crate::error::{Context, ErrorKind, Result, bail, ensure};
+use crate::error::{Context, Error, ErrorKind, Result, Within, bail, ensure};
 use crate::report::quoted;
 
 /// The first bytes of a file that llama.cpp wrote.
@@ -125,8 +125,7 @@ impl LogitsWriter {
     pub fn create(path: &Path, form: Form, vocabulary: usize, windows: &Windows) -> Result<Self> {
         let context = || format!("cannot write {}", quoted(path));
         let rows = windows.predictions();
-        let file =
-            || Ok::<_, crate::error::Error>(BufWriter::new(File::create(path).with_context(ErrorKind::Text, context)?));
+        let file = || Ok::<_, Error>(BufWriter::new(File::create(path).with_context(ErrorKind::Output, context)?));
         let out = match form {
             Form::LlamaCpp => {
                 let len = windows.iter().next().map_or(0, |window| window.tokens.len());
@@ -146,7 +145,7 @@ impl LogitsWriter {
                 let tokens = windows.iter().flat_map(|window| window.tokens).copied();
                 let bytes = numbers.into_iter().chain(tokens).flat_map(u32::to_le_bytes);
                 let bytes: Vec<u8> = MAGIC.iter().copied().chain(bytes).collect();
-                out.write_all(&bytes).with_context(ErrorKind::Text, context)?;
+                out.write_all(&bytes).with_context(ErrorKind::Output, context)?;
                 Out::LlamaCpp(out)
             }
             Form::Safetensors => {
@@ -159,11 +158,11 @@ impl LogitsWriter {
                     (ROWS.to_owned(), Storage::Plain(Dtype::U16), vec![rows, form.row_len(vocabulary)]),
                 ];
                 let recipe = json!({"created_by": concat!("quantize ", env!("CARGO_PKG_VERSION")), "logits": 1});
-                let mut out = Writer::new(file()?, tensors, recipe).with_context(ErrorKind::Text, context)?;
+                let mut out = Writer::new(file()?, tensors, recipe).with_context(ErrorKind::Output, context)?;
                 // The widest numbers come first, otherwise the order is kept.
                 for numbers in [tokens, places] {
                     let bytes: Vec<u8> = numbers.into_iter().flat_map(u32::to_le_bytes).collect();
-                    out.write(&bytes).with_context(ErrorKind::Text, context)?;
+                    out.write(&bytes).with_context(ErrorKind::Output, context)?;
                 }
                 Out::Safetensors(Box::new(out))
             }
@@ -195,7 +194,7 @@ impl LogitsWriter {
             Out::LlamaCpp(out) => out.write_all(&self.row),
             Out::Safetensors(out) => out.write(&self.row),
         }
-        .with_context(ErrorKind::Text, || format!("cannot write {}", quoted(&self.path)))
+        .with_context(ErrorKind::Output, || format!("cannot write {}", quoted(&self.path)))
     }
 
     /// Ends the file.
@@ -209,7 +208,7 @@ impl LogitsWriter {
             Out::Safetensors(out) => out.finish(),
         };
         let flushed = out.and_then(|mut out| out.flush());
-        flushed.with_context(ErrorKind::Text, || format!("cannot write {}", quoted(&self.path)))
+        flushed.with_context(ErrorKind::Output, || format!("cannot write {}", quoted(&self.path)))
     }
 }
 
@@ -233,17 +232,17 @@ impl LogitsReader {
     /// If it cannot be read or is not one, whole.
     pub fn open(path: &Path) -> Result<Self> {
         let context = || format!("cannot read {}", quoted(path));
-        let metadata = fs::metadata(path).with_context(ErrorKind::Text, context)?;
+        let metadata = fs::metadata(path).with_context(ErrorKind::Io, context)?;
         ensure!(ErrorKind::Text, metadata.is_file(), "{}: not an ordinary file", quoted(path));
-        let mut file = File::open(path).with_context(ErrorKind::Text, context)?;
+        let mut file = File::open(path).with_context(ErrorKind::Io, context)?;
         let mut magic = vec![];
-        (&mut file).take(MAGIC.len() as u64).read_to_end(&mut magic).with_context(ErrorKind::Text, context)?;
+        (&mut file).take(MAGIC.len() as u64).read_to_end(&mut magic).with_context(ErrorKind::Io, context)?;
         let opened = if magic == MAGIC {
             Self::open_llama_cpp(path, BufReader::new(file), metadata.len())
         } else {
             Self::open_safetensors(path)
         };
-        opened.with_context(ErrorKind::Text, context)
+        opened.within(context)
     }
 
     fn new(form: Form, path: &Path, file: BufReader<File>, vocabulary: usize, windows: Windows) -> Self {
@@ -285,7 +284,10 @@ impl LogitsReader {
     }
 
     fn open_safetensors(path: &Path) -> Result<Self> {
-        let (header, file) = Header::read(path)?;
+        let (header, file) = Header::read(path).map_err(|error| match error {
+            qruntime::Error::Io { .. } => Error::from(error),
+            _ => Error::from_cause(ErrorKind::Text, error),
+        })?;
         let mut file = BufReader::new(file);
         let entry = |name: &str, dtype: Dtype| {
             let entry = header.entries.iter().find(|entry| entry.name() == name && entry.storage().dtype() == dtype);
@@ -294,7 +296,7 @@ impl LogitsReader {
         let mut numbers = |name: &str| {
             let entry = entry(name, Dtype::U32)?;
             file.seek(SeekFrom::Start(entry.range().start as u64))?;
-            Ok::<_, crate::error::Error>((entry.shape().to_vec(), read_numbers(&mut file, entry.elements())?))
+            Ok::<_, Error>((entry.shape().to_vec(), read_numbers(&mut file, entry.elements())?))
         };
         let (_, tokens) = numbers(TOKENS)?;
         let (shape, places) = numbers(WINDOWS)?;

@@ -196,7 +196,7 @@ pub fn read(path: &Path) -> Result<String> {
         Some(STDIN) => read(&mut io::stdin().lock(), &mut bytes),
         _ => File::open(path).and_then(|mut file| read(&mut file, &mut bytes)),
     };
-    let length = length.with_context(ErrorKind::Text, context)? as u64;
+    let length = length.with_context(ErrorKind::Io, context)? as u64;
     ensure!(
         ErrorKind::Text,
         length <= MAX_TEXT,
@@ -218,6 +218,19 @@ mod tests {
         assert!(never.contains("\"<|endoftext|>\" never occurs") && never.contains("first 256 tokens"), "{never}");
         assert!(never.contains("leave out --documents"), "{never}");
         assert!(message("").contains("empty mark"));
+    }
+
+    #[test]
+    fn a_missing_file_is_no_useless_text() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let kind = |path: &Path| read(path).expect_err("no text").kind();
+        assert_eq!(kind(&folder.path().join("none.txt")), ErrorKind::Io);
+        let path = folder.path().join("latin1.txt");
+        std::fs::write(&path, [b'a', 0xe9])?;
+        assert_eq!(kind(&path), ErrorKind::Text);
+        let labelled = crate::eval::encoder::Labelled::read(&folder.path().join("none.tsv"));
+        assert_eq!(labelled.expect_err("no file").kind(), ErrorKind::Io);
+        Ok(())
     }
 
     #[test]

@@ -46,8 +46,8 @@ impl Output for Panels {
             }
             Action::Keep => {
                 let dtype = tensor.kept_dtype();
-                let same = dtype == tensor.dtype();
-                let bytes = if same { tensor.bytes() } else { tensor.elements() * dtype.bitsize() / 8 };
+                let bytes =
+                    if tensor.is_plain(dtype) { tensor.bytes() } else { tensor.elements() * dtype.bitsize() / 8 };
                 Some(Layout { form: Form::Plain(dtype), bytes, padding: 0 })
             }
         }

@@ -29,12 +29,22 @@ pub trait RoundPanel: fmt::Debug + Send + Sync {
     fn memory(&self) -> usize;
 
     /// Encodes whole rows of weights, row-major, into consecutive panels of 16 rows each; rows that
-    /// the last panel lacks become zero bytes. Returns what that cost.
+    /// the last panel lacks become zero bytes. `place` says which rows of the tensor they are.
+    /// Returns what that cost.
     ///
     /// # Errors
     /// If a weight is not finite, or a block's scale overflows. Rows are counted from the first
     /// panel.
-    fn encode(&self, isa: Isa, weights: &[f32], panels: &mut [u8]) -> Result<Distortion, EncodeError>;
+    fn encode(&self, isa: Isa, place: Place, weights: &[f32], panels: &mut [u8]) -> Result<Distortion, EncodeError>;
+}
+
+/// The place of rows in a tensor of one or several matrices, such as those of experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The number of the matrix: 0 for a tensor of one.
+    pub matrix: usize,
+    /// The first row within the matrix, which begins a panel.
+    pub row: usize,
 }
 
 /// The ways of rounding that need nothing but weights.

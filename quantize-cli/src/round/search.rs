@@ -3,7 +3,7 @@
 
 use kernels::{Distortion, EncodeError, Encoding, Format, Isa, Rounding};
 
-use super::{RoundPanel, Rounder};
+use super::{Place, RoundPanel, Rounder};
 use crate::error::Result;
 
 /// Rounds each block by itself.
@@ -41,7 +41,7 @@ impl RoundPanel for Blocks {
         0
     }
 
-    fn encode(&self, isa: Isa, weights: &[f32], panels: &mut [u8]) -> Result<Distortion, EncodeError> {
+    fn encode(&self, isa: Isa, _: Place, weights: &[f32], panels: &mut [u8]) -> Result<Distortion, EncodeError> {
         let Self { rounding, format, cols } = *self;
         Encoding { isa, format, rounding, importance: None }.encode(weights, cols, panels)
     }

@@ -64,11 +64,12 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// is not within it; or `out` is not as long as the range.
     fn read_f32(&self, tensor: usize, elements: Range<usize>, out: &mut [f32]) -> Result<(), SourceError>;
 
-    /// Reads bytes of a tensor as they are in the file.
+    /// Reads bytes of a tensor as they are in the file. Only those of a [`Stored::Plain`] mean
+    /// something by themselves.
     ///
     /// # Errors
-    /// If the file cannot be read; there is no such tensor; the range is not within it; or `out` is
-    /// not as long as the range.
+    /// If the file cannot be read; there is no such tensor, or it is made of several; the range is
+    /// not within it; or `out` is not as long as the range.
     fn read_stored(&self, tensor: usize, bytes: Range<usize>, out: &mut [u8]) -> Result<(), SourceError>;
 
     /// Returns the bytes of all tensors in the files, scales and dropped ones included.

@@ -64,14 +64,20 @@ impl TensorInfo {
     }
 
     /// Returns the type that its elements have where the tensor is kept: their own, except that
-    /// 8-bit floats become BF16. Without its scales such a float means nothing, and few readers
-    /// know one.
+    /// codes with scales and 8-bit floats become BF16. Without its scales a code means nothing, and
+    /// few readers know such a float.
     #[must_use]
     pub fn kept_dtype(&self) -> Dtype {
-        match self.dtype() {
-            Dtype::F8_E4M3 | Dtype::F8_E5M2 => Dtype::BF16,
-            dtype => dtype,
+        match self.stored {
+            Stored::Scaled(_) | Stored::Plain(Dtype::F8_E4M3 | Dtype::F8_E5M2) => Dtype::BF16,
+            Stored::Plain(dtype) => dtype,
         }
+    }
+
+    /// Whether its bytes in the file are its elements as `dtype`, so that they can be copied.
+    #[must_use]
+    pub fn is_plain(&self, dtype: Dtype) -> bool {
+        self.stored == Stored::Plain(dtype)
     }
 
     /// Returns its dimensions; none for a scalar.
@@ -105,9 +111,28 @@ impl TensorInfo {
     }
 
     /// Whether [`read_f32`](super::Source::read_f32) can convert it: `F64`, `F32`, `F16`, `BF16`,
-    /// `F8_E4M3` or `F8_E5M2`.
+    /// `F8_E4M3`, `F8_E5M2`, or codes with scales.
     #[must_use]
     pub fn is_float(&self) -> bool {
-        Float::of(self.dtype()).is_some()
+        match self.stored {
+            Stored::Plain(dtype) => Float::of(dtype).is_some(),
+            Stored::Scaled(_) => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_with_scales_are_never_copied() {
+        for dtype in [Dtype::I8, Dtype::F8_E4M3, Dtype::BF16] {
+            let info = TensorInfo::new("x", &[2, 3], Stored::Scaled(dtype), 6);
+            assert!(info.is_float() && !info.is_plain(info.kept_dtype()), "{dtype}");
+            assert_eq!(info.kept_dtype(), Dtype::BF16);
+        }
+        let info = TensorInfo::new("x", &[2, 3], Stored::Plain(Dtype::I8), 6);
+        assert!(!info.is_float() && info.is_plain(info.kept_dtype()));
     }
 }

@@ -154,6 +154,9 @@ fn any_range_equals_a_slice_of_the_whole() {
     let mut part = vec![0xaa; 1001];
     source.read_stored(source.position("half").unwrap(), 777..1778, &mut part).unwrap();
     assert_eq!(part, half[777..1778]);
+    // Codes without their scales are no tensor.
+    let codes = source.read_stored(source.position("block.weight").unwrap(), 0..4, &mut [0; 4]).unwrap_err();
+    assert!(codes.to_string().contains("bytes of codes that have scales"), "{codes}");
 }
 
 #[test]

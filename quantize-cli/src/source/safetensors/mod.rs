@@ -256,7 +256,12 @@ impl Source for Safetensors {
     }
 
     fn read_stored(&self, tensor: usize, bytes: Range<usize>, out: &mut [u8]) -> Result<(), SourceError> {
-        self.raw.read_bytes(self.content(tensor)?.0, bytes, out)
+        match self.content(tensor)? {
+            (raw, Content::Raw) => self.raw.read_bytes(*raw, bytes, out),
+            (raw, Content::Composed(_)) => {
+                Err(self.raw.request(*raw, "bytes of codes that have scales, expected a tensor of its own".into()))
+            }
+        }
     }
 
     fn total_bytes(&self) -> u64 {

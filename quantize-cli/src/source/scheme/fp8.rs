@@ -167,13 +167,16 @@ pub(super) fn claim(
         if let Some(j) = scales_of(raw, i, layer, &names)? {
             let scaled = Scaled { codes: i, cols: weight.cols(), scales: Scales::read(raw, weight, j, block)? };
             let info = weight.stored_as(Stored::Scaled(weight.dtype()));
-            claims.compose(i, &[j], info, Box::new(scaled));
+            claims.compose(raw, i, &[j], info, Box::new(scaled))?;
         }
         let scope = layer.map_or_else(|| format!("{}_", weight.name()), |layer| format!("{layer}."));
         for (name, &j) in names.range(scope.as_str()..).take_while(|(name, _)| name.starts_with(&scope)) {
             let what = &name[scope.len()..];
             if ACTIVATION_SCALES.contains(&what) {
-                claims.drop(j);
+                // It may lie beside several weights.
+                if !claims.is_gone(j) {
+                    claims.drop(raw, j)?;
+                }
             } else if !claims.is_gone(j)
                 && what != "weight"
                 && ["scale", "amax", "zero"].iter().any(|word| what.contains(word))
@@ -188,7 +191,7 @@ pub(super) fn claim(
         let cache = ["k_scale", "v_scale", "q_scale"].iter().any(|scale| name.ends_with(&format!(".{scale}")));
         // The mark that ComfyUI leaves, and scales for keys and values in 8 bits.
         if !claims.is_gone(j) && (*name == "scaled_fp8" || cache && tensors[j].elements() == 1) {
-            claims.drop(j);
+            claims.drop(raw, j)?;
         }
     }
     Ok(())

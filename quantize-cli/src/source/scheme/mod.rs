@@ -52,16 +52,35 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// Lists `info` in the place of a raw tensor, and no longer the others that it is made of.
-    fn compose(&mut self, tensor: usize, of: &[usize], info: TensorInfo, composed: Box<dyn Composed>) {
+    /// Lists `info` in the place of a raw tensor, and no longer the others that it is made of. An
+    /// error if any of them is claimed already.
+    fn compose(
+        &mut self,
+        raw: &dyn Raw,
+        tensor: usize,
+        of: &[usize],
+        info: TensorInfo,
+        composed: Box<dyn Composed>,
+    ) -> Result<(), SourceError> {
+        [tensor].iter().chain(of).try_for_each(|&tensor| self.check_free(raw, tensor))?;
         self.composed.insert(tensor, (info, composed));
         self.gone.extend(of);
+        Ok(())
     }
 
-    /// Drops a raw tensor.
-    fn drop(&mut self, tensor: usize) {
+    /// Drops a raw tensor. An error if it is claimed already.
+    fn drop(&mut self, raw: &dyn Raw, tensor: usize) -> Result<(), SourceError> {
+        self.check_free(raw, tensor)?;
         self.dropped.push(tensor);
         self.gone.insert(tensor);
+        Ok(())
+    }
+
+    fn check_free(&self, raw: &dyn Raw, tensor: usize) -> Result<(), SourceError> {
+        if self.is_gone(tensor) || self.composed.contains_key(&tensor) {
+            return Err(raw.refused(tensor, "is part of two quantized tensors, expected one".into()));
+        }
+        Ok(())
     }
 
     /// Whether a raw tensor is not listed as itself any more.
