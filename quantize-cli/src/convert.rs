@@ -409,11 +409,10 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("experts.safetensors");
         // Several jobs for each matrix.
-        let (name, shape) = ("model.layers.0.mlp.experts.down_proj", vec![2, 48, 64 << 10]);
-        let tensors = vec![(name.to_owned(), Storage::Plain(Dtype::BF16), shape)];
-        let mut writer = Writer::new(File::create(&path)?, tensors, serde_json::Value::Null)?;
-        writer.write(&vec![0; 2 * 2 * 48 * (64 << 10)])?;
-        writer.finish()?;
+        let bytes = vec![0; 2 * 2 * 48 * (64 << 10)];
+        let view = safetensors::tensor::TensorView::new(Dtype::BF16, vec![2, 48, 64 << 10], &bytes).expect("a tensor");
+        let file = safetensors::serialize([("model.layers.0.mlp.experts.down_proj", view)], None).expect("a file");
+        std::fs::write(&path, file)?;
         let source = &*source::open(&path)?;
         let noted = Noted::default();
         let rules = ["*=q8_0".parse().expect("a rule")];
