@@ -343,11 +343,9 @@ fn with_weights<T>(
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
     use std::sync::Mutex;
 
     use kernels::EncodeError;
-    use qruntime::container::{Storage, Writer};
 
     use super::*;
     use crate::output::Panels;
