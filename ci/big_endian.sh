@@ -8,6 +8,9 @@
 #
 # Needs a C cross compiler, its C library and qemu from Debian, which it installs (as root), and
 # Rust's standard library for PowerPC from rustup. Beside compiling, a minute.
+#
+# Not part of .ci/run: `all_16_bit_numbers_are_widened_exactly` fails there for BF16, for a reason
+# that is not known yet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
