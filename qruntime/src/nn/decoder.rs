@@ -11,7 +11,7 @@ use super::rope::Rope;
 use super::spec::{DecoderSpec, LayerSpec, MlpSpec};
 use super::tap::{Products, Tap, lend};
 use super::weights::Weights;
-use super::{after, beyond_range, largest, rows, rows_mut, sized};
+use super::{after, beyond_range, gather, largest, rows, rows_mut, scatter, sized};
 use crate::error::{Error, NetworkPart};
 use crate::linear::{Linear, Workspace};
 use crate::names::Part;
@@ -144,20 +144,10 @@ impl Decoder {
         tap: Option<&mut dyn Tap>,
     ) -> Result<(), Error> {
         let (x, normed) = state.begin(pieces, self.embedding.in_features());
-        let mut to = &mut *x;
-        for rows in rows.iter() {
-            let (some, others) = to.split_at_mut(rows.len());
-            some.copy_from_slice(rows);
-            to = others;
-        }
+        gather(rows, x);
         self.layers[layer].before_attention.rows(x, normed);
         self.layer(layer, 0, None, pieces, state, tap)?;
-        let mut from = state.x.as_slice();
-        for rows in rows {
-            let (some, others) = from.split_at(rows.len());
-            rows.copy_from_slice(some);
-            from = others;
-        }
+        scatter(&state.x, rows);
         Ok(())
     }
 

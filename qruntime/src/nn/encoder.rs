@@ -10,7 +10,7 @@ use super::norm::{ELEMENT, Norm};
 use super::spec::EncoderSpec;
 use super::tap::{Products, Tap, lend};
 use super::weights::Weights;
-use super::{after, beyond_range, largest, sized};
+use super::{after, beyond_range, gather, largest, scatter, sized};
 use crate::error::Error;
 use crate::linear::{Linear, Workspace};
 use crate::names::Part;
@@ -122,19 +122,9 @@ impl EncoderNetwork {
     ) -> Result<(), Error> {
         let hidden = self.words.in_features();
         state.begin(rows.iter().map(|rows| rows.len() / hidden), hidden);
-        let mut to = state.x.as_mut_slice();
-        for rows in rows.iter() {
-            let (some, others) = to.split_at_mut(rows.len());
-            some.copy_from_slice(rows);
-            to = others;
-        }
+        gather(rows, &mut state.x);
         self.layer(layer, rows.iter().map(|rows| rows.len() / hidden), state, tap)?;
-        let mut from = state.x.as_slice();
-        for rows in rows {
-            let (some, others) = from.split_at(rows.len());
-            rows.copy_from_slice(some);
-            from = others;
-        }
+        scatter(&state.x, rows);
         Ok(())
     }
 

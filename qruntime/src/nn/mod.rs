@@ -46,6 +46,24 @@ pub(crate) fn rows_mut(elements: &mut [f32], cols: usize) -> ArrayViewMut2<'_, f
     ArrayViewMut2::from_shape((elements.len() / cols, cols), elements).expect("whole rows")
 }
 
+/// Copies the rows of several sequences into one buffer, one sequence after the other.
+pub(crate) fn gather(rows: &[&mut [f32]], mut to: &mut [f32]) {
+    for rows in rows {
+        let (start, rest) = to.split_at_mut(rows.len());
+        start.copy_from_slice(rows);
+        to = rest;
+    }
+}
+
+/// Copies the rows of several sequences back from the buffer that [`gather`] filled.
+pub(crate) fn scatter(mut from: &[f32], rows: &mut [&mut [f32]]) {
+    for rows in rows {
+        let (start, rest) = from.split_at(rows.len());
+        rows.copy_from_slice(start);
+        from = rest;
+    }
+}
+
 /// Returns the largest magnitude of some elements. Infinity exceeds all finite ones, and NaN
 /// exceeds infinity.
 pub(crate) fn largest(elements: &[f32]) -> f32 {
