@@ -168,10 +168,27 @@ fn the_seeds_are_those_that_would_be_written_today() {
     }
 }
 
+/// A template and the conversation that it renders, with a zero byte between them.
+#[cfg(feature = "text")]
+fn template_with_a_conversation() -> Vec<u8> {
+    let template = r#"{% for m in messages %}{{ m.role }}: {{ m.content | map(attribute="text") | join("\n") if m.content is not string else m.content }}{{ m.thinking }}{% if m.tool_calls %}{{ m.tool_calls | tojson }}{% endif %}{% endfor %}{{ documents | length }}{{ depth }}{{ name }}"#;
+    let conversation = r#"{"messages":[{"role":"user","content":"Hi","thinking":"hm"},{"role":"assistant","content":[{"text":"a"},{"text":"b"}],"tool_calls":[{"id":"1"}]}],"documents":[{"title":"t","text":"x"}],"depth":[[[[1e99,-0,18446744073709551615]]]],"name":"\u0000\ud83d\ude00"}"#;
+    format!("{template}\0{conversation}").into_bytes()
+}
+
+#[cfg(feature = "text")]
+#[test]
+fn the_template_with_a_conversation_is_the_one_that_would_be_written_today() {
+    let committed = fs::read(format!("{TEMPLATES}/own_conversation")).unwrap_or_default();
+    assert!(committed == template_with_a_conversation(), "see `write_the_seeds` in CONTRIBUTING.md");
+}
+
 #[test]
 #[ignore = "writes into the source tree; run it when a format is new"]
 fn write_the_seeds() {
     for (name, file) in seeds() {
         fs::write(format!("{CORPUS}/{name}.safetensors"), file).unwrap();
     }
+    #[cfg(feature = "text")]
+    fs::write(format!("{TEMPLATES}/own_conversation"), template_with_a_conversation()).unwrap();
 }
