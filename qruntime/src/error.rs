@@ -246,6 +246,8 @@ impl From<IsaError> for Error {
 pub enum FileErrorKind {
     /// It is not a safetensors file, or a damaged one.
     NotSafetensors,
+    /// It is not a GGUF file, or a damaged one.
+    NotGguf,
     /// Its description of the packed tensors cannot be read.
     Metadata,
     /// It needs a later version of this library.
@@ -269,12 +271,12 @@ pub enum FileErrorKind {
 impl FileErrorKind {
     /// All kinds.
     #[cfg(test)]
-    const ALL: [Self; 9] = {
+    const ALL: [Self; 10] = {
         use FileErrorKind::*;
-        let all = [NotSafetensors, Metadata, Version, Tensor, Shards, Json, TooLong, Network, Foreign];
+        let all = [NotSafetensors, NotGguf, Metadata, Version, Tensor, Shards, Json, TooLong, Network, Foreign];
         // Whoever adds a kind adds it to both lists.
         match all[0] {
-            NotSafetensors | Metadata | Version | Tensor | Shards | Json | TooLong | Network | Foreign => all,
+            NotSafetensors | NotGguf | Metadata | Version | Tensor | Shards | Json | TooLong | Network | Foreign => all,
         }
     };
 
@@ -283,6 +285,7 @@ impl FileErrorKind {
     pub fn code(self) -> &'static str {
         match self {
             Self::NotSafetensors => "file_not_safetensors",
+            Self::NotGguf => "file_not_gguf",
             Self::Metadata => "file_metadata",
             Self::Version => "file_version",
             Self::Tensor => "file_tensor",
@@ -419,7 +422,7 @@ mod tests {
         let codes: Vec<&str> = all().iter().map(Error::code).collect();
         let expected = "io no_such_tensor wrong_kind_of_tensor shape instruction_set token no_such_layer context no_tokens \
                         no_such_prompt other_model no_folder cancelled not_finite cache_range option \
-                        file_not_safetensors file_metadata file_version file_tensor file_shards file_json file_too_long \
+                        file_not_safetensors file_not_gguf file_metadata file_version file_tensor file_shards file_json file_too_long \
                         file_network file_foreign";
         assert_eq!(codes.join(" "), expected);
     }

@@ -73,6 +73,7 @@ mod experts;
 mod family;
 mod files;
 mod folder;
+pub mod gguf;
 mod json;
 mod linear;
 mod lm;

@@ -12,6 +12,9 @@ pub(crate) const BEGINNING: usize = 512;
 /// The leading bytes of other kinds of files, and the message for each.
 const BEGINNINGS: &[(&[u8], &str)] = &[
     (b"GGUF", "a GGUF file, which is not read: give the original checkpoint that it was made from"),
+    (b"lmgg", BEFORE_GGUF),
+    (b"fmgg", BEFORE_GGUF),
+    (b"tjgg", BEFORE_GGUF),
     (b"PK\x03\x04", "a zip archive, as torch.save writes it: load it in PyTorch and save it as safetensors"),
     (b"\x80", "a Python pickle, as torch.save writes it: load it in PyTorch and save it as safetensors"),
     (b"\x89HDF", "an HDF5 file, as Keras writes it: load it in its framework and save it as safetensors"),
@@ -19,7 +22,9 @@ const BEGINNINGS: &[(&[u8], &str)] = &[
     (b"{", "JSON text, expected a .safetensors file or a folder with one"),
 ];
 
-/// Recognizes a file that is not safetensors by its first bytes.
+const BEFORE_GGUF: &str = "a GGML file of the time before GGUF: give the original checkpoint that it was made from";
+
+/// Recognizes a file that is not of a kind that is read by its first bytes.
 pub(crate) fn by_beginning(bytes: &[u8]) -> Option<FileError> {
     let bytes = &bytes[..bytes.len().min(BEGINNING)];
     if let Some(error) = replaced(bytes) {

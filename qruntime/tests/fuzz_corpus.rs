@@ -7,6 +7,8 @@
 mod converse;
 #[path = "../../fuzz/fuzz_targets/exercise.rs"]
 mod exercise;
+#[path = "../../fuzz/fuzz_targets/read_gguf.rs"]
+mod read_gguf;
 mod support;
 #[cfg(feature = "text")]
 #[path = "../../fuzz/fuzz_targets/tokenize.rs"]
@@ -17,7 +19,9 @@ use std::fs;
 use kernels::Format;
 use qruntime::Dtype;
 use qruntime::container::Storage;
+use qruntime::gguf::ElementType;
 use serde_json::{Value, json};
+use support::gguf::{self, GgufFile};
 use support::{Random, assembled, packed, small_file, written};
 
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/open_model");
@@ -31,6 +35,19 @@ fn no_file_of_the_corpus_does_harm() {
         opened += usize::from(exercise::exercise(&fs::read(file).unwrap()).is_some());
     }
     assert!(opened >= 4 + Format::ALL.len(), "{opened} files of the corpus opened");
+}
+
+const GGUF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/gguf");
+
+#[test]
+fn no_gguf_file_of_the_corpus_does_harm() {
+    let mut read = 0;
+    for file in fs::read_dir(GGUF).unwrap() {
+        let file = file.unwrap().path();
+        println!("{}", file.display());
+        read += usize::from(read_gguf::read_gguf(&fs::read(file).unwrap()));
+    }
+    assert!(read >= 5, "{read} files of the corpus were read");
 }
 
 #[cfg(feature = "text")]
@@ -159,11 +176,39 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
+/// Returns the GGUF files from which fuzzing starts.
+fn gguf_seeds() -> Vec<(String, Vec<u8>)> {
+    let aligned = |alignment: usize, version| {
+        let mut file = gguf::small().number("general.alignment", alignment as u32);
+        (file.alignment, file.version) = (alignment, version);
+        file.bytes()
+    };
+    let mut every = GgufFile::default().text("general.architecture", "bert");
+    for number in 0..64 {
+        if let Ok(element_type) = ElementType::from_ggml(number) {
+            let (cols, bytes) = (element_type.block_len(), element_type.block_bytes());
+            every = every.tensor(&format!("{element_type}"), &[2, cols], number, vec![number as u8; 2 * bytes]);
+        }
+    }
+    let joined = gguf::small().value("split.count", 2, &[0, 0]).value("split.no", 2, &[0, 0]);
+    vec![
+        ("small".to_owned(), gguf::small().bytes()),
+        ("version_2".to_owned(), aligned(8, 2)),
+        ("wide".to_owned(), aligned(64, 3)),
+        ("every_type".to_owned(), every.bytes()),
+        ("joined".to_owned(), joined.bytes()),
+    ]
+}
+
 /// A stale seed is refused at once, and the fuzzer gets no further.
 #[test]
 fn the_seeds_are_those_that_would_be_written_today() {
     for (name, file) in seeds() {
         let committed = fs::read(format!("{CORPUS}/{name}.safetensors")).unwrap_or_default();
+        assert!(committed == file, "{name} is stale: see `write_the_seeds` in CONTRIBUTING.md");
+    }
+    for (name, file) in gguf_seeds() {
+        let committed = fs::read(format!("{GGUF}/{name}.gguf")).unwrap_or_default();
         assert!(committed == file, "{name} is stale: see `write_the_seeds` in CONTRIBUTING.md");
     }
 }
@@ -188,6 +233,9 @@ fn the_template_with_a_conversation_is_the_one_that_would_be_written_today() {
 fn write_the_seeds() {
     for (name, file) in seeds() {
         fs::write(format!("{CORPUS}/{name}.safetensors"), file).unwrap();
+    }
+    for (name, file) in gguf_seeds() {
+        fs::write(format!("{GGUF}/{name}.gguf"), file).unwrap();
     }
     #[cfg(feature = "text")]
     fs::write(format!("{TEMPLATES}/own_conversation"), template_with_a_conversation()).unwrap();

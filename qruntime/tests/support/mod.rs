@@ -8,6 +8,7 @@
 
 pub mod allocations;
 pub mod expected;
+pub mod gguf;
 pub mod models;
 pub mod npy;
 #[path = "../../../kernels/tests/support/random.rs"]
