@@ -9,6 +9,9 @@ the source. For every format and way of rounding,
 * rounding to nearest gives the bytes of `gguf.quants.quantize` where gguf has one for the format, except for codes at which that rounds
   twice (see `fused_code`).
 
+And kernels/tests/foreign.txt holds, for each format that is only read, the hash of what `gguf.quants.dequantize` makes of random blocks
+(`--write` as the only argument writes the file anew).
+
 Called by ci/interop.sh, which installs what it needs.
 """
 
@@ -22,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import xxhash
-from gguf import GGMLQuantizationType, quants
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from safetensors import safe_open
 
 ROWS = 16
@@ -38,6 +41,10 @@ FORMATS = {
     "iq4_xs": (256, [2, 2] + [4] * 33, False),
     "mxfp4": (32, [1] + [4] * 4, True),
 }
+# The formats that are only read: their names, and in kernels/tests/foreign.rs the number of blocks.
+FOREIGN = ["iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "tq1_0", "tq2_0", "nvfp4"]
+FOREIGN_BLOCKS = 128
+FOREIGN_HASHES = Path(__file__).resolve().parent.parent / "kernels/tests/foreign.txt"
 # In bytes; of what a checkpoint may hold and numpy has no name for, BF16 is all we need.
 WIDTHS = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 
@@ -215,7 +222,35 @@ def check(quantize, decode, checkpoint, folder, format, rounding):
     return np.concatenate(norms), np.concatenate(slacks)
 
 
+def random_bytes(seed, count):
+    """What kernels/tests/support/random.rs gives for a seed."""
+    with np.errstate(over="ignore"):
+        z = np.uint64(seed) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
+    return (z ^ (z >> np.uint64(31))).astype(np.uint8)
+
+
+def foreign_hashes():
+    """A line for each format that is only read: its name, and FNV-1a over the bits of what random blocks decode to, 32 at a time."""
+    for format in FOREIGN:
+        blocks = random_bytes(kind(format), FOREIGN_BLOCKS * GGML_QUANT_SIZES[kind(format)][1])
+        with np.errstate(invalid="ignore"):
+            weights = quants.dequantize(blocks.reshape(FOREIGN_BLOCKS, -1), kind(format)).astype(np.float32)
+        weights[np.isnan(weights)] = np.uint32(0x7FC0_0000).view(np.float32)
+        hash = 0xCBF2_9CE4_8422_2325
+        for bits in weights.reshape(-1).view("<u4").tolist():
+            hash = (hash ^ bits) * 0x100_0000_01B3 % 2**64
+        yield f"{format} {hash:016x}\n"
+
+
 def main():
+    hashes = "# Written by ci/interop.py --write: see kernels/tests/foreign.rs.\n" + "".join(foreign_hashes())
+    if sys.argv[1:] == ["--write"]:
+        FOREIGN_HASHES.write_text(hashes)
+        return
+    assert FOREIGN_HASHES.read_text() == hashes, f"{FOREIGN_HASHES} is not what gguf decodes"
+    print(f"{len(FOREIGN)} formats that are only read: {FOREIGN_HASHES.name} is what gguf decodes")
     quantize, decode, checkpoint = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         for format, (length, *_) in FORMATS.items():

@@ -1,6 +1,7 @@
 //! Blocked quantization formats and the SIMD products that run on them.
 //!
-//! Weights are rows of blocks in one of the [`Format`]s, which are GGUF's, byte for byte. In memory
+//! Weights are rows of blocks in one of the [`Format`]s, which are GGUF's, byte for byte. (GGUF's
+//! other block types are [`Foreign`]: read exactly, not multiplied.) In memory
 //! and on disk 16 rows lie interleaved in a **panel** ([`panel`]), the order in which every
 //! instruction set reads them: one vector lane is one row. An [`Isa`] is detected at run time;
 //! every one computes the same `f32` bits as the scalar reference.
@@ -38,7 +39,7 @@
 //! block                              a block of quantized activations
 //! isa                                instruction sets: detection, operations, dispatch
 //! math                               exponential functions on 16 lanes
-//! activations, format                quantized activations; formats of weights
+//! activations, format, foreign       quantized activations; formats of weights
 //! panel, peak, vector                16 rows interleaved; limits of a core; norms, softmax
 //! encode, kv, plain                  weights to panels; keys and values; matrices of floats
 //! matrix, attention
@@ -52,6 +53,7 @@ mod attention;
 mod block;
 mod encode;
 mod error;
+mod foreign;
 mod format;
 #[cfg_attr(
     any(target_arch = "x86_64", target_arch = "aarch64"),
@@ -72,6 +74,7 @@ pub use attention::{AttentionOptions, AttentionScratch, attend};
 pub use block::{ACTIVATION_BLOCK, QUAD};
 pub use encode::{Distortion, Encoding};
 pub use error::{EncodeError, ShapeError};
+pub use foreign::Foreign;
 pub use format::{Format, Rounding, UnknownFormat};
 pub use isa::{ISA_VARIABLE, Isa, IsaError, KNOWN_ISAS};
 pub use kv::{KvFormat, KvHead};

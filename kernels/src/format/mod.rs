@@ -7,6 +7,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use crate::block::{ACTIVATION_BLOCK, RowBlock};
+use crate::error::ShapeError;
 use crate::isa::Simd;
 pub(crate) use importance::Importance;
 pub(crate) use tile::Tile;
@@ -245,6 +246,33 @@ impl Format {
         match self.panel_bytes(cols) {
             Some(panel) => panel.checked_mul(rows.div_ceil(PANEL_ROWS)),
             None => None,
+        }
+    }
+
+    /// Decodes blocks, as they lie in a row.
+    ///
+    /// # Errors
+    /// If `blocks` are not whole blocks, or `weights` not as long as they are.
+    pub fn decode(self, blocks: &[u8], weights: &mut [f32]) -> Result<(), ShapeError> {
+        let count = blocks.len() / self.block_bytes();
+        ShapeError::check("bytes of whole blocks", blocks.len(), count * self.block_bytes())?;
+        ShapeError::check("weights of blocks", weights.len(), count * self.block_len())?;
+        self.visit(Decode { blocks, weights });
+        Ok(())
+    }
+}
+
+struct Decode<'a> {
+    blocks: &'a [u8],
+    weights: &'a mut [f32],
+}
+
+impl FormatVisitor for Decode<'_> {
+    type Output = ();
+
+    fn visit<F: BlockFormat>(self) {
+        for (block, weights) in self.blocks.chunks_exact(F::BYTES).zip(self.weights.chunks_exact_mut(F::LEN)) {
+            F::decode(block, weights);
         }
     }
 }
