@@ -178,7 +178,22 @@ impl<F: BlockFormat, const GIVEN: bool> Kernel for EncodeAs<'_, F, GIVEN> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Self::Output {
-        let EncodePanel { rounding, importance, weights, cols, panel, .. } = self.0;
+        // Factors of 1 give the same bytes as no importance.
+        if S::SHORT_CODE { self.0.encode_shared::<F, S>(simd) } else { self.0.encode::<F, S, GIVEN>(simd) }
+    }
+}
+
+impl EncodePanel<'_> {
+    /// Encodes with and without importance by the same code.
+    #[inline(never)]
+    fn encode_shared<F: BlockFormat, S: Simd>(self, simd: S) -> Result<Distortion, EncodeError> {
+        self.encode::<F, S, true>(simd)
+    }
+
+    /// Encodes the panel; without `GIVEN`, all columns count the same.
+    #[inline(always)]
+    fn encode<F: BlockFormat, S: Simd, const GIVEN: bool>(self, simd: S) -> Result<Distortion, EncodeError> {
+        let Self { rounding, importance, weights, cols, panel, .. } = self;
         if !all_finite(weights) {
             let at = weights.iter().position(|w| !w.is_finite()).unwrap_or_default();
             return Err(EncodeError::NotFinite { row: at / cols, col: at % cols, value: weights[at] });
@@ -217,7 +232,7 @@ impl<F: BlockFormat, const GIVEN: bool> Kernel for EncodeAs<'_, F, GIVEN> {
                     count = 2;
                 }
             }
-            if GIVEN {
+            if GIVEN && importance.is_some() {
                 tries[count].1 = &own;
                 count += 1;
             }

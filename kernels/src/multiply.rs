@@ -119,7 +119,7 @@ impl<F: BlockFormat> Kernel for MultiplyAs<'_, F> {
             return;
         }
         let panels = weights.as_bytes().chunks_exact(weights.panel_bytes()).zip(out.chunks_exact_mut(x.rows()));
-        if x.rows() <= F::MAX_ROWS_UNBUFFERED {
+        if x.rows() <= F::MAX_ROWS_UNBUFFERED && !S::SHORT_CODE {
             // The second time a panel comes from the second-level cache.
             for (panel, out) in panels {
                 for (x, out) in x.rest().zip(out) {
@@ -138,7 +138,13 @@ impl<F: BlockFormat> Kernel for MultiplyAs<'_, F> {
                 for (tiles, block) in tiles.chunks_exact_mut(F::TILES).zip(blocks) {
                     prefetch(simd, block, 0, 1);
                     let header = F::header(simd, block);
-                    each_tile!(F, i => tiles[i] = F::unpack(simd, block, &header, i));
+                    if S::SHORT_CODE {
+                        for (i, tile) in tiles.iter_mut().enumerate() {
+                            *tile = F::unpack(simd, block, &header, i);
+                        }
+                    } else {
+                        each_tile!(F, i => tiles[i] = F::unpack(simd, block, &header, i));
+                    }
                 }
                 let (quads, rest) = out.as_chunks_mut::<QUAD>();
                 for (x, acc) in x.quads().zip(quads) {

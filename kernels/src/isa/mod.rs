@@ -46,6 +46,9 @@ pub(crate) trait Simd: Copy {
     const FEW_REGISTERS: bool;
     /// Whether registers hold 16 vectors of `f32` sums beside their operands, rather than 4 to 6.
     const MANY_SUMS: bool;
+    /// Whether short code counts more than speed. An operation that is a loop over lanes is long
+    /// code, of which every unrolled step and every special case makes another copy.
+    const SHORT_CODE: bool = false;
 
     /// Loads 64 bytes.
     fn load(self, src: &[u8; 64]) -> Self::Bytes;

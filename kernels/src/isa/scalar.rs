@@ -59,6 +59,7 @@ impl Simd for Scalar {
     type F32 = [f32; 16];
     const FEW_REGISTERS: bool = false;
     const MANY_SUMS: bool = false;
+    const SHORT_CODE: bool = true;
 
     #[inline(always)]
     fn load(self, src: &[u8; 64]) -> Lanes {
