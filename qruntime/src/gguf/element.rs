@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use kernels::Format;
+use kernels::{Foreign, Format};
 use safetensors::Dtype;
 
-use super::foreign::Foreign;
 use crate::error::FileErrorKind;
 
 /// How the elements of a tensor are stored.

@@ -16,7 +16,6 @@
 //! ```
 
 mod element;
-mod foreign;
 mod parse;
 mod split;
 mod value;
@@ -27,7 +26,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub use element::{ElementType, UnreadType};
-pub use foreign::Foreign;
+pub use kernels::Foreign;
 pub use value::{Array, Metadata, Value};
 
 use crate::error::{Error, FileError};
