@@ -34,6 +34,8 @@ FORMATS = {
     "q8_0": (32, [2] + [4] * 8, True),
     "q4_0": (32, [2] + [4] * 4, True),
     "q4_1": (32, [2, 2] + [4] * 4, True),
+    "q5_0": (32, [2] + [4] * 5, True),
+    "q5_1": (32, [2, 2] + [4] * 5, True),
     "q4_k": (256, [2, 2] + [4] * 35, False),
     "q5_k": (256, [2, 2] + [4] * 43, False),
     "q6_k": (256, [4] * 52 + [2], False),
@@ -117,20 +119,21 @@ def to_panels(by_row, format, shape):
 
 
 def codes(blocks):
-    """The codes of q4_0 blocks, in the order of the columns."""
-    packed = blocks.reshape(-1, 18)[:, 2:]
-    return np.concatenate([packed & 15, packed >> 4], axis=1)
+    """The codes of q4_0 or q5_0 blocks, in the order of the columns."""
+    packed = blocks[:, -16:]
+    fifths = np.unpackbits(blocks[:, 2:-16], axis=1, bitorder="little") if blocks.shape[1] == 22 else 0
+    return np.concatenate([packed & 15, packed >> 4], axis=1) | fifths << 4
 
 
-def fused_code(x, inverse):
-    """`min(15, trunc(fma(x, inverse, 8.5)))` in exact arithmetic, with the one rounding to binary32 that the documentation asks for.
+def fused_code(x, inverse, zero):
+    """`min(2 zero - 1, trunc(fma(x, inverse, zero + 0.5)))` in exact arithmetic, with the one rounding to binary32 that the documentation asks for.
 
     gguf-py rounds the product, then the sum: where the sum is within a rounding error of an integer its code may be another one.
     (ggml in C does the one or the other, as its compiler likes.)
     """
-    exact = Fraction(float(x)) * Fraction(float(inverse)) + Fraction(17, 2)
+    exact = Fraction(float(x)) * Fraction(float(inverse)) + Fraction(2 * zero + 1, 2)
     ulp = Fraction(2) ** (math.frexp(exact)[1] - 24)
-    return min(15, math.trunc(round(exact / ulp) * ulp))
+    return min(2 * zero - 1, math.trunc(round(exact / ulp) * ulp))
 
 
 def check_nearest(weights, blocks, format):
@@ -139,14 +142,16 @@ def check_nearest(weights, blocks, format):
     theirs = np.concatenate([quants.quantize(rows, kind(format)) for rows in np.array_split(weights, -(-weights.size // 2**18))])
     if np.array_equal(theirs, blocks):
         return 0
-    assert format == "q4_0", f"{format}: blocks differ from gguf's"
-    assert np.array_equal(theirs.reshape(-1, 18)[:, :2], blocks.reshape(-1, 18)[:, :2]), "scales differ from gguf's"
+    zero = {"q4_0": 8, "q5_0": 16}.get(format)
+    assert zero, f"{format}: blocks differ from gguf's"
+    theirs, blocks = (rows.reshape(-1, sum(FORMATS[format][1])) for rows in [theirs, blocks])
+    assert np.array_equal(theirs[:, :2], blocks[:, :2]), "scales differ from gguf's"
     x = weights.reshape(-1, 32)
-    d = np.take_along_axis(x, abs(x).argmax(axis=1, keepdims=True), axis=1) / np.float32(-8)
+    d = np.take_along_axis(x, abs(x).argmax(axis=1, keepdims=True), axis=1) / np.float32(-zero)
     ours, theirs = codes(blocks).astype(int), codes(theirs).astype(int)
     differing = np.argwhere(ours != theirs)
     for block, column in differing:
-        assert ours[block, column] == fused_code(x[block, column], 1 / d[block, 0]), "a code is not what is documented"
+        assert ours[block, column] == fused_code(x[block, column], 1 / d[block, 0], zero), "a code is not what is documented"
         assert abs(ours[block, column] - theirs[block, column]) == 1, "a code is not near gguf's"
     return len(differing)
 

@@ -121,7 +121,7 @@ fn rows_decode_to_what_the_format_says() {
 
 /// Whether a zero among other weights need not become zero.
 fn has_offset(format: Format) -> bool {
-    matches!(format, Format::Q4_1 | Format::Q4K | Format::Q5K | Format::Iq4Nl | Format::Iq4Xs)
+    matches!(format, Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K | Format::Iq4Nl | Format::Iq4Xs)
 }
 
 /// Blocks with every bit set or not by chance decode to what the formats' description says, one
@@ -152,9 +152,11 @@ fn any_bytes_decode_to_what_the_format_says() {
 
 /// GGUF's numbers (`enum ggml_type`) with the columns and bytes of a block, and the names of
 /// llama.cpp.
-const GGML_TYPES: [(u32, &str, usize, usize); 9] = [
+const GGML_TYPES: [(u32, &str, usize, usize); 11] = [
     (2, "q4_0", 32, 18),
     (3, "q4_1", 32, 20),
+    (6, "q5_0", 32, 22),
+    (7, "q5_1", 32, 24),
     (8, "q8_0", 32, 34),
     (12, "q4_k", 256, 144),
     (13, "q5_k", 256, 176),
@@ -196,6 +198,8 @@ const SEARCHED: &[(Format, f64, f64)] = &[
     (Format::Q8_0, 0.000_030, 0.000_043),
     (Format::Q4_0, 0.006_60, 0.009_65),
     (Format::Q4_1, 0.004_76, 0.006_02),
+    (Format::Q5_0, 0.001_60, 0.002_41),
+    (Format::Q5_1, 0.001_10, 0.001_41),
     (Format::Q4K, 0.004_86, 0.006_18),
     (Format::Q5K, 0.001_185, 0.001_51),
     (Format::Q6K, 0.000_275, 0.000_376),
@@ -613,6 +617,7 @@ fn steps(format: Format) -> Option<f32> {
     Some(match format {
         Format::Q8_0 => 127.0,
         Format::Q4_0 => 8.0,
+        Format::Q5_0 => 16.0,
         Format::Q6K => 32.0 * 128.0,
         Format::Iq4Nl => 127.0,
         Format::Iq4Xs => 127.0 * 32.0,
@@ -625,6 +630,7 @@ fn steps(format: Format) -> Option<f32> {
 fn a_range_or_an_offset_that_overflows_is_an_error() {
     for (format, range, offset) in [
         (Format::Q4_1, 65520.0 * 15.0, 65520.0),
+        (Format::Q5_1, 65520.0 * 31.0, 65520.0),
         (Format::Q4K, 65520.0 * 15.0 * 63.0, 65520.0 * 63.0),
         (Format::Q5K, 65520.0 * 31.0 * 63.0, 65520.0 * 63.0),
     ] {
@@ -669,9 +675,11 @@ fn search_is_never_worse_than_nearest_next_to_overflow() {
     let isas = isas_to_test();
     for (format, range, offset) in [
         (Format::Q4_1, 65504.0 * 15.0, 65504.0),
+        (Format::Q5_1, 65504.0 * 31.0, 65504.0),
         (Format::Q4K, 65504.0 * 15.0 * 63.0, 65504.0 * 63.0),
         (Format::Q5K, 65504.0 * 31.0 * 63.0, 65504.0 * 63.0),
         (Format::Q4_0, 65504.0 * 8.0, 65504.0 * 8.0),
+        (Format::Q5_0, 65504.0 * 16.0, 65504.0 * 16.0),
         (Format::Q6K, 65504.0 * 32.0 * 128.0, 65504.0 * 32.0 * 128.0),
         (Format::Iq4Nl, 65504.0 * 127.0, 65504.0 * 127.0),
         (Format::Iq4Xs, 65504.0 * 127.0 * 32.0, 65504.0 * 127.0 * 32.0),
@@ -770,7 +778,7 @@ proptest! {
                     let mut decoded = [f32::NAN; 256];
                     MatrixRef::new(format, 1, 256, panel).unwrap().decode_row(0, &mut decoded).unwrap();
                     let worst = weights.iter().zip(&decoded).fold(0.0f32, |a, (w, d)| a.max((w - d).abs()));
-                    if let (Format::Q8_0 | Format::Q4_0, Some(steps), Rounding::Nearest) = (format, steps(format), rounding) {
+                    if let (Format::Q8_0 | Format::Q4_0 | Format::Q5_0, Some(steps), Rounding::Nearest) = (format, steps(format), rounding) {
                         // Half a step, the rounding of the scale to half precision (or its
                         // subnormal step), and the weight cut off beyond +7.
                         let step = largest / steps;

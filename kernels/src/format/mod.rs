@@ -19,10 +19,13 @@ pub const PANEL_ROWS: usize = 16;
 /// The same column of 16 rows.
 pub(crate) type Lanes = [f32; PANEL_ROWS];
 
+mod centred;
+mod fifth;
 mod importance;
 mod iq4;
 mod k;
 mod line;
+mod offset;
 mod scaled;
 mod search;
 mod tile;
@@ -164,6 +167,10 @@ formats! {
     Q4_0 = "q4_0", ggml Some(2), in q4_0;
     /// 4-bit codes, scale and offset in half precision per 32 columns; 5 bits per weight.
     Q4_1 = "q4_1", ggml Some(3), in q4_1;
+    /// 5-bit codes, one half-precision scale per 32 columns; 5.5 bits per weight.
+    Q5_0 = "q5_0", ggml Some(6), in q5_0;
+    /// 5-bit codes, scale and offset in half precision per 32 columns; 6 bits per weight.
+    Q5_1 = "q5_1", ggml Some(7), in q5_1;
     /// 4-bit codes, 6-bit scale and offset per 32 columns in super-blocks of 256; 4.5 bits per
     /// weight.
     Q4K = "q4_k", ggml Some(12), in q4_k;

@@ -47,6 +47,20 @@ macro_rules! avx {
                 [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])]
             }
 
+            fn spread_bits(w: [__m256i; 2], group: u32) -> [__m256i; 2] {
+                // The byte with the four bits is copied into all bytes of its lane, each of which
+                // then tests its own bit.
+                let first = _mm_set_epi32(0x0c0c_0c0c, 0x0808_0808, 0x0404_0404, 0);
+                let copy = _mm256_broadcastsi128_si256(_mm_add_epi8(first, _mm_set1_epi8(group as i8 / 2)));
+                let bit = _mm256_set1_epi32(0x0804_0201 << (group % 2 * 4));
+                let mut spread = w;
+                for spread in &mut spread {
+                    let bits = _mm256_and_si256(_mm256_shuffle_epi8(*spread, copy), bit);
+                    *spread = _mm256_and_si256(_mm256_cmpeq_epi8(bits, bit), _mm256_set1_epi8(16));
+                }
+                spread
+            }
+
             fn lookup_bytes(table: &[i8; 16], index: [__m256i; 2]) -> [__m256i; 2] {
                 // SAFETY: the table is 16 readable bytes and the load needs no alignment.
                 let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };

@@ -57,6 +57,16 @@ define_isa! {
         _mm512_or_si512(a, b)
     }
 
+    fn spread_bits(w: __m512i, group: u32) -> __m512i {
+        // The byte with the four bits is copied into all bytes of its lane, each of which then
+        // tests its own bit.
+        let first = _mm_set_epi32(0x0c0c_0c0c, 0x0808_0808, 0x0404_0404, 0);
+        let copy = _mm512_broadcast_i32x4(_mm_add_epi8(first, _mm_set1_epi8(group as i8 / 2)));
+        let bit = _mm512_set1_epi32(0x0804_0201 << (group % 2 * 4));
+        let set = _mm512_test_epi8_mask(_mm512_shuffle_epi8(w, copy), bit);
+        _mm512_maskz_set1_epi8(set, 16)
+    }
+
     fn lookup_bytes(table: &[i8; 16], index: __m512i) -> __m512i {
         // SAFETY: the table is 16 readable bytes and the load needs no alignment.
         let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };

@@ -63,6 +63,10 @@ pub(crate) trait Simd: Copy {
     /// Returns the bitwise or.
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
 
+    /// Spreads bits `4·group..4·group + 4` of every 32-bit lane over its four bytes: each becomes
+    /// bit 4 of a byte whose other bits are 0. `group` is below 8.
+    fn spread_bits(self, w: Self::Bytes, group: u32) -> Self::Bytes;
+
     /// Looks up bytes below 16 in `table`.
     fn lookup_bytes(self, table: &[i8; 16], index: Self::Bytes) -> Self::Bytes;
 

@@ -43,6 +43,20 @@ macro_rules! neon {
                 [vorrq_s8(a[0], b[0]), vorrq_s8(a[1], b[1]), vorrq_s8(a[2], b[2]), vorrq_s8(a[3], b[3])]
             }
 
+            fn spread_bits(w: [int8x16_t; 4], group: u32) -> [int8x16_t; 4] {
+                // The byte with the four bits is copied into all bytes of its lane, each of which
+                // then tests its own bit.
+                let first = vcombine_u8(vcreate_u8(0x0404_0404_0000_0000), vcreate_u8(0x0c0c_0c0c_0808_0808));
+                let copy = vaddq_u8(first, vdupq_n_u8(group as u8 / 2));
+                let bit = vreinterpretq_u8_u32(vdupq_n_u32(0x0804_0201 << (group % 2 * 4)));
+                let mut spread = w;
+                for spread in &mut spread {
+                    let set = vtstq_u8(vqtbl1q_u8(vreinterpretq_u8_s8(*spread), copy), bit);
+                    *spread = vreinterpretq_s8_u8(vandq_u8(set, vdupq_n_u8(16)));
+                }
+                spread
+            }
+
             fn lookup_bytes(table: &[i8; 16], index: [int8x16_t; 4]) -> [int8x16_t; 4] {
                 // SAFETY: the table is 16 readable bytes and the load needs no alignment.
                 let table = unsafe { vld1q_s8(table.as_ptr()) };

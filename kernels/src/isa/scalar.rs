@@ -78,6 +78,11 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn spread_bits(self, w: Lanes, group: u32) -> Lanes {
+        w.map(|lane| from_fn(|j| (u32::from_le_bytes(lane) >> (4 * group + j as u32) & 1) as u8 * 16))
+    }
+
+    #[inline(always)]
     fn lookup_bytes(self, table: &[i8; 16], index: Lanes) -> Lanes {
         index.map(|lane| lane.map(|byte| table[usize::from(byte & 15)].cast_unsigned()))
     }

@@ -78,6 +78,8 @@ pub fn naive_weights(format: Format, row: &[u8]) -> Vec<Weight> {
                 Format::Q8_0 => (half(0), i64::from(block[2 + i].cast_signed()), 0.0),
                 Format::Q4_0 => (half(0), nibble(2, i) - 8, 0.0),
                 Format::Q4_1 => (half(0), nibble(4, i), -half(2)),
+                Format::Q5_0 => (half(0), nibble(6, i) + 16 * bits(2 + i / 8, i % 8, 1) - 16, 0.0),
+                Format::Q5_1 => (half(0), nibble(8, i) + 16 * bits(4 + i / 8, i % 8, 1), -half(2)),
                 Format::Q4K | Format::Q5K => {
                     let (group, in_group, l) = (i / 64, i / 32 % 2, i % 32);
                     let j = i / 32;
