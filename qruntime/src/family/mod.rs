@@ -85,6 +85,14 @@ pub fn names_of(model_type: &str) -> Option<&'static Names> {
     decoder.or_else(|| ENCODERS.iter().find(|(name, ..)| *name == model_type).map(|(_, _, names, _)| *names))
 }
 
+/// Returns the value of `architectures` of the family with this `model_type`, or an empty text.
+pub(crate) fn class_of(model_type: &str) -> &'static str {
+    fn among<Spec>(families: &Families<Spec>, model_type: &str) -> Option<&'static str> {
+        families.iter().find(|(name, ..)| *name == model_type).map(|(_, class, ..)| *class)
+    }
+    among(DECODERS, model_type).or_else(|| among(ENCODERS, model_type)).unwrap_or("")
+}
+
 /// The kind of network that `config.json` describes.
 pub(crate) enum Found {
     /// A decoder of this family.

@@ -15,9 +15,12 @@
 //! # Ok::<(), qruntime::Error>(())
 //! ```
 
+mod architecture;
+mod config;
 mod element;
 mod parse;
 mod split;
+mod tensors;
 mod value;
 
 use std::fs::File;
@@ -25,8 +28,10 @@ use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+pub use config::config_files;
 pub use element::{ElementType, UnreadType};
 pub use kernels::Foreign;
+pub use tensors::{Piece, Pieces, RowOrder, pieces};
 pub use value::{Array, Metadata, Value};
 
 use crate::error::{Error, FileError};

@@ -1,0 +1,85 @@
+//! The small files of a Hugging Face folder, from a GGUF file's metadata: `config.json`,
+//! `generation_config.json`, and what sentence-transformers adds.
+//!
+//! Fields and keys that say the same are in one table ([`rows`]). The other files of this module
+//! read what is said in another way: rotations, windows, and what the names of tensors tell.
+
+mod generation;
+mod read;
+mod rope;
+mod rows;
+mod sentence;
+mod windows;
+
+use serde_json::{Map, Value};
+
+use super::Gguf;
+use crate::error::Error;
+use read::Source;
+use rows::Row;
+
+/// Returns the files of a folder that describe the network, by name. `read` returns the bytes of a
+/// tensor, by its index: the factors of rotations are tensors.
+///
+/// # Errors
+/// If the architecture is not known; if a key or a tensor is missing, or says what networks of
+/// this family cannot do.
+pub fn config_files(
+    gguf: &Gguf,
+    read: &dyn Fn(usize) -> Result<Vec<u8>, Error>,
+) -> Result<Vec<(&'static str, Vec<u8>)>, Error> {
+    let source = Source::new(gguf, read)?;
+    let config = read::config(&source)?;
+    let vocabulary = config.get("vocab_size").and_then(Value::as_u64).unwrap_or(0) as usize;
+    let mut files = vec![("config.json", text(&config.into()))];
+    if let Some(generation) = generation::read(&source, vocabulary)? {
+        files.push(("generation_config.json", text(&generation.into())));
+    }
+    files.extend(sentence::read(&source)?.into_iter().map(|(name, value)| (name, text(&value))));
+    Ok(files)
+}
+
+fn text(value: &Value) -> Vec<u8> {
+    let mut text = format!("{value:#}");
+    text.push('\n');
+    text.into_bytes()
+}
+
+/// Returns the tables of a decoder's family.
+fn decoder_rows(family: &str) -> &'static [&'static [Row]] {
+    match family {
+        "mixtral" => &[rows::COMMON, rows::LOCAL_EXPERTS],
+        "qwen2_moe" => &[rows::COMMON, rows::EXPERTS, rows::SHARED_EXPERT],
+        "qwen3_moe" => &[rows::COMMON, rows::EXPERTS],
+        "gemma2" => &[rows::COMMON, rows::SCORES_CAP, rows::LOGITS_CAP_OF_GEMMA_2],
+        "gemma3_text" => &[rows::COMMON, rows::LOGITS_CAP],
+        "granite" => &[rows::COMMON, rows::FACTORS_OF_GRANITE],
+        "granitemoe" => &[rows::COMMON, rows::FACTORS_OF_GRANITE, rows::LOCAL_EXPERTS],
+        _ => &[rows::COMMON],
+    }
+}
+
+/// Returns every how manieth layer of a family sees all positions, unless a file says otherwise.
+fn usual_period(family: &str) -> Option<usize> {
+    match family {
+        "gemma2" => Some(2),
+        "gemma3_text" => Some(6),
+        _ => None,
+    }
+}
+
+/// Returns whether the weights of the chosen experts sum up to 1 in a family of Qwen's, which
+/// programs know.
+fn is_normalized(family: &str) -> bool {
+    family == "qwen3_moe"
+}
+
+/// Returns Gemma's `query_pre_attn_scalar`, which programs know: the length of a head, except in
+/// the largest models.
+fn gemma_scalar(fields: &Map<String, Value>, head_dim: usize) -> usize {
+    let field = |name: &str| fields.get(name).and_then(Value::as_u64).unwrap_or(0) as usize;
+    match (field("num_hidden_layers"), field("num_attention_heads")) {
+        (46 | 62, heads @ 1..) => field("hidden_size") / heads,
+        _ => head_dim,
+    }
+}
