@@ -75,6 +75,17 @@ pub enum Error {
         /// The file.
         file: &'static str,
     },
+    /// A model is neither a path nor in the local cache of the Hugging Face Hub.
+    NotCached {
+        /// The model asked for.
+        model: PathBuf,
+        /// What is missing.
+        what: String,
+        /// The folder of the cache.
+        cache: PathBuf,
+        /// The command that fetches the model.
+        command: String,
+    },
     /// The caller cancelled a computation.
     Cancelled,
     /// A result of a network is NaN or infinite.
@@ -128,6 +139,7 @@ impl Error {
             Self::NoSuchPrompt { .. } => "no_such_prompt",
             Self::OtherModel => "other_model",
             Self::NoFolder { .. } => "no_folder",
+            Self::NotCached { .. } => "not_cached",
             Self::Cancelled => "cancelled",
             Self::NotFinite { .. } => "not_finite",
             Self::CacheRange { .. } => "cache_range",
@@ -170,6 +182,13 @@ impl fmt::Display for Error {
                 }
             }
             Self::OtherModel => f.write_str("a session of another model"),
+            Self::NotCached { model, what, cache, command } => {
+                let cache = cache.display();
+                write!(
+                    f,
+                    "no file or folder {model:?}, and {what} in Hugging Face's cache ({cache}): `{command}` fetches it"
+                )
+            }
             Self::NoFolder { file } => {
                 write!(f, "no folder to read {file} from: the model was made from bytes, make that from bytes, too")
             }
@@ -383,7 +402,7 @@ mod tests {
         let _ = |error: &Error| match error {
             Io { .. } | File(_) | NoSuchTensor { .. } | WrongKind { .. } | Shape(_) | Isa(_) | Token { .. } => {}
             NoSuchLayer { .. } | Context { .. } | NoTokens | NoSuchPrompt { .. } | OtherModel | NoFolder { .. } => {}
-            Cancelled | NotFinite { .. } | CacheRange { .. } | Error::Option { .. } => {}
+            NotCached { .. } | Cancelled | NotFinite { .. } | CacheRange { .. } | Error::Option { .. } => {}
         };
         let name = String::new;
         let mut errors = vec![
@@ -399,6 +418,7 @@ mod tests {
             Error::NoSuchPrompt { name: name(), known: vec![] },
             Error::OtherModel,
             Error::NoFolder { file: "" },
+            Error::NotCached { model: PathBuf::new(), what: name(), cache: PathBuf::new(), command: name() },
             Error::Cancelled,
             Error::NotFinite { part: NetworkPart::Head },
             Error::CacheRange { layer: 0, found: 0.0, alternative: None },
@@ -421,7 +441,7 @@ mod tests {
     fn codes_stay_what_they_are() {
         let codes: Vec<&str> = all().iter().map(Error::code).collect();
         let expected = "io no_such_tensor wrong_kind_of_tensor shape instruction_set token no_such_layer context no_tokens \
-                        no_such_prompt other_model no_folder cancelled not_finite cache_range option \
+                        no_such_prompt other_model no_folder not_cached cancelled not_finite cache_range option \
                         file_not_safetensors file_not_gguf file_metadata file_version file_tensor file_shards file_json file_too_long \
                         file_network file_foreign";
         assert_eq!(codes.join(" "), expected);

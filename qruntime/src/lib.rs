@@ -74,6 +74,7 @@ mod family;
 mod files;
 mod folder;
 pub mod gguf;
+pub mod hub;
 mod json;
 mod linear;
 mod lm;

@@ -5,7 +5,7 @@ mod network;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::{PathBufValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Parser, Subcommand};
 use kernels::{Format, Isa};
@@ -19,6 +19,9 @@ use crate::round::{self, ROUNDERS, Rounder, rounder};
 /// Convert checkpoints to blocked formats of 4 to 8 bits, and measure what it costs.
 ///
 /// For example: quantize convert path/to/checkpoint model-q4_k --to q4_k
+///
+/// Wherever a model is expected, a path may be given, or the id of a model that `hf download` has
+/// fetched: org/name, org/name@revision or org/name/file. Nothing is downloaded.
 ///
 /// Exit status: 0 done; 1 the command ran and the answer is no (verify found damage or no
 /// checksums, compare found a mismatch or went over the limit, eval went over a limit, convert met
@@ -116,6 +119,11 @@ impl TypedValueParser for FormatParser {
     }
 }
 
+/// Reads the path of a model, or the id of one in Hugging Face's local cache.
+fn model_parser() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|model| qruntime::hub::locate(&model))
+}
+
 fn rounding_parser() -> impl TypedValueParser<Value = &'static dyn Rounder> {
     PossibleValuesParser::new(ROUNDERS.iter().map(|rounder| rounder.name()))
         .map(|name| rounder(&name).expect("clap accepts the names of the table only"))
@@ -126,6 +134,7 @@ fn rounding_parser() -> impl TypedValueParser<Value = &'static dyn Rounder> {
 #[command(group = ArgGroup::new("protocol of a gate").args(["ctx", "score", "documents", "windows"]).multiple(true).requires("eval_text"))]
 pub struct ConvertArgs {
     /// A safetensors file, or a Hugging Face folder with one file or with shards and their index.
+    #[arg(value_parser = model_parser())]
     pub source: PathBuf,
     /// The folder to write; a name that ends in .safetensors means a single file.
     pub out: PathBuf,
@@ -188,6 +197,7 @@ pub struct ConvertArgs {
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
     /// A converted model or any safetensors checkpoint: file or folder.
+    #[arg(value_parser = model_parser())]
     pub model: PathBuf,
     /// Print JSON.
     #[arg(long)]
@@ -201,7 +211,7 @@ pub struct InspectArgs {
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
     /// Converted models: files or folders.
-    #[arg(required = true, value_name = "MODEL")]
+    #[arg(value_parser = model_parser(), required = true, value_name = "MODEL")]
     pub models: Vec<PathBuf>,
     /// Print JSON: of one model its report, of several an object with all of them.
     #[arg(long)]
@@ -215,8 +225,10 @@ pub struct VerifyArgs {
 #[derive(Debug, clap::Args)]
 pub struct CompareArgs {
     /// The checkpoint the model was made from.
+    #[arg(value_parser = model_parser())]
     pub source: PathBuf,
     /// The converted model.
+    #[arg(value_parser = model_parser())]
     pub model: PathBuf,
     /// Fail (exit status 1) if a packed tensor's relative RMS error is above this fraction: 0.01 is
     /// 1 %.
@@ -234,10 +246,11 @@ pub struct CompareArgs {
 #[command(group = ArgGroup::new("against").args(["reference", "reference_logits"]).multiple(true))]
 pub struct EvalArgs {
     /// The converted model: a folder, or a safetensors file beside its config.json.
+    #[arg(value_parser = model_parser())]
     pub model: PathBuf,
     /// The checkpoint that it was made from, or any other model of the same vocabulary. Without
     /// one, a language model's perplexity is measured alone.
-    #[arg(long, value_name = "SOURCE")]
+    #[arg(value_parser = model_parser(), long, value_name = "SOURCE")]
     pub reference: Option<PathBuf>,
     /// What the reference said, as --save-logits wrote it or llama-perplexity --kl-divergence-base;
     /// the file has the text, too.
@@ -312,6 +325,7 @@ pub struct ProtocolArgs {
 #[derive(Debug, clap::Args)]
 pub struct ReportArgs {
     /// The checkpoint: a Hugging Face folder.
+    #[arg(value_parser = model_parser())]
     pub source: PathBuf,
     /// The formats, separated by commas.
     #[arg(long, value_parser = FormatParser, value_delimiter = ',', value_name = "FORMAT,...",
@@ -380,7 +394,7 @@ pub struct BenchArgs {
     pub isa: Option<Isa>,
     /// Take the weights from the matrices of this checkpoint, so that errors are those of its
     /// weights [default: normally distributed weights].
-    #[arg(long, value_name = "PATH")]
+    #[arg(value_parser = model_parser(), long, value_name = "PATH")]
     pub model: Option<PathBuf>,
     /// Put the weights into huge pages, as `Model::read` does, instead of the pages that the system
     /// gives unasked.

@@ -4,10 +4,13 @@ use std::path::PathBuf;
 
 use qruntime::{KvFormat, SampleOptions};
 
+use super::model_parser;
+
 /// Go on from a text.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// A converted model or a checkpoint: a folder.
+    #[arg(value_parser = model_parser())]
     pub model: PathBuf,
     /// The text to continue, or with --chat the message; `-` reads it from stdin, as does a pipe
     /// without --prompt.
@@ -117,6 +120,7 @@ pub struct MachineArgs {
 #[derive(Debug, clap::Args)]
 pub struct EmbedArgs {
     /// A sentence encoder, converted or not: a folder.
+    #[arg(value_parser = model_parser())]
     pub model: PathBuf,
     /// The texts, one in each line [default: stdin].
     #[arg(long, value_name = "FILE")]

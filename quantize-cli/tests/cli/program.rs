@@ -53,6 +53,35 @@ fn every_command_has_a_manual_page() {
     assert_eq!(fs::read(pages.join("quantize-run.1")).unwrap(), b"notes");
 }
 
+/// The cache as `hf download` fills it: a folder for each commit, whose files are links.
+#[cfg(unix)]
+#[test]
+fn models_are_found_in_the_cache_of_the_hub() {
+    let cache = tempfile::tempdir().unwrap();
+    let folder = cache.path().join("hub/models--someone--tiny");
+    let snapshot = folder.join("snapshots/abc123");
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::create_dir_all(folder.join("refs")).unwrap();
+    fs::write(folder.join("refs/main"), "abc123").unwrap();
+    let model = fs::canonicalize(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/storyteller-6m")).unwrap();
+    for file in fs::read_dir(model).unwrap().map(Result::unwrap) {
+        std::os::unix::fs::symlink(file.path(), snapshot.join(file.file_name())).unwrap();
+    }
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quantize"));
+        command.args(args);
+        command.env_remove("HF_HUB_CACHE").env_remove("HUGGINGFACE_HUB_CACHE").env("HF_HOME", cache.path());
+        command.output().unwrap()
+    };
+    let found = run(&["run", "someone/tiny@abc123", "--prompt", "Once", "--max-tokens", "3", "--json"]);
+    assert!(found.status.success(), "{}", stderr(&found));
+    let inspected = run(&["inspect", "someone/tiny/model.safetensors"]);
+    assert!(inspected.status.success(), "{}", stderr(&inspected));
+    let missing = run(&["inspect", "someone/other"]);
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(stderr(&missing).contains("`hf download someone/other` fetches it"), "{}", stderr(&missing));
+}
+
 #[test]
 fn errors_look_alike() {
     // clap's own, and ours.
