@@ -333,4 +333,5 @@ def main():
     print(f"{total} bytes")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,7 @@ pub mod models;
 pub mod npy;
 #[path = "../../../kernels/tests/support/random.rs"]
 mod random;
+pub mod unpacked;
 
 use std::io::Cursor;
 
