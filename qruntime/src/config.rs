@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, FileError, FileErrorKind};
-use crate::files::{MAX_CONFIG, read_json_within};
+use crate::files::MAX_CONFIG;
 use crate::json;
+use crate::model_files::ModelFiles;
 
 /// The permitted numbers of tokens or positions: far beyond any network, and small enough that
 /// `f32` represents every position.
@@ -36,10 +37,15 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Reads a file that holds an object.
-    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
-        let fields = read_json_within(path, MAX_CONFIG)?;
-        Ok(Self { path: path.into(), scope: String::new(), fields })
+    /// Reads a file of a model that holds an object.
+    pub(crate) fn read(files: &ModelFiles, name: &str) -> Result<Self, Error> {
+        let fields = files.read_json(name, MAX_CONFIG)?;
+        Ok(Self { path: files.path(name), scope: String::new(), fields })
+    }
+
+    /// Reads a file that may be missing.
+    pub(crate) fn read_if(files: &ModelFiles, name: &str) -> Result<Option<Self>, Error> {
+        files.exists(name).then(|| Self::read(files, name)).transpose()
     }
 
     /// Parses the bytes of `config.json`.

@@ -1,14 +1,12 @@
 //! Prepares texts for sentence encoders: prompts, lower case, and truncation.
 
-use std::path::Path;
-
 use ndarray::Array2;
 use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::encoder::{Encoder, EncoderConfig};
 use crate::error::Error;
-use crate::files::read_json_within;
+use crate::model_files::ModelFiles;
 use crate::text::{MAX_TEXT, Tokenizer};
 
 /// The text that precedes every text to embed.
@@ -41,7 +39,7 @@ impl Encoder {
     /// # Errors
     /// See [`Tokenizer::open`].
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
-        self.files().tokenizer(|folder| open(folder, self.config()))
+        self.files().tokenizer(|files| open(files, self.config()))
     }
 
     /// Embeds texts with the folder's default prompt, if it has one; returns one row for each text.
@@ -127,15 +125,11 @@ fn prompt_tokens(tokenizer: &Tokenizer, prompt: &str) -> Result<usize, Error> {
 
 /// Opens the tokenizer of an encoder: `tokenizer.json`, with the changes that the files beside it
 /// make.
-fn open(folder: &Path, config: &EncoderConfig) -> Result<Tokenizer, Error> {
-    let path = folder.join("tokenizer_config.json");
-    let settings: Value = match path.exists() {
-        true => read_json_within(&path, MAX_TEXT)?,
-        false => json!({}),
-    };
-    let class = class(folder, &settings)?;
+fn open(files: &ModelFiles, config: &EncoderConfig) -> Result<Tokenizer, Error> {
+    let settings = files.read_json_if("tokenizer_config.json", MAX_TEXT)?.unwrap_or_else(|| json!({}));
+    let class = class(files, &settings)?;
     let mut left_in_file = false;
-    let tokenizer = Tokenizer::open_changed(folder, |file| {
+    let tokenizer = Tokenizer::read(files, |file| {
         // Of the file's own truncation settings, only the side matters.
         left_in_file = file.pointer("/truncation/direction") == Some(&"Left".into());
         change(file, &class, &settings, config.lower_case);
@@ -149,13 +143,13 @@ fn open(folder: &Path, config: &EncoderConfig) -> Result<Tokenizer, Error> {
 
 /// Returns the transformers class that reads the tokenizer: the one that `tokenizer_config.json` or
 /// `config.json` names, or else BERT's.
-fn class(folder: &Path, settings: &Value) -> Result<String, Error> {
+fn class(files: &ModelFiles, settings: &Value) -> Result<String, Error> {
     if let Some(class) = settings["tokenizer_class"].as_str().filter(|class| !class.is_empty()) {
         return Ok(class.to_owned());
     }
-    let path = folder.join("config.json");
-    let class = if path.exists() { Config::read(&path)?.text_if("tokenizer_class")?.map(str::to_owned) } else { None };
-    Ok(class.unwrap_or_else(|| "BertTokenizer".to_owned()))
+    let config = Config::read_if(files, "config.json")?;
+    let class = config.as_ref().map(|config| config.text_if("tokenizer_class")).transpose()?.flatten();
+    Ok(class.map(str::to_owned).unwrap_or_else(|| "BertTokenizer".to_owned()))
 }
 
 /// The transformers classes that build the normalizer and the pre-tokenizer from their own fields,

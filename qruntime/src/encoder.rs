@@ -12,8 +12,9 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::Error;
 use crate::family;
-use crate::folder::{Folder, folder};
+use crate::folder::Folder;
 use crate::model::Model;
+use crate::model_files::ModelFiles;
 use crate::names::Names;
 use crate::nn::encoder::{EncoderNetwork, EncoderState};
 use crate::nn::spec::EncoderSpec;
@@ -126,14 +127,15 @@ impl Encoder {
         // If the folder is not a checkpoint, say what it is before reporting anything else
         // missing.
         Checkpoint::find(path)?;
-        let folder = folder(path);
-        let file = Config::read(&folder.join("config.json"))?;
-        Self::assemble(Some(&folder), path, &file, Sentence::read(&folder)?, model)
+        let files = ModelFiles::beside(path);
+        let file = Config::read(&files, "config.json")?;
+        let sentence = Sentence::read(&files)?;
+        Self::assemble(Some(files), path, &file, sentence, model)
     }
 
     /// Assembles an encoder from its parts. `path` is for messages.
     fn assemble(
-        folder: Option<&Path>,
+        files: Option<ModelFiles>,
         path: &Path,
         file: &Config,
         sentence: Sentence,
@@ -144,7 +146,7 @@ impl Encoder {
         let model = model()?;
         model.refuse_unrunnable(path, |field| file.get(field))?;
         let network = EncoderNetwork::new(&spec, &Weights::new(&model, path, model.isa(), names))?;
-        let folder = Folder::new(folder);
+        let folder = Folder::new(files);
         Ok(Self(Arc::new(Inner { model, network, names, spec, config, folder, states: Spare::default() })))
     }
 
@@ -159,7 +161,7 @@ impl Encoder {
         let names = *names;
         let network = EncoderNetwork::new(spec, &Weights::new(model, folder.shown(), isa, names));
         let network = network.expect("these tensors have made a network before");
-        let (model, config, folder) = (model.clone(), config.clone(), Folder::new(folder.path()));
+        let (model, config, folder) = (model.clone(), config.clone(), folder.again());
         Self(Arc::new(Inner { model, network, names, spec: *spec, config, folder, states: Spare::default() }))
     }
 

@@ -3,7 +3,7 @@
 
 use std::fs::{File, Metadata, read_dir, symlink_metadata};
 use std::io::{ErrorKind, Read};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
@@ -70,18 +70,36 @@ pub fn file_names(folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<St
 
 /// Reads a JSON file of at most `most` bytes: the parsed value can be 40 times as large.
 pub(crate) fn read_json_within<T: DeserializeOwned>(path: &Path, most: usize) -> Result<T, Error> {
-    let text = read_text(path, most)?;
+    Ok(parse_json(&read_text(path, most)?).map_err(|error| error.in_file(path))?)
+}
+
+/// Parses the content of a JSON file.
+pub(crate) fn parse_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, FileError> {
     let bad = |error| FileError::new(FileErrorKind::Json, format!("not the JSON that is expected here: {error}"));
-    Ok(json::parse(&text).map_err(|error| bad(error).in_file(path))?)
+    json::parse(text).map_err(bad)
+}
+
+/// Refuses a file of more than `most` bytes.
+pub(crate) fn check_length(len: usize, most: usize) -> Result<(), FileError> {
+    if len > most {
+        let message = format!("{len} bytes, expected at most {most}");
+        return Err(FileError::new(FileErrorKind::TooLong, message));
+    }
+    Ok(())
+}
+
+/// Returns where `config.json` and its companions are: in the folder, or beside the file.
+pub(crate) fn folder(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !path.is_dir() => parent.into(),
+        _ => path.into(),
+    }
 }
 
 /// Reads a file of a model. It may have at most `most` bytes and must not be a pipe or device.
 pub(crate) fn read_text(path: &Path, most: usize) -> Result<Vec<u8>, Error> {
     let (mut file, len) = open(path)?;
-    if len > most {
-        let message = format!("{len} bytes, expected at most {most}");
-        return Err(FileError::new(FileErrorKind::TooLong, message).in_file(path).into());
-    }
+    check_length(len, most).map_err(|error| error.in_file(path))?;
     let mut text = vec![0; len];
     file.read_exact(&mut text).map_err(Error::io(path))?;
     match recognize::replaced(&text) {

@@ -79,6 +79,7 @@ mod json;
 mod linear;
 mod lm;
 mod model;
+mod model_files;
 pub mod names;
 mod network;
 mod nn;

@@ -12,8 +12,9 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::Error;
 use crate::family;
-use crate::folder::{Folder, folder};
+use crate::folder::Folder;
 use crate::model::Model;
+use crate::model_files::ModelFiles;
 use crate::names::Names;
 use crate::nn::batch::{Cache, Piece};
 use crate::nn::decoder::{Decoder, DecoderState};
@@ -143,24 +144,24 @@ impl CausalLm {
         // If the folder is not a checkpoint, say what it is before reporting anything else
         // missing.
         Checkpoint::find(path)?;
-        let folder = folder(path);
-        let file = Config::read(&folder.join("config.json"))?;
-        Self::assemble(Some(&folder), path, &file, model)
+        let files = ModelFiles::beside(path);
+        let file = Config::read(&files, "config.json")?;
+        Self::assemble(Some(files), path, &file, model)
     }
 
     /// Assembles a model from its parts. `path` is for messages.
     fn assemble(
-        folder: Option<&Path>,
+        files: Option<ModelFiles>,
         path: &Path,
         file: &Config,
         model: impl FnOnce() -> Result<Model, Error>,
     ) -> Result<Self, Error> {
         let (family, names, spec) = family::decoder(file)?;
-        let config = LmConfig::new(family, &spec, file, folder)?;
+        let config = LmConfig::new(family, &spec, file, files.as_ref())?;
         let model = model()?;
         model.refuse_unrunnable(path, |field| file.get(field))?;
         let decoder = Decoder::new(&spec, &Weights::new(&model, path, model.isa(), names))?;
-        let folder = Folder::new(folder);
+        let folder = Folder::new(files);
         Ok(Self(Arc::new(Inner { model, decoder, names, spec, config, folder, states: Spare::default() })))
     }
 
@@ -185,7 +186,7 @@ impl CausalLm {
         let names = *names;
         let decoder = Decoder::new(spec, &Weights::new(model, folder.shown(), isa, names));
         let decoder = decoder.expect("these tensors have made a network before");
-        let (model, spec, config, folder) = (model.clone(), spec.clone(), config.clone(), Folder::new(folder.path()));
+        let (model, spec, config, folder) = (model.clone(), spec.clone(), config.clone(), folder.again());
         Self(Arc::new(Inner { model, decoder, names, spec, config, folder, states: Spare::default() }))
     }
 
@@ -452,7 +453,7 @@ impl CausalLm {
     /// # Errors
     /// See [`Tokenizer::open`]; and [`Error::NoFolder`] if the model was made from bytes.
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
-        self.0.folder.tokenizer(|folder| Tokenizer::open(folder))
+        self.0.folder.tokenizer(|files| Tokenizer::read(files, |_| ()))
     }
 
     /// Returns the chat template in the model's folder, if it has one.
@@ -460,21 +461,16 @@ impl CausalLm {
     /// # Errors
     /// See [`ChatTemplate::open`]; and [`Error::NoFolder`] if the model was made from bytes.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>, Error> {
-        ChatTemplate::open(self.0.folder.with("chat_template.jinja")?)
+        ChatTemplate::read(self.0.folder.with("chat_template.jinja")?)
     }
 }
 
 impl LmConfig {
-    fn new(family: &str, spec: &DecoderSpec, file: &Config, folder: Option<&Path>) -> Result<Self, Error> {
-        let generation = folder.map(|folder| folder.join("generation_config.json")).filter(|path| path.exists());
+    fn new(family: &str, spec: &DecoderSpec, file: &Config, files: Option<&ModelFiles>) -> Result<Self, Error> {
+        let generation = files.map(|files| Config::read_if(files, "generation_config.json")).transpose()?.flatten();
         let tokens = |field: &str| {
             let range = 0..=spec.vocabulary - 1;
-            if let Some(generation) = &generation {
-                let file = Config::read(generation)?;
-                if file.has(field) {
-                    return file.tokens(field, range);
-                }
-            }
+            let file = generation.as_ref().filter(|generation| generation.has(field)).unwrap_or(file);
             file.tokens(field, range)
         };
         let tokens = |field: &str| {

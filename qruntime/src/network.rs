@@ -8,9 +8,9 @@ use crate::config::Config;
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::family::{self, Found};
-use crate::folder::folder;
 use crate::lm::CausalLm;
 use crate::model::Model;
+use crate::model_files::ModelFiles;
 
 /// A network of either kind.
 ///
@@ -130,5 +130,5 @@ impl fmt::Display for NetworkKind {
 fn read(path: &Path) -> Result<Config, Error> {
     // If the folder is not a checkpoint, say what it is before reporting anything else missing.
     Checkpoint::find(path)?;
-    Config::read(&folder(path).join("config.json"))
+    Config::read(&ModelFiles::beside(path), "config.json")
 }

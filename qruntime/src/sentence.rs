@@ -3,12 +3,14 @@
 //! reads is read or refused.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use crate::config::{Config, SIZES};
 use crate::error::{Error, FileError, FileErrorKind};
-use crate::files::{MAX_CONFIG, is_plain_name, read_json_within};
+use crate::files::{MAX_CONFIG, is_plain_name};
+use crate::model_files::ModelFiles;
 use crate::pooling::Pooling;
+
+const MODULES: &str = "modules.json";
 
 /// The settings in the files.
 #[derive(Clone, Debug)]
@@ -47,29 +49,27 @@ impl Default for Sentence {
 }
 
 impl Sentence {
-    /// Reads the files of a folder.
-    pub(crate) fn read(folder: &Path) -> Result<Self, Error> {
+    /// Reads the files of a model.
+    pub(crate) fn read(files: &ModelFiles) -> Result<Self, Error> {
         let mut sentence = Self::default();
-        let modules = folder.join("modules.json");
         // Without it, sentence-transformers builds a default model and reads none of the other
         // files.
-        if modules.exists() {
-            sentence.read_transformer(folder)?;
-            sentence.read_modules(&modules, folder)?;
-            sentence.read_prompts(folder)?;
+        if files.exists(MODULES) {
+            sentence.read_transformer(files)?;
+            sentence.read_modules(files)?;
+            sentence.read_prompts(files)?;
         }
         if sentence.max_tokens.is_none() {
-            sentence.max_tokens = model_max_length(folder)?;
+            sentence.max_tokens = model_max_length(files)?;
         }
         Ok(sentence)
     }
 
     /// Reads the network's own file: the first that exists and has fields.
-    fn read_transformer(&mut self, folder: &Path) -> Result<(), Error> {
+    fn read_transformer(&mut self, files: &ModelFiles) -> Result<(), Error> {
         const FILES: [&str; 7] = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"];
-        let files = FILES.map(|kind| folder.join(format!("sentence_{kind}_config.json")));
-        for path in files.iter().filter(|path| path.exists()) {
-            let config = Config::read(path)?;
+        for kind in FILES {
+            let Some(config) = Config::read_if(files, &format!("sentence_{kind}_config.json"))? else { continue };
             if config.is_empty() {
                 continue;
             }
@@ -114,15 +114,17 @@ impl Sentence {
     }
 
     /// Reads what follows the network: pooling, and perhaps normalization.
-    fn read_modules(&mut self, path: &Path, folder: &Path) -> Result<(), Error> {
+    fn read_modules(&mut self, files: &ModelFiles) -> Result<(), Error> {
         #[derive(serde::Deserialize)]
         struct Module {
             path: String,
             r#type: String,
         }
 
-        let refuse = |message: String| Error::from(FileError::new(FileErrorKind::Network, message).in_file(path));
-        let modules: Vec<Module> = read_json_within(path, MAX_CONFIG)?;
+        let refuse = |message: String| {
+            Error::from(FileError::new(FileErrorKind::Network, message).in_file(&files.path(MODULES)))
+        };
+        let modules: Vec<Module> = files.read_json(MODULES, MAX_CONFIG)?;
         if modules.is_empty() {
             return Err(refuse("no modules, expected Transformer and those after it".into()));
         }
@@ -132,8 +134,7 @@ impl Sentence {
                 if !is_plain_name(path) {
                     return Err(refuse(format!("\"path\": {path:?}, expected the name of a folder")));
                 }
-                let file = folder.join(path).join("config.json");
-                file.exists().then(|| Config::read(&file)).transpose()
+                Config::read_if(files, &format!("{path}/config.json"))
             };
             // Modules have moved within the package several times. Modules of other packages need
             // their own code.
@@ -211,12 +212,8 @@ impl Sentence {
         Ok(())
     }
 
-    fn read_prompts(&mut self, folder: &Path) -> Result<(), Error> {
-        let path = folder.join("config_sentence_transformers.json");
-        if !path.exists() {
-            return Ok(());
-        }
-        let config = Config::read(&path)?;
+    fn read_prompts(&mut self, files: &ModelFiles) -> Result<(), Error> {
+        let Some(config) = Config::read_if(files, "config_sentence_transformers.json")? else { return Ok(()) };
         config.one_of("model_type", &[("SentenceTransformer", ())])?;
         // These two may be asked for by name even if they are empty.
         self.prompts = ["query", "document"].map(|name| (name.to_owned(), String::new())).into();
@@ -238,12 +235,8 @@ impl Sentence {
 
 /// Returns the longest text that `tokenizer_config.json` allows. Python writes 10^30 for "no
 /// limit".
-fn model_max_length(folder: &Path) -> Result<Option<usize>, Error> {
-    let path = folder.join("tokenizer_config.json");
-    if !path.exists() {
-        return Ok(None);
-    }
-    let config = Config::read(&path)?;
+fn model_max_length(files: &ModelFiles) -> Result<Option<usize>, Error> {
+    let Some(config) = Config::read_if(files, "tokenizer_config.json")? else { return Ok(None) };
     let field = if config.has("model_max_length") { "model_max_length" } else { "max_len" };
     let length = config.number_if(field, 1.0..=f64::MAX)?;
     Ok(length.map(|length| (length as usize).min(*SIZES.end())))

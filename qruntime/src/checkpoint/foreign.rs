@@ -12,8 +12,7 @@ use serde_json::Value;
 use super::instead;
 use crate::container::MAX_HEADER;
 use crate::error::{Error, FileError, FileErrorKind};
-use crate::files::{is_there, read_json_within};
-use crate::folder::folder;
+use crate::files::{folder, is_there, read_json_within};
 
 /// The values of `quant_method`, and the names of the methods.
 const METHODS: &[(&str, &str)] = &[

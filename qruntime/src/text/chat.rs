@@ -10,7 +10,7 @@ use super::date::Date;
 use super::jinja::{MAX_TEMPLATE, Template};
 use super::{MAX_TEXT, special};
 use crate::error::{Error, FileError, FileErrorKind};
-use crate::files::{read_json_within, read_text};
+use crate::model_files::ModelFiles;
 
 /// A message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -51,6 +51,8 @@ pub struct ChatTemplate {
     date: Option<Date>,
 }
 
+const CONFIG: &str = "tokenizer_config.json";
+
 /// The name of the template for conversations with tools.
 const TOOL_USE: &str = "tool_use";
 
@@ -69,10 +71,13 @@ impl ChatTemplate {
     /// If a file cannot be read, the template is not valid Jinja, or none of several templates has
     /// one of these names.
     pub fn open(folder: impl AsRef<Path>) -> Result<Option<Self>, Error> {
-        let folder = folder.as_ref();
-        let config = folder.join("tokenizer_config.json");
-        let fields: Value = if config.exists() { read_json_within(&config, MAX_TEXT)? } else { Value::Null };
-        let Some((default, tool_use)) = sources(folder, &config, &fields)? else { return Ok(None) };
+        Self::read(&ModelFiles::at(folder.as_ref()))
+    }
+
+    /// Opens the template of a model like [`open`](Self::open).
+    pub(crate) fn read(files: &ModelFiles) -> Result<Option<Self>, Error> {
+        let fields: Value = files.read_json_if(CONFIG, MAX_TEXT)?.unwrap_or_default();
+        let Some((default, tool_use)) = sources(files, &fields)? else { return Ok(None) };
         let default = match default {
             Some((path, source)) => {
                 let template = Template::parse(&source).map_err(|fault| refuse(&path, &fault))?;
@@ -80,7 +85,7 @@ impl ChatTemplate {
             }
             None => None,
         };
-        Ok(Some(Self { default, tool_use, tokens: special_tokens(folder, &fields)?, date: None }))
+        Ok(Some(Self { default, tool_use, tokens: special_tokens(files, &fields)?, date: None }))
     }
 
     /// Makes a template from its text. It knows no special tokens: pass those that it writes
@@ -194,29 +199,32 @@ type Sources = (Option<Source>, Option<Source>);
 
 /// Reads the templates `default` and `tool_use` of a folder. Separate files take precedence over
 /// the tokenizer's configuration.
-fn sources(folder: &Path, config: &Path, fields: &Value) -> Result<Option<Sources>, Error> {
-    let more = folder.join("additional_chat_templates");
-    let main = [folder.join("chat_template.jinja"), more.join("default.jinja")];
-    let main = main.iter().find(|path| path.exists()).map(|path| read_source(path)).transpose()?;
-    let tool_use = Some(more.join(format!("{TOOL_USE}.jinja"))).filter(|path| path.exists());
-    let tool_use = tool_use.as_deref().map(read_source).transpose()?;
+fn sources(files: &ModelFiles, fields: &Value) -> Result<Option<Sources>, Error> {
+    let first = |names: &[&str]| {
+        let name = names.iter().find(|name| files.exists(name));
+        name.map(|name| read_source(files, name)).transpose()
+    };
+    let main = first(&["chat_template.jinja", "additional_chat_templates/default.jinja"])?;
+    let tool_use = first(&["additional_chat_templates/tool_use.jinja"])?;
     if main.is_some() || tool_use.is_some() {
         return Ok(Some((main, tool_use)));
     }
-    if let Some(sources) = named(config, &fields["chat_template"])? {
+    if let Some(sources) = named(&files.path(CONFIG), &fields["chat_template"])? {
         return Ok(Some(sources));
     }
     // Processors of images and sound had their template here.
-    let old = folder.join("chat_template.json");
-    if !old.exists() {
-        return Ok(None);
+    const OLD: &str = "chat_template.json";
+    match files.read_json_if::<Value>(OLD, MAX_TEXT)? {
+        Some(old) => named(&files.path(OLD), &old["chat_template"]),
+        None => Ok(None),
     }
-    named(&old, &read_json_within::<Value>(&old, MAX_TEXT)?["chat_template"])
 }
 
-fn read_source(path: &Path) -> Result<Source, Error> {
-    let bad = |_| FileError::new(FileErrorKind::Network, "not UTF-8").in_file(path);
-    Ok((path.to_owned(), String::from_utf8(read_text(path, MAX_TEMPLATE)?).map_err(bad)?))
+fn read_source(files: &ModelFiles, name: &str) -> Result<Source, Error> {
+    let path = files.path(name);
+    let bad = |_| FileError::new(FileErrorKind::Network, "not UTF-8").in_file(&path);
+    let source = String::from_utf8(files.read(name, MAX_TEMPLATE)?).map_err(bad)?;
+    Ok((path, source))
 }
 
 /// Reads the templates in a field: a single one, or several named ones in a list or an object.
@@ -245,7 +253,7 @@ fn named(path: &Path, field: &Value) -> Result<Option<Sources>, Error> {
 /// Reads the special tokens that templates know by name, as transformers does: fields of
 /// `tokenizer_config.json` whose names end with `_token`, and named ones of `extra_special_tokens`.
 /// In old folders without `added_tokens_decoder`, `special_tokens_map.json` takes precedence.
-fn special_tokens(folder: &Path, config: &Value) -> Result<Map<String, Value>, Error> {
+fn special_tokens(files: &ModelFiles, config: &Value) -> Result<Map<String, Value>, Error> {
     let mut tokens = Map::new();
     let mut add = |fields: &Value| {
         let names = fields.as_object().into_iter().flatten().map(|(name, _)| name);
@@ -258,9 +266,9 @@ fn special_tokens(folder: &Path, config: &Value) -> Result<Map<String, Value>, E
     add(config);
     add(&config["extra_special_tokens"]);
     add(&config["model_specific_special_tokens"]);
-    let map = folder.join("special_tokens_map.json");
-    if config.get("added_tokens_decoder").is_none() && map.exists() {
-        let map: Value = read_json_within(&map, MAX_TEXT)?;
+    if config.get("added_tokens_decoder").is_none()
+        && let Some(map) = files.read_json_if::<Value>("special_tokens_map.json", MAX_TEXT)?
+    {
         add(&map);
         add(&map["extra_special_tokens"]);
     }

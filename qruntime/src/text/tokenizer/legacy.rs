@@ -10,8 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::{FILE, refuse};
 use crate::error::Error;
-use crate::files::{read_json_within, read_text};
+use crate::model_files::ModelFiles;
 use crate::text::MAX_TEXT;
+
+const MERGES: &str = "merges.txt";
 
 /// The pattern by which Qwen 2 and its successors split texts.
 const QWEN2: &str =
@@ -22,33 +24,32 @@ const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "p
 
 /// Converts the older files of a folder without `tokenizer.json` to such a file, and returns it
 /// with the path of its source; `None` if the folder has no tokenizer files at all.
-pub(super) fn json(folder: &Path) -> Result<Option<(Vec<u8>, PathBuf)>, Error> {
-    let [pieces, merges, words, sentencepiece] =
-        ["vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"].map(|file| folder.join(file));
-    let (path, known) = if pieces.exists() && merges.exists() {
-        (pieces, &["GPT2Tokenizer", "Qwen2Tokenizer", "RobertaTokenizer"][..])
-    } else if words.exists() {
-        (words, &["BertTokenizer", "DistilBertTokenizer"][..])
-    } else if sentencepiece.exists() {
-        return Err(unread(&sentencepiece, "SentencePiece's own format"));
+pub(super) fn json(files: &ModelFiles) -> Result<Option<(Vec<u8>, PathBuf)>, Error> {
+    const SENTENCEPIECE: &str = "tokenizer.model";
+    let (name, known) = if files.exists("vocab.json") && files.exists(MERGES) {
+        ("vocab.json", &["GPT2Tokenizer", "Qwen2Tokenizer", "RobertaTokenizer"][..])
+    } else if files.exists("vocab.txt") {
+        ("vocab.txt", &["BertTokenizer", "DistilBertTokenizer"][..])
+    } else if files.exists(SENTENCEPIECE) {
+        return Err(unread(&files.path(SENTENCEPIECE), "SentencePiece's own format"));
     } else {
         return Ok(None);
     };
-    let config = json_of(folder, "tokenizer_config.json")?;
-    let class = class(folder, &config)?;
+    let config = json_of(files, "tokenizer_config.json")?;
+    let class = class(files, &config)?;
     let Some(class) = known.iter().find(|name| **name == class) else {
-        return Err(unread(&path, &format!("of class {class:?}, expected {}", known.join(" or "))));
+        return Err(unread(&files.path(name), &format!("of class {class:?}, expected {}", known.join(" or "))));
     };
-    let special = special_tokens(folder, &config, class)?;
+    let special = special_tokens(files, &config, class)?;
     let (vocab, model) = if *class == "GPT2Tokenizer" || *class == "Qwen2Tokenizer" || *class == "RobertaTokenizer" {
-        let vocab: Map<String, Value> = read_json_within(&path, MAX_TEXT)?;
-        let merges = text_of(&merges)?;
+        let vocab: Map<String, Value> = files.read_json(name, MAX_TEXT)?;
+        let merges = text_of(files, MERGES)?;
         let merges: Vec<&str> =
             merges.lines().filter(|line| !line.is_empty() && !line.starts_with("#version")).collect();
         let model = json!({"type": "BPE", "vocab": vocab, "merges": merges});
         (vocab, model)
     } else {
-        let text = text_of(&path)?;
+        let text = text_of(files, name)?;
         let vocab: Map<String, Value> =
             text.lines().enumerate().map(|(token, piece)| (piece.to_owned(), token.into())).collect();
         let unknown = special.named("unk_token");
@@ -56,7 +57,7 @@ pub(super) fn json(folder: &Path) -> Result<Option<(Vec<u8>, PathBuf)>, Error> {
             "continuing_subword_prefix": "##", "max_input_chars_per_word": 100});
         (vocab, model)
     };
-    let added = special.added(folder, &config)?;
+    let added = special.added(files, &config)?;
     let ids = Ids { vocab: &vocab, added: &added };
     let space = config["add_prefix_space"].as_bool().unwrap_or(false);
     let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": true, "use_regex": use_regex});
@@ -96,7 +97,7 @@ pub(super) fn json(folder: &Path) -> Result<Option<(Vec<u8>, PathBuf)>, Error> {
     };
     let file = json!({"version": "1.0", "added_tokens": added, "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
         "post_processor": post_processor, "decoder": decoder, "model": model});
-    Ok(Some((file.to_string().into_bytes(), path)))
+    Ok(Some((file.to_string().into_bytes(), files.path(name))))
 }
 
 fn unread(path: &Path, what: &str) -> Error {
@@ -105,21 +106,20 @@ fn unread(path: &Path, what: &str) -> Error {
 }
 
 /// Reads a file that may be missing.
-fn json_of(folder: &Path, file: &str) -> Result<Value, Error> {
-    let path = folder.join(file);
-    if path.exists() { read_json_within(&path, MAX_TEXT) } else { Ok(Value::Null) }
+fn json_of(files: &ModelFiles, name: &str) -> Result<Value, Error> {
+    Ok(files.read_json_if(name, MAX_TEXT)?.unwrap_or_default())
 }
 
-fn text_of(path: &Path) -> Result<String, Error> {
-    String::from_utf8(read_text(path, MAX_TEXT)?).map_err(|error| refuse(path, "not UTF-8", error))
+fn text_of(files: &ModelFiles, name: &str) -> Result<String, Error> {
+    String::from_utf8(files.read(name, MAX_TEXT)?).map_err(|error| refuse(&files.path(name), "not UTF-8", error))
 }
 
 /// Returns the name of the transformers class that reads these files.
-fn class(folder: &Path, config: &Value) -> Result<String, Error> {
+fn class(files: &ModelFiles, config: &Value) -> Result<String, Error> {
     if let Some(class) = config["tokenizer_class"].as_str() {
         return Ok(class.trim_end_matches("Fast").to_owned());
     }
-    let model = json_of(folder, "config.json")?;
+    let model = json_of(files, "config.json")?;
     let class = match model["model_type"].as_str().unwrap_or_default() {
         "gpt2" => "GPT2Tokenizer",
         "qwen2" | "qwen2_moe" | "qwen3" | "qwen3_moe" => "Qwen2Tokenizer",
@@ -142,9 +142,9 @@ struct Special {
     more: Vec<Value>,
 }
 
-fn special_tokens(folder: &Path, config: &Value, class: &str) -> Result<Special, Error> {
+fn special_tokens(files: &ModelFiles, config: &Value, class: &str) -> Result<Special, Error> {
     let map = match config["added_tokens_decoder"].is_null() {
-        true => json_of(folder, "special_tokens_map.json")?,
+        true => json_of(files, "special_tokens_map.json")?,
         false => Value::Null,
     };
     let usual = |name: &str| match (class, name) {
@@ -178,7 +178,7 @@ impl Special {
     }
 
     /// Returns all added tokens, those with IDs first.
-    fn added(&self, folder: &Path, config: &Value) -> Result<Vec<Value>, Error> {
+    fn added(&self, files: &ModelFiles, config: &Value) -> Result<Vec<Value>, Error> {
         let mut added: Vec<Value> = Vec::new();
         let mut known = BTreeSet::new();
         let special = || self.named.iter().map(|(_, token)| token).chain(&self.more);
@@ -199,7 +199,7 @@ impl Special {
             for (_, token) in tokens {
                 add(token, token["special"] == true || content(token).is_some_and(|text| names.contains(text)));
             }
-        } else if let Some(tokens) = json_of(folder, "added_tokens.json")?.as_object() {
+        } else if let Some(tokens) = json_of(files, "added_tokens.json")?.as_object() {
             let mut tokens: Vec<_> = tokens.iter().collect();
             tokens.sort_by_key(|(_, id)| id.as_u64());
             for (text, _) in tokens {

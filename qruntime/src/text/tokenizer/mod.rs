@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokenizers::{Decoder, Model, PostProcessor, TruncationDirection, TruncationParams};
 
 use crate::error::{Error, FileError, FileErrorKind};
-use crate::files::read_text;
+use crate::model_files::ModelFiles;
 use call::Mask;
 use file::{MAX_FILE, Pipeline};
 pub use stream::DecodeStream;
@@ -53,21 +53,19 @@ impl Tokenizer {
     /// If there is none of these files, if it cannot be parsed, or if it exceeds the limits that
     /// keep memory and time in proportion to the file and to texts (`docs/security.md`).
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::open_changed(folder.as_ref(), |_| ())
+        Self::read(&ModelFiles::at(folder.as_ref()), |_| ())
     }
 
-    /// Opens a tokenizer like [`open`](Self::open). Before anything is built, `change` gets an
-    /// object with the file's normalizer and pre-tokenizer, which it may change, its truncation and
-    /// the type of its model.
-    pub(crate) fn open_changed(folder: &Path, change: impl FnOnce(&mut Value)) -> Result<Self, Error> {
-        let path = folder.join(FILE);
-        if !path.exists()
-            && let Some((json, path)) = legacy::json(folder)?
+    /// Opens the tokenizer of a model like [`open`](Self::open). Before anything is built, `change`
+    /// gets an object with the file's normalizer and pre-tokenizer, which it may change, its
+    /// truncation and the type of its model.
+    pub(crate) fn read(files: &ModelFiles, change: impl FnOnce(&mut Value)) -> Result<Self, Error> {
+        if !files.exists(FILE)
+            && let Some((json, path)) = legacy::json(files)?
         {
             return Self::new(&json, path, change);
         }
-        let json = read_text(&path, MAX_FILE)?;
-        Self::new(&json, path, change)
+        Self::new(&files.read(FILE, MAX_FILE)?, files.path(FILE), change)
     }
 
     /// Makes a tokenizer from the text of a `tokenizer.json`.
