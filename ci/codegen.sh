@@ -53,7 +53,7 @@ formats=$(sed -n '/^formats! {$/,/^}$/p' kernels/src/format/mod.rs | grep -c ' =
     dots["NeonDot"] = 32;   fmas["NeonDot"] = 4
     dots["NeonI8mm"] = 32;  fmas["NeonI8mm"] = 4
     # Formats with an offset have two fused multiply-adds for each accumulator.
-    affine = "<(Q4_1|Q5_1|Q4K|Q5K)>"
+    affine = "<(Q4_1|Q5_1|Q2K|Q4K|Q5K)>"
     # Constants, panics, memory.
     allowed = "^(\\.L|\\.rodata|\\.data\\.rel\\.ro|core::panicking::|core::slice::index::|core::option::expect_failed|mem(cpy|move|set)$)"
   }

@@ -142,7 +142,7 @@ pub struct ConvertArgs {
     ///
     /// Formats with blocks of 256 columns fill up rows to whole blocks. Where that would make a
     /// matrix larger than the next better format with blocks of 32, that one is taken: q4_1 for
-    /// q4_k, iq4_nl for iq4_xs, q8_0 for q5_k and q6_k. A rule says otherwise.
+    /// q4_k, iq4_nl for iq4_xs, q3_k and q2_k, q8_0 for q5_k and q6_k. A rule says otherwise.
     #[arg(long, visible_alias = "format", value_parser = FormatParser, value_name = "FORMAT", default_value = DEFAULT_FORMAT.name())]
     pub to: Format,
     /// Another format, or `keep`, for the tensors whose names match GLOB (`*.down_proj.*=q8_0`);

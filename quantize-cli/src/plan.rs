@@ -223,7 +223,7 @@ fn built_in(tensor: &TensorInfo, role: Role, to: Format) -> (Action, String) {
 fn shorter(tensor: &TensorInfo, format: Format) -> Option<Format> {
     let other = match format {
         Format::Q4K => Format::Q4_1,
-        Format::Iq4Xs => Format::Iq4Nl,
+        Format::Q2K | Format::Q3K | Format::Iq4Xs => Format::Iq4Nl,
         Format::Q5K | Format::Q6K => Format::Q8_0,
         _ => return None,
     };
@@ -249,7 +249,9 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("8bit", "the format of 8 bits is q8_0"),
     ("w8a8", "the format of 8 bits is q8_0, and activations have 8 bits with every format"),
     ("q6", "the format of 6 bits is q6_k"),
-    ("q5", "the format of 5 bits is q5_k"),
+    ("q5", "the formats of 5 bits are q5_k, q5_1 and q5_0"),
+    ("q3", "the format of 3 bits is q3_k"),
+    ("q2", "the format of 2 bits is q2_k"),
     ("q4", "the formats of 4 bits are q4_k, iq4_xs, iq4_nl, q4_1, q4_0 and mxfp4"),
     ("int4", "the formats of 4 bits are q4_k, iq4_xs, iq4_nl, q4_1, q4_0 and mxfp4"),
     ("4bit", "the formats of 4 bits are q4_k, iq4_xs, iq4_nl, q4_1, q4_0 and mxfp4"),

@@ -2,11 +2,11 @@
 //!
 //! A weight is `scale·(code - zero)`.
 
-use super::search::{Grid, clamp, error, extreme, ratio, sums, whole};
+use super::search::{Grid, Integers, clamp, error, extreme, ratio, sums};
 use super::{Importance, Lanes, Rounding, inverse, stored_scale};
 use crate::isa::Simd;
 
-/// The constants in which the formats differ. As a grid, the integers `-zero..=zero - 1`.
+/// The constants in which the formats differ.
 #[derive(Clone, Copy)]
 pub(super) struct Centring {
     /// The code that means zero.
@@ -25,13 +25,6 @@ pub(crate) struct Fit<S: Simd> {
     /// 1 in rows whose codes are [`reference_code`](Centring::reference_code)s, 0 in rows whose
     /// codes are the nearest ones.
     reference: S::F32,
-}
-
-impl Grid for Centring {
-    #[inline(always)]
-    fn nearest<S: Simd>(self, simd: S, y: S::F32) -> S::F32 {
-        whole(simd, clamp(simd, y, -self.zero, self.zero - 1.0))
-    }
 }
 
 impl Centring {
@@ -59,7 +52,7 @@ impl Centring {
     #[inline(always)]
     pub(super) fn code<S: Simd>(self, simd: S, fit: &Fit<S>, x: S::F32) -> (S::F32, S::F32) {
         let reference = self.reference_code(simd, x, fit.inverse);
-        let code = self.nearest(simd, simd.mul(x, fit.inverse));
+        let code = Integers(self.zero).nearest(simd, simd.mul(x, fit.inverse));
         let code = simd.where_greater(fit.reference, simd.splat(0.0), reference, code);
         (simd.add(code, simd.splat(self.zero)), simd.mul(fit.scale, code))
     }
@@ -101,6 +94,7 @@ impl Centring {
         extreme: S::F32,
         nearest: Fit<S>,
     ) -> Fit<S> {
+        let grid = Integers(self.zero);
         // The codes that maximize `xq² / qq`, compared by cross multiplication.
         let mut best = (simd.splat(0.0), simd.splat(1.0));
         let mut best_inverse = simd.splat(0.0);
@@ -108,7 +102,7 @@ impl Centring {
         let unit = inverse(simd, extreme);
         for &anchor in self.anchors {
             let inverse = simd.mul(unit, simd.splat(anchor));
-            let (xq, qq) = sums(simd, self, importance, columns, inverse);
+            let (xq, qq) = sums(simd, grid, importance, columns, inverse);
             let gain = simd.mul(xq, xq);
             let (new, old) = (simd.mul(gain, best.1), simd.mul(best.0, qq));
             best.0 = simd.where_greater(new, old, gain, best.0);
@@ -125,10 +119,10 @@ impl Centring {
         for _ in 0..REFITS {
             // The scale that fits the codes best, as it will be stored, and the codes that fit that
             // scale best.
-            let (xq, qq) = sums(simd, self, importance, columns, best_inverse);
+            let (xq, qq) = sums(simd, grid, importance, columns, best_inverse);
             let scale = stored_scale(simd, ratio(simd, xq, qq));
             best_inverse = inverse(simd, scale);
-            let error = error(simd, self, importance, columns, scale, best_inverse);
+            let error = error(simd, grid, importance, columns, scale, best_inverse);
             found.scale = simd.where_greater(least, error, scale, found.scale);
             found.inverse = simd.where_greater(least, error, best_inverse, found.inverse);
             found.reference = simd.where_greater(least, error, simd.splat(0.0), found.reference);

@@ -1,7 +1,7 @@
-//! Super-blocks of 8 lines with 6-bit scales and offsets, for `q4_k` and `q5_k`.
+//! Super-blocks of `N` lines with integer scales and offsets, for `q2_k`, `q4_k` and `q5_k`.
 //!
 //! A weight is `d·scale·code - dmin·min`; `d` and `dmin` are half-precision scales of the
-//! super-block, `scale` and `min` 6-bit integers of its 8 sub-blocks of 32 columns.
+//! super-block, `scale` and `min` integers of a sub-block of `W` columns.
 
 use half::f16;
 
@@ -14,63 +14,69 @@ use crate::isa::Simd;
 /// Columns of a super-block.
 pub(super) const LEN: usize = 256;
 
-/// The largest scale and min.
-const LARGEST: f32 = 63.0;
+/// The constants in which the formats differ.
+#[derive(Clone, Copy)]
+pub(super) struct Ranges {
+    pub(super) lines: Lines,
+    /// The largest scale and min.
+    pub(super) largest: f32,
+}
 
 /// A super-block of 16 rows without its codes, which are those nearest to the weights.
 #[derive(Clone, Copy)]
-struct SuperBlock<S: Simd> {
-    d: S::F32,
-    dmin: S::F32,
-    /// Integers in `0..=63`, as are the mins.
-    scales: [S::F32; 8],
-    mins: [S::F32; 8],
+pub(super) struct SuperBlock<S: Simd, const N: usize> {
+    pub(super) d: S::F32,
+    pub(super) dmin: S::F32,
+    /// Integers, as are the mins.
+    pub(super) scales: [S::F32; N],
+    pub(super) mins: [S::F32; N],
 }
 
-impl<S: Simd> SuperBlock<S> {
+impl<S: Simd, const N: usize> SuperBlock<S, N> {
     #[inline(always)]
-    fn new<const GIVEN: bool>(
+    fn new<const W: usize, const GIVEN: bool>(
         simd: S,
-        lines: Lines,
+        ranges: Ranges,
         rounding: Rounding,
         importance: Importance<'_, GIVEN>,
-        columns: &[[Lanes; 32]; 8],
+        columns: &[[Lanes; W]; N],
     ) -> Self {
-        let nearest = Self::nearest(simd, lines, columns);
+        let nearest = Self::nearest(simd, ranges, columns);
         match rounding {
             Rounding::Nearest => nearest,
-            Rounding::Search => search(simd, lines, importance, columns, nearest),
+            Rounding::Search => search(simd, ranges, importance, columns, nearest),
         }
     }
 
     /// Fits each sub-block's line to its least and largest weight.
     #[inline(always)]
-    fn nearest(simd: S, lines: Lines, columns: &[[Lanes; 32]; 8]) -> Self {
+    fn nearest<const W: usize>(simd: S, ranges: Ranges, columns: &[[Lanes; W]; N]) -> Self {
         let zero = simd.splat(0.0);
-        let mut targets = [Line { scale: zero, offset: zero }; 8];
+        let mut targets = [Line { scale: zero, offset: zero }; N];
         for (target, columns) in targets.iter_mut().zip(columns) {
-            let (low, high) = lines.ends(simd, columns);
-            *target = Line { scale: simd.div(simd.sub(high, low), simd.splat(lines.largest)), offset: low };
+            let (low, high) = ranges.lines.ends(simd, columns);
+            *target = Line { scale: simd.div(simd.sub(high, low), simd.splat(ranges.lines.largest)), offset: low };
         }
-        Self::of_lines(simd, &targets)
+        Self::of_lines(simd, ranges, &targets)
     }
 
-    /// Rounds lines to the nearest integers; the largest scale and the largest min become 63.
+    /// Rounds lines to the nearest integers; the largest scale and the largest min become the
+    /// largest integer.
     #[inline(always)]
-    fn of_lines(simd: S, targets: &[Line<S>; 8]) -> Self {
+    fn of_lines(simd: S, ranges: Ranges, targets: &[Line<S>; N]) -> Self {
         let zero = simd.splat(0.0);
         let (mut scale, mut min) = (zero, zero);
         for target in targets {
             scale = simd.max(scale, target.scale);
             min = simd.max(min, simd.sub(zero, target.offset));
         }
-        let d = stored_super_scale(simd, simd.mul(scale, simd.splat(1.0 / LARGEST)));
-        let dmin = stored_super_scale(simd, simd.mul(min, simd.splat(1.0 / LARGEST)));
+        let d = stored_super_scale(simd, simd.mul(scale, simd.splat(1.0 / ranges.largest)));
+        let dmin = stored_super_scale(simd, simd.mul(min, simd.splat(1.0 / ranges.largest)));
         let (per_d, per_dmin) = (inverse(simd, d), inverse(simd, simd.sub(zero, dmin)));
-        let mut block = Self { d, dmin, scales: [zero; 8], mins: [zero; 8] };
+        let mut block = Self { d, dmin, scales: [zero; N], mins: [zero; N] };
         for ((scale, min), target) in block.scales.iter_mut().zip(&mut block.mins).zip(targets) {
-            *scale = whole(simd, clamp(simd, simd.mul(target.scale, per_d), 0.0, LARGEST));
-            *min = whole(simd, clamp(simd, simd.mul(target.offset, per_dmin), 0.0, LARGEST));
+            *scale = whole(simd, clamp(simd, simd.mul(target.scale, per_d), 0.0, ranges.largest));
+            *min = whole(simd, clamp(simd, simd.mul(target.offset, per_dmin), 0.0, ranges.largest));
         }
         block
     }
@@ -84,22 +90,22 @@ impl<S: Simd> SuperBlock<S> {
     /// Replaces each sub-block's integers by the best within one of them. Returns the squared error
     /// of the super-block.
     #[inline(always)]
-    fn improve<const GIVEN: bool>(
+    fn improve<const W: usize, const GIVEN: bool>(
         &mut self,
         simd: S,
-        lines: Lines,
+        ranges: Ranges,
         importance: Importance<'_, GIVEN>,
-        columns: &[[Lanes; 32]; 8],
+        columns: &[[Lanes; W]; N],
     ) -> S::F32 {
         let mut total = simd.splat(0.0);
         for (j, columns) in columns.iter().enumerate() {
-            let importance = importance.of(32 * j..32 * j + 32);
+            let importance = importance.of(W * j..W * (j + 1));
             let (scale, min) = (self.scales[j], self.mins[j]);
             let mut least = simd.splat(f32::INFINITY);
             for (up_scale, up_min) in NEIGHBOURS {
-                let scale = clamp(simd, simd.add(scale, simd.splat(up_scale)), 0.0, LARGEST);
-                let min = clamp(simd, simd.add(min, simd.splat(up_min)), 0.0, LARGEST);
-                let error = lines.error(simd, importance, columns, self.line(simd, scale, min));
+                let scale = clamp(simd, simd.add(scale, simd.splat(up_scale)), 0.0, ranges.largest);
+                let min = clamp(simd, simd.add(min, simd.splat(up_min)), 0.0, ranges.largest);
+                let error = ranges.lines.error(simd, importance, columns, self.line(simd, scale, min));
                 self.scales[j] = simd.where_greater(least, error, scale, self.scales[j]);
                 self.mins[j] = simd.where_greater(least, error, min, self.mins[j]);
                 least = simd.where_greater(least, error, error, least);
@@ -111,20 +117,20 @@ impl<S: Simd> SuperBlock<S> {
 
     /// Fits `d` and `dmin` to the codes and integers by least squares.
     #[inline(always)]
-    fn refit<const GIVEN: bool>(
+    fn refit<const W: usize, const GIVEN: bool>(
         &mut self,
         simd: S,
-        lines: Lines,
+        ranges: Ranges,
         importance: Importance<'_, GIVEN>,
-        columns: &[[Lanes; 32]; 8],
+        columns: &[[Lanes; W]; N],
     ) {
         let zero = simd.splat(0.0);
         let [mut uu, mut um, mut mm, mut xu, mut xm] = [zero; 5];
         for (j, columns) in columns.iter().enumerate() {
-            let importance = importance.of(32 * j..32 * j + 32);
+            let importance = importance.of(W * j..W * (j + 1));
             let (scale, min) = (self.scales[j], self.mins[j]);
             let line = self.line(simd, scale, min);
-            let sums = lines.code_sums(simd, importance, columns, inverse(simd, line.scale), line.offset);
+            let sums = ranges.lines.code_sums(simd, importance, columns, inverse(simd, line.scale), line.offset);
             let ColumnSums { n, x } = ColumnSums::new(simd, importance, columns);
             uu = simd.mul_add(simd.mul(scale, scale), sums.qq, uu);
             um = simd.mul_add(simd.mul(scale, min), sums.q, um);
@@ -155,17 +161,17 @@ impl<S: Simd> SuperBlock<S> {
 
     /// Returns the squared error.
     #[inline(always)]
-    fn error<const GIVEN: bool>(
+    fn error<const W: usize, const GIVEN: bool>(
         &self,
         simd: S,
-        lines: Lines,
+        ranges: Ranges,
         importance: Importance<'_, GIVEN>,
-        columns: &[[Lanes; 32]; 8],
+        columns: &[[Lanes; W]; N],
     ) -> S::F32 {
         let mut total = simd.splat(0.0);
         for (j, columns) in columns.iter().enumerate() {
             let line = self.line(simd, self.scales[j], self.mins[j]);
-            total = simd.add(total, lines.error(simd, importance.of(32 * j..32 * j + 32), columns, line));
+            total = simd.add(total, ranges.lines.error(simd, importance.of(W * j..W * (j + 1)), columns, line));
         }
         total
     }
@@ -175,12 +181,14 @@ impl<S: Simd> SuperBlock<S> {
     fn replace(&mut self, simd: S, least: S::F32, error: S::F32, other: &Self) {
         self.d = simd.where_greater(least, error, other.d, self.d);
         self.dmin = simd.where_greater(least, error, other.dmin, self.dmin);
-        for j in 0..8 {
+        for j in 0..N {
             self.scales[j] = simd.where_greater(least, error, other.scales[j], self.scales[j]);
             self.mins[j] = simd.where_greater(least, error, other.mins[j], self.mins[j]);
         }
     }
+}
 
+impl<S: Simd> SuperBlock<S, 8> {
     /// Writes `d`, `dmin` and the packed integers: the first four fields of the block. Returns
     /// which rows overflowed.
     #[inline(always)]
@@ -209,28 +217,28 @@ impl<S: Simd> SuperBlock<S> {
 
 /// The scales of a super-block, as stored, and the lines of its sub-blocks.
 #[derive(Clone, Copy)]
-pub(crate) struct Fit<S: Simd> {
-    block: SuperBlock<S>,
-    lines: [Line<S>; 8],
+pub(crate) struct Fit<S: Simd, const N: usize> {
+    pub(super) block: SuperBlock<S, N>,
+    lines: [Line<S>; N],
     /// `1 / scale` of each line.
-    inverses: [S::F32; 8],
+    inverses: [S::F32; N],
 }
 
-impl<S: Simd> Fit<S> {
+impl<S: Simd, const N: usize> Fit<S, N> {
     /// Fits a super-block to its columns.
     #[inline(always)]
-    pub(super) fn new<const GIVEN: bool>(
+    pub(super) fn new<const W: usize, const GIVEN: bool>(
         simd: S,
-        lines: Lines,
+        ranges: Ranges,
         rounding: Rounding,
         importance: Importance<'_, GIVEN>,
         columns: &[Lanes],
     ) -> Self {
-        let columns: &[[Lanes; 32]; 8] = columns.as_chunks().0.as_array().expect("256 columns");
-        let block = SuperBlock::new(simd, lines, rounding, importance, columns);
+        let columns: &[[Lanes; W]; N] = columns.as_chunks().0.as_array().expect("N sub-blocks of W columns");
+        let block = SuperBlock::new(simd, ranges, rounding, importance, columns);
         let zero = simd.splat(0.0);
-        let mut fit = Self { block, lines: [Line { scale: zero, offset: zero }; 8], inverses: [zero; 8] };
-        for j in 0..8 {
+        let mut fit = Self { block, lines: [Line { scale: zero, offset: zero }; N], inverses: [zero; N] };
+        for j in 0..N {
             fit.lines[j] = block.line(simd, block.scales[j], block.mins[j]);
             fit.inverses[j] = inverse(simd, fit.lines[j].scale);
         }
@@ -240,13 +248,15 @@ impl<S: Simd> Fit<S> {
     /// Finds the code of a weight, and what it decodes to.
     #[inline(always)]
     pub(super) fn code(&self, simd: S, lines: Lines, column: usize, x: S::F32) -> (S::F32, S::F32) {
-        let (line, inverse) = (self.lines[column / 32], self.inverses[column / 32]);
+        let (line, inverse) = (self.lines[column / (LEN / N)], self.inverses[column / (LEN / N)]);
         let code = lines.code(simd, simd.sub(x, line.offset), inverse);
         (code, simd.mul_add(line.scale, code, line.offset))
     }
+}
 
-    /// Writes the scales and mins. Returns which rows overflowed, one bit each, and the fields that
-    /// follow.
+impl<S: Simd> Fit<S, 8> {
+    /// Writes the scales and mins, of 6 bits each. Returns which rows overflowed, one bit each, and
+    /// the fields that follow.
     #[inline(always)]
     pub(super) fn store<'a>(&self, simd: S, block: &'a mut [u8]) -> (u16, &'a mut [[u8; 64]]) {
         let (d, dmin, fields) = fields_mut(block);
@@ -264,31 +274,31 @@ const ROUNDS: usize = 2;
 
 /// Searches for better integers and super-block scales; see `docs/quantization.md`.
 #[inline(always)]
-fn search<S: Simd, const GIVEN: bool>(
+fn search<S: Simd, const N: usize, const W: usize, const GIVEN: bool>(
     simd: S,
-    lines: Lines,
+    ranges: Ranges,
     importance: Importance<'_, GIVEN>,
-    columns: &[[Lanes; 32]; 8],
-    nearest: SuperBlock<S>,
-) -> SuperBlock<S> {
+    columns: &[[Lanes; W]; N],
+    nearest: SuperBlock<S, N>,
+) -> SuperBlock<S, N> {
     let zero = simd.splat(0.0);
-    let mut targets = [Line { scale: zero, offset: zero }; 8];
+    let mut targets = [Line { scale: zero, offset: zero }; N];
     for (j, (target, columns)) in targets.iter_mut().zip(columns).enumerate() {
-        *target = lines.best(simd, importance.of(32 * j..32 * j + 32), columns);
+        *target = ranges.lines.best(simd, importance.of(W * j..W * (j + 1)), columns);
     }
     let mut found = nearest;
     // Where nearest rounding overflows nothing is less than this, and the overflow stays for the
     // caller to see.
     let scales = simd.max(nearest.d, nearest.dmin);
-    let mut least = nearest.error(simd, lines, importance, columns);
+    let mut least = nearest.error(simd, ranges, importance, columns);
     least = simd.where_greater(simd.splat(f32::INFINITY), scales, least, zero);
-    let mut trial = SuperBlock::of_lines(simd, &targets);
+    let mut trial = SuperBlock::of_lines(simd, ranges, &targets);
     trial.limit(simd);
     for round in 0..ROUNDS {
         if round > 0 {
-            trial.refit(simd, lines, importance, columns);
+            trial.refit(simd, ranges, importance, columns);
         }
-        let error = trial.improve(simd, lines, importance, columns);
+        let error = trial.improve(simd, ranges, importance, columns);
         found.replace(simd, least, error, &trial);
         least = simd.where_greater(least, error, error, least);
     }

@@ -1,4 +1,5 @@
-//! Blocks on a line, for `q4_1`, `q4_k` and `q5_k`: weight = `scale·code + offset`, codes from 0.
+//! Blocks on a line, for `q4_1`, `q5_1`, `q2_k`, `q4_k` and `q5_k`: weight =
+//! `scale·code + offset`, codes from 0.
 
 use super::search::ratio;
 use super::{Importance, Lanes, inverse};
@@ -24,7 +25,7 @@ pub(super) struct Lines {
     pub(super) places: &'static [(f32, f32)],
 }
 
-/// `Σ 1` and `Σ x` over the 32 columns of a line, each term times the column's importance.
+/// `Σ 1` and `Σ x` over the `W` columns of a line, each term times the column's importance.
 #[derive(Clone, Copy)]
 pub(super) struct ColumnSums<S: Simd> {
     pub(super) n: S::F32,
@@ -33,12 +34,16 @@ pub(super) struct ColumnSums<S: Simd> {
 
 impl<S: Simd> ColumnSums<S> {
     #[inline(always)]
-    pub(super) fn new<const GIVEN: bool>(simd: S, importance: Importance<'_, GIVEN>, columns: &[Lanes; 32]) -> Self {
+    pub(super) fn new<const W: usize, const GIVEN: bool>(
+        simd: S,
+        importance: Importance<'_, GIVEN>,
+        columns: &[Lanes; W],
+    ) -> Self {
         let mut x = simd.splat(0.0);
         for (i, column) in columns.iter().enumerate() {
             x = simd.add(x, importance.times(simd, i, simd.load_f32(column)));
         }
-        Self { n: importance.sum::<S, 32>(simd), x }
+        Self { n: importance.sum::<S, W>(simd), x }
     }
 }
 
@@ -61,11 +66,11 @@ impl Lines {
 
     /// Sums up `Σ importance·(x - weight)²`.
     #[inline(always)]
-    pub(super) fn error<S: Simd, const GIVEN: bool>(
+    pub(super) fn error<S: Simd, const W: usize, const GIVEN: bool>(
         self,
         simd: S,
         importance: Importance<'_, GIVEN>,
-        columns: &[Lanes; 32],
+        columns: &[Lanes; W],
         line: Line<S>,
     ) -> S::F32 {
         let inverse = inverse(simd, line.scale);
@@ -81,11 +86,11 @@ impl Lines {
 
     /// Sums up with the codes that the line `offset`, `1 / inverse` gives.
     #[inline(always)]
-    pub(super) fn code_sums<S: Simd, const GIVEN: bool>(
+    pub(super) fn code_sums<S: Simd, const W: usize, const GIVEN: bool>(
         self,
         simd: S,
         importance: Importance<'_, GIVEN>,
-        columns: &[Lanes; 32],
+        columns: &[Lanes; W],
         inverse: S::F32,
         offset: S::F32,
     ) -> CodeSums<S> {
@@ -104,7 +109,7 @@ impl Lines {
 
     /// Returns the least and the largest weight, the least no more than the largest offset.
     #[inline(always)]
-    pub(super) fn ends<S: Simd>(self, simd: S, columns: &[Lanes; 32]) -> (S::F32, S::F32) {
+    pub(super) fn ends<S: Simd, const W: usize>(self, simd: S, columns: &[Lanes; W]) -> (S::F32, S::F32) {
         let first = simd.load_f32(&columns[0]);
         let (mut low, mut high) = (simd.min(first, simd.splat(self.top)), first);
         for column in &columns[1..] {
@@ -132,11 +137,11 @@ impl Lines {
 
     /// Finds the best of the lines that fit the codes of one of the places.
     #[inline(always)]
-    pub(super) fn best<S: Simd, const GIVEN: bool>(
+    pub(super) fn best<S: Simd, const W: usize, const GIVEN: bool>(
         self,
         simd: S,
         importance: Importance<'_, GIVEN>,
-        columns: &[Lanes; 32],
+        columns: &[Lanes; W],
     ) -> Line<S> {
         let (low, high) = self.ends(simd, columns);
         let range = simd.sub(high, low);

@@ -11,7 +11,7 @@ use crate::error::ShapeError;
 use crate::isa::Simd;
 pub(crate) use importance::Importance;
 pub(crate) use tile::Tile;
-use tile::{Affine, Centred, Codes, Signed, TwoFactors};
+use tile::{Affine, Centred, Codes, Signed, TwoFactors, TwoLines};
 
 /// Rows interleaved in a panel: the lanes of a vector.
 pub const PANEL_ROWS: usize = 16;
@@ -177,6 +177,11 @@ formats! {
     /// 5-bit codes, 6-bit scale and offset per 32 columns in super-blocks of 256; 5.5 bits per
     /// weight.
     Q5K = "q5_k", ggml Some(13), in q5_k;
+    /// 2-bit codes, 4-bit scale and offset per 16 columns in super-blocks of 256; 2.625 bits per
+    /// weight.
+    Q2K = "q2_k", ggml Some(10), in q2_k;
+    /// 3-bit codes, 6-bit scale per 16 columns in super-blocks of 256; 3.4375 bits per weight.
+    Q3K = "q3_k", ggml Some(11), in q3_k;
     /// 6-bit codes, 8-bit scale per 16 columns in super-blocks of 256; 6.5625 bits per weight.
     Q6K = "q6_k", ggml Some(14), in q6_k;
     /// 16 values denser around zero, one half-precision scale per 32 columns; 4.5 bits per weight.
@@ -430,6 +435,31 @@ fn store_nibbles<S: Simd>(simd: S, low: &[Lanes], high: &[Lanes], out: &mut [[u8
         };
         simd.store_bytes(simd.pack([pair(0), pair(1), pair(2), pair(3)]), out);
     }
+}
+
+/// Writes 128 codes in `0..=3`: byte `l` of 32 holds columns `l`, `l + 32`, `l + 64` and `l + 96`,
+/// two bits each.
+#[inline(always)]
+fn store_quarters<S: Simd>(simd: S, codes: &[Lanes; 128], out: &mut [[u8; 64]]) {
+    let mut bytes = [[0.0; PANEL_ROWS]; 32];
+    for (quarter, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
+        let place = simd.splat((1 << (2 * quarter)) as f32);
+        for (byte, code) in bytes.iter_mut().zip(codes) {
+            simd.store(simd.mul_add(simd.load_f32(code), place, simd.load_f32(byte)), byte);
+        }
+    }
+    store_bytes(simd, &bytes, out);
+}
+
+/// Unpacks one of the four quarters that [`store_quarters`] wrote, from `at` on: two bits of each
+/// of the 32 bytes per row, moved to bits `to..`.
+#[inline(always)]
+fn quarter<S: Simd>(simd: S, block: &[u8], at: usize, quarter: usize, to: u32) -> Codes<S> {
+    let mut codes = [field_at(simd, block, at, 0); 8];
+    for (i, codes) in codes.iter_mut().enumerate() {
+        *codes = simd.bits(field_at(simd, block, at, i), 2 * quarter as u32, 3, to);
+    }
+    codes
 }
 
 /// Rounds a scale to half precision, as it is stored, and widens it again.

@@ -3,7 +3,7 @@
 //! Byte `32·g + l` of the code bytes holds column `64·g + l` in its low and column `64·g + 32 + l`
 //! in its high four bits.
 
-use super::k::{self, Fit, ScalesAndOffsets};
+use super::k::{self, Fit, Ranges, ScalesAndOffsets};
 use super::line::{Lines, PLACES_4};
 use super::{Affine, BlockFormat, Importance, Lanes, Rounding, store_nibbles};
 use crate::isa::Simd;
@@ -11,6 +11,7 @@ use crate::isa::Simd;
 pub(crate) struct Q4K;
 
 const LINES: Lines = Lines { largest: 15.0, top: 0.0, places: &PLACES_4 };
+const RANGES: Ranges = Ranges { lines: LINES, largest: 63.0 };
 
 impl BlockFormat for Q4K {
     const LEN: usize = k::LEN;
@@ -21,7 +22,7 @@ impl BlockFormat for Q4K {
     };
     const HAS_ZERO: bool = false;
     const MAX_ROWS_UNBUFFERED: usize = 2;
-    type Fit<S: Simd> = Fit<S>;
+    type Fit<S: Simd> = Fit<S, 8>;
     type Header<S: Simd> = ScalesAndOffsets<S>;
     type Tile<S: Simd> = Affine<S, Self, 4>;
 
@@ -35,17 +36,17 @@ impl BlockFormat for Q4K {
         rounding: Rounding,
         importance: Importance<'_, GIVEN>,
         columns: &[Lanes],
-    ) -> Fit<S> {
-        Fit::new(simd, LINES, rounding, importance, columns)
+    ) -> Fit<S, 8> {
+        Fit::new::<32, GIVEN>(simd, RANGES, rounding, importance, columns)
     }
 
     #[inline(always)]
-    fn code<S: Simd>(simd: S, fit: &Fit<S>, column: usize, x: S::F32) -> (S::F32, S::F32) {
+    fn code<S: Simd>(simd: S, fit: &Fit<S, 8>, column: usize, x: S::F32) -> (S::F32, S::F32) {
         fit.code(simd, LINES, column, x)
     }
 
     #[inline(always)]
-    fn store<S: Simd>(simd: S, fit: &Fit<S>, codes: &[Lanes], block: &mut [u8]) -> u16 {
+    fn store<S: Simd>(simd: S, fit: &Fit<S, 8>, codes: &[Lanes], block: &mut [u8]) -> u16 {
         let (overflow, fields) = fit.store(simd, block);
         for (codes, out) in codes.as_chunks::<64>().0.iter().zip(fields.as_chunks_mut::<8>().0) {
             store_nibbles(simd, &codes[..32], &codes[32..], out);

@@ -3,7 +3,7 @@
 //! The low four bits of the codes lie as in `q4_k`. The fifth bit of column `32·j + l` is bit `j`
 //! of byte `l` of 32 that come before.
 
-use super::k::{self, Fit, ScalesAndOffsets};
+use super::k::{self, Fit, Ranges, ScalesAndOffsets};
 use super::line::{Lines, PLACES_5};
 use super::tile::Codes;
 use super::{Affine, BlockFormat, Importance, Lanes, PANEL_ROWS, Rounding, field_at, store_bytes, store_nibbles};
@@ -12,6 +12,7 @@ use crate::isa::Simd;
 pub(crate) struct Q5K;
 
 const LINES: Lines = Lines { largest: 31.0, top: 0.0, places: &PLACES_5 };
+const RANGES: Ranges = Ranges { lines: LINES, largest: 63.0 };
 
 impl BlockFormat for Q5K {
     const LEN: usize = k::LEN;
@@ -22,7 +23,7 @@ impl BlockFormat for Q5K {
     };
     const HAS_ZERO: bool = false;
     const MAX_ROWS_UNBUFFERED: usize = 3;
-    type Fit<S: Simd> = Fit<S>;
+    type Fit<S: Simd> = Fit<S, 8>;
     /// Scales and offsets, and the fifth bits of the first and of the last four sub-blocks.
     type Header<S: Simd> = (ScalesAndOffsets<S>, [Codes<S>; 2]);
     type Tile<S: Simd> = Affine<S, Self, 5>;
@@ -40,17 +41,17 @@ impl BlockFormat for Q5K {
         rounding: Rounding,
         importance: Importance<'_, GIVEN>,
         columns: &[Lanes],
-    ) -> Fit<S> {
-        Fit::new(simd, LINES, rounding, importance, columns)
+    ) -> Fit<S, 8> {
+        Fit::new::<32, GIVEN>(simd, RANGES, rounding, importance, columns)
     }
 
     #[inline(always)]
-    fn code<S: Simd>(simd: S, fit: &Fit<S>, column: usize, x: S::F32) -> (S::F32, S::F32) {
+    fn code<S: Simd>(simd: S, fit: &Fit<S, 8>, column: usize, x: S::F32) -> (S::F32, S::F32) {
         fit.code(simd, LINES, column, x)
     }
 
     #[inline(always)]
-    fn store<S: Simd>(simd: S, fit: &Fit<S>, codes: &[Lanes], block: &mut [u8]) -> u16 {
+    fn store<S: Simd>(simd: S, fit: &Fit<S, 8>, codes: &[Lanes], block: &mut [u8]) -> u16 {
         let (overflow, fields) = fit.store(simd, block);
         let (fifth_bits, nibbles) = fields.split_at_mut(8);
         let mut bits = [[0.0; PANEL_ROWS]; 32];

@@ -8,33 +8,21 @@
 use half::f16;
 
 use super::scaled::{Fit, Scaling};
-use super::search::Grid;
+use super::search::{Grid, Integers};
 use super::tile::accumulate;
 use super::{
-    BlockFormat, Importance, Lanes, PANEL_ROWS, Rounding, TwoFactors, f16_at, field_at, prefetch, store_bytes,
-    store_nibbles, store_scale,
+    BlockFormat, Importance, Lanes, PANEL_ROWS, Rounding, TwoFactors, f16_at, field_at, prefetch, store_nibbles,
+    store_quarters, store_scale,
 };
 use crate::block::RowBlock;
 use crate::isa::Simd;
-use crate::math::ROUND;
 
 pub(crate) struct Q6K;
 
-/// The integers -32..=31.
-#[derive(Clone, Copy)]
-struct Codes;
+const GRID: Integers = Integers(32.0);
 
-impl Grid for Codes {
-    #[inline(always)]
-    fn nearest<S: Simd>(self, simd: S, y: S::F32) -> S::F32 {
-        let code = simd.add(y, simd.splat(ROUND));
-        let code = simd.min(simd.max(code, simd.splat(ROUND - 32.0)), simd.splat(ROUND + 31.0));
-        simd.sub(code, simd.splat(ROUND))
-    }
-}
-
-const SCALING: Scaling<Codes> =
-    Scaling { grid: Codes, end: -32.0, places: &PLACES, headrooms: &[1.15], lowest: -128.0, highest: 127.0 };
+const SCALING: Scaling<Integers> =
+    Scaling { grid: GRID, end: -32.0, places: &PLACES, headrooms: &[1.15], lowest: -128.0, highest: 127.0 };
 
 /// Where the search places the weight of largest magnitude.
 ///
@@ -82,7 +70,7 @@ impl BlockFormat for Q6K {
     #[inline(always)]
     fn code<S: Simd>(simd: S, fit: &Fit<S, 16>, column: usize, x: S::F32) -> (S::F32, S::F32) {
         let (inverse, step) = fit.steps(column / 16);
-        let value = Codes.nearest(simd, simd.mul(x, inverse));
+        let value = GRID.nearest(simd, simd.mul(x, inverse));
         (simd.add(value, simd.splat(32.0)), simd.mul(step, value))
     }
 
@@ -92,20 +80,15 @@ impl BlockFormat for Q6K {
         let (low_bits, fields) = fields.split_at_mut(32);
         let (high_bits, scales) = fields.split_at_mut(16);
         for (half, codes) in codes.as_chunks::<128>().0.iter().enumerate() {
-            let mut low = [[0.0; PANEL_ROWS]; 128];
-            let mut high = [[0.0; PANEL_ROWS]; 32];
-            for (quarter, (codes, low)) in codes.as_chunks::<32>().0.iter().zip(low.as_chunks_mut::<32>().0).enumerate()
-            {
-                let place = simd.splat((1 << (2 * quarter)) as f32);
-                for ((code, low), high) in codes.iter().zip(low).zip(&mut high) {
-                    let code = simd.load_f32(code);
-                    let top = simd.trunc(simd.mul(code, simd.splat(1.0 / 16.0)));
-                    simd.store(simd.mul_add(top, simd.splat(-16.0), code), low);
-                    simd.store(simd.mul_add(top, place, simd.load_f32(high)), high);
-                }
+            let (mut low, mut high) = ([[0.0; PANEL_ROWS]; 128], [[0.0; PANEL_ROWS]; 128]);
+            for ((code, low), high) in codes.iter().zip(&mut low).zip(&mut high) {
+                let code = simd.load_f32(code);
+                let top = simd.trunc(simd.mul(code, simd.splat(1.0 / 16.0)));
+                simd.store(simd.mul_add(top, simd.splat(-16.0), code), low);
+                simd.store(top, high);
             }
             store_nibbles(simd, &low[..64], &low[64..], &mut low_bits[16 * half..][..16]);
-            store_bytes(simd, &high, &mut high_bits[8 * half..][..8]);
+            store_quarters(simd, &high, &mut high_bits[8 * half..][..8]);
         }
         for (group, out) in fit.scales.as_chunks::<4>().0.iter().zip(scales) {
             let scale = |j: usize| simd.to_i32(group[j]);

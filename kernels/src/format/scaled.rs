@@ -1,4 +1,4 @@
-//! Super-blocks of `N` sub-blocks with signed integer scales, for `q6_k` and `iq4_xs`.
+//! Super-blocks of `N` sub-blocks with signed integer scales, for `q3_k`, `q6_k` and `iq4_xs`.
 //!
 //! A weight is `d·scale·v`: `d` is a half-precision scale of the super-block, `scale` an integer
 //! of a sub-block of `W` columns, `v` a value of the format's grid.

@@ -73,6 +73,17 @@ pub(super) trait Grid: Copy {
     }
 }
 
+/// The integers `-n..=n - 1`.
+#[derive(Clone, Copy)]
+pub(super) struct Integers(pub(super) f32);
+
+impl Grid for Integers {
+    #[inline(always)]
+    fn nearest<S: Simd>(self, simd: S, y: S::F32) -> S::F32 {
+        whole(simd, clamp(simd, y, -self.0, self.0 - 1.0))
+    }
+}
+
 /// A grid that returns nearly the nearest values.
 #[derive(Clone, Copy)]
 pub(super) struct Roughly<G>(pub(super) G);

@@ -183,6 +183,83 @@ impl<S: Simd, F> Tile<S> for TwoFactors<S, F> {
     }
 }
 
+/// Weights `scale · factor · code - min_scale · min`, codes of 2 bits, with a whole factor and a
+/// whole min for columns 0..16 and others for 16..32.
+pub(crate) struct TwoLines<S: Simd, F> {
+    format: PhantomData<F>,
+    /// The codes plus 32, so that they are multiplied as those of [`TwoFactors`] are.
+    codes: Codes<S>,
+    factors: [S::Factor; 2],
+    mins: [S::Factor; 2],
+    scale: S::F32,
+    /// A 32nd of the mins' scale: sums of activations come as -32 times what they are.
+    min_scale: S::F32,
+    /// `scale · factor` and `-min_scale · min`, exact: for the decoded weights.
+    lines: [(S::F32, S::F32); 2],
+}
+
+impl<S: Simd, F> TwoLines<S, F> {
+    /// Makes a tile; the factors and mins are in `0..=127`.
+    #[inline(always)]
+    pub(super) fn new(
+        simd: S,
+        codes: Codes<S>,
+        factors: [S::I32; 2],
+        mins: [S::I32; 2],
+        scale: S::F32,
+        min_scale: S::F32,
+    ) -> Self {
+        let mut shifted = codes;
+        for codes in &mut shifted {
+            *codes = simd.or(*codes, simd.load(&[32; 64]));
+        }
+        let line = |half: usize| {
+            let min = simd.mul(min_scale, simd.to_f32(mins[half]));
+            (simd.mul(scale, simd.to_f32(factors[half])), simd.sub(simd.splat(0.0), min))
+        };
+        Self {
+            format: PhantomData,
+            codes: shifted,
+            factors: [simd.factor(factors[0]), simd.factor(factors[1])],
+            mins: [simd.factor(mins[0]), simd.factor(mins[1])],
+            scale,
+            min_scale: simd.mul(min_scale, simd.splat(1.0 / 32.0)),
+            lines: [line(0), line(1)],
+        }
+    }
+}
+
+impl<S: Simd, F> Copy for TwoLines<S, F> {}
+
+impl<S: Simd, F> Clone for TwoLines<S, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Simd, F> Tile<S> for TwoLines<S, F> {
+    #[inline(always)]
+    fn multiply_add<const R: usize>(&self, simd: S, x: &RowBlock<R>, acc: &mut [Lanes; R]) {
+        let dots = simd.dot_two_factors::<R, F>(&self.codes, &self.factors, x);
+        for r in 0..R {
+            accumulate(simd, dots[r], self.scale, x.scales[r], &mut acc[r]);
+            let mut sums = simd.to_i32(simd.splat(0.0));
+            for (offsets, &min) in x.offsets_32.iter().zip(&self.mins) {
+                sums = simd.add_partial(sums, simd.partial(offsets[r]), min);
+            }
+            accumulate(simd, sums, self.min_scale, x.scales[r], &mut acc[r]);
+        }
+    }
+
+    #[inline(always)]
+    fn weights(&self, simd: S, columns: &mut [Lanes; ACTIVATION_BLOCK]) {
+        each_code(simd, &self.codes, columns, |column, code| {
+            let (scale, offset) = self.lines[column / 16];
+            simd.mul_add(scale, simd.to_f32(simd.add_i32(code, -32)), offset)
+        });
+    }
+}
+
 #[inline(always)]
 fn dot_unsigned<S: Simd, F, const BITS: u32, const R: usize>(
     simd: S,

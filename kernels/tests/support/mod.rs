@@ -96,6 +96,18 @@ pub fn naive_weights(format: Format, row: &[u8]) -> Vec<Weight> {
                     };
                     (half(0) * scale as f64, code, half(2) * min as f64)
                 }
+                Format::Q2K | Format::Q3K => {
+                    let (side, quarter, l) = (i / 128, i % 128 / 32, i % 32);
+                    if format == Format::Q2K {
+                        let code = bits(16 + 32 * side + l, 2 * quarter, 2);
+                        (half(80) * bits(i / 16, 0, 4) as f64, code, half(82) * bits(i / 16, 4, 4) as f64)
+                    } else {
+                        let j = i / 16;
+                        let scale = bits(96 + j % 8, j / 8 * 4, 4) + 16 * bits(104 + j % 4, 2 * (j / 4), 2) - 32;
+                        let code = bits(32 + 32 * side + l, 2 * quarter, 2) + 4 * bits(l, i / 32, 1) - 4;
+                        (half(108) * scale as f64, code, 0.0)
+                    }
+                }
                 Format::Q6K => {
                     let (side, quarter, l) = (i / 128, i % 128 / 32, i % 32);
                     let low = match quarter {

@@ -229,7 +229,16 @@ fn short_rows_take_short_blocks_unless_a_rule_says_otherwise() {
     let folder = tempfile::tempdir().unwrap();
     let source = checkpoint(folder.path(), unchanged);
     // Rows of 64 columns: a block of 256 would be three quarters padding.
-    let short = [("q4_k", "q4_1"), ("q5_k", "q8_0"), ("q6_k", "q8_0"), ("iq4_xs", "iq4_nl"), ("mxfp4", "mxfp4")];
+    let short = [
+        ("q4_k", "q4_1"),
+        ("q5_k", "q8_0"),
+        ("q6_k", "q8_0"),
+        ("iq4_xs", "iq4_nl"),
+        ("q3_k", "iq4_nl"),
+        ("q2_k", "iq4_nl"),
+        ("q5_0", "q5_0"),
+        ("mxfp4", "mxfp4"),
+    ];
     for (to, becomes) in short {
         let plan = json(&["convert", text(&source), "unwritten", "--to", to, "--dry-run", "--json"]);
         let tensor = |plan: &Value, name: &str| {

@@ -261,6 +261,8 @@ fn names_of_formats_are_taken_in_any_case_and_those_of_others_explained() {
         ("q4_K_S", "write q4_k"),
         ("Q5_K_M", "write q5_k"),
         ("int8", "the format of 8 bits is q8_0"),
+        ("Q5", "q5_k, q5_1 and q5_0"),
+        ("q2", "the format of 2 bits is q2_k"),
         ("Q8", "the format of 8 bits is q8_0"),
         ("int4", "the formats of 4 bits are q4_k"),
         ("bf16", "a rule can keep tensors"),
