@@ -1,7 +1,8 @@
 //! GGUF files of every family, made by llama.cpp's own script, are the networks that they were made
 //! of: the same bits in every logit and every element of an embedding.
 //!
-//! `ci/gguf_families.sh` makes the files and sets `GGUF_FAMILIES` to where they are.
+//! `ci/gguf_families.sh` makes the files and sets `GGUF_FAMILIES` to where they are. The tiny models
+//! of this repository go the whole way round: to GGUF and back.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
@@ -9,9 +10,12 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use qruntime::{Network, SessionOptions};
-use serde_json::Value;
+use qruntime::gguf::{About, Array, Stored, Value as Found, metadata_of, stored};
+use qruntime::{Error, Model, Network, SessionOptions};
+use serde_json::{Map, Value};
 use support::expected::Expected;
+use support::gguf::{ARRAY, BOOL, GgufFile, I32, array};
+use support::models::{copy, families};
 use support::unpacked;
 
 /// Returns the folders of families, if they have been made.
@@ -92,5 +96,94 @@ fn fields_of_configs_come_back_from_llama_cpp() {
         for (field, value) in expected.as_object().unwrap() {
             assert_eq!(&generation[field], value, "{name}: {field}");
         }
+    }
+}
+
+/// Makes a GGUF file of a folder, all tensors in single precision.
+fn made_of(folder: &Path) -> Result<GgufFile, Error> {
+    let read = |name: &str| Ok(std::fs::read(folder.join(name)).ok());
+    let description = metadata_of(&read, &About::default())?;
+    let model = Model::read(folder).unwrap();
+    let entries: Vec<(&str, &[usize])> = model.tensors().map(|entry| (entry.name(), entry.shape())).collect();
+    let (tensors, unused) = stored(&std::fs::read(folder.join("config.json")).unwrap(), &entries)?;
+    let unused: Vec<&str> = unused.into_iter().map(|tensor| entries[tensor].0).collect();
+    assert!(unused.iter().all(|name| name.starts_with("pooler.")), "{unused:?}");
+    let mut file = GgufFile::default();
+    for (key, value) in &description.values {
+        file = match value {
+            Found::Unsigned(number) => file.number(key, u32::try_from(*number).unwrap()),
+            Found::Signed(number) => file.value(key, I32, &i32::try_from(*number).unwrap().to_le_bytes()),
+            Found::Float(number) => file.float(key, *number as f32),
+            Found::Bool(flag) => file.flag(key, *flag),
+            Found::Text(text) => file.text(key, text),
+            Found::Array(Array::Bools(flags)) => {
+                let flags: Vec<Vec<u8>> = flags.iter().map(|flag| vec![(*flag).into()]).collect();
+                file.value(key, ARRAY, &array(BOOL, &flags))
+            }
+            other => panic!("{key}: {other:?}"),
+        };
+    }
+    for (name, factors) in &description.tensors {
+        file = file.plain(name, &[factors.len()], factors);
+    }
+    for Stored { name, shape, parts, add, .. } in &tensors {
+        let mut all = Vec::new();
+        for part in parts {
+            let elements = model.plain(entries[part.tensor].0).unwrap().to_f32().unwrap();
+            let rows_of = entries[part.tensor].1;
+            let row_len = if rows_of.len() < 2 { 1 } else { rows_of[rows_of.len() - 1] };
+            for row in 0..part.rows.len() {
+                let first = (part.rows.start + part.order.row_in_checkpoint(row, part.rows.len())) * row_len;
+                all.extend(elements[first..first + row_len].iter().map(|x| x + add));
+            }
+        }
+        file = file.plain(name, shape, &all);
+    }
+    Ok(file)
+}
+
+/// Models that GGUF cannot say, the words that name why, and what could be said instead.
+const REFUSED: [(&str, &str, &str); 9] = [
+    ("gemma2", "\"query_pre_attn_scalar\": 20, expected 24", r#"{"query_pre_attn_scalar": 24}"#),
+    ("gemma3", "\"query_pre_attn_scalar\": 20, expected 24", r#"{"query_pre_attn_scalar": 24}"#),
+    ("gemma3-capped", "\"query_pre_attn_scalar\": 20, expected 24", r#"{"query_pre_attn_scalar": 24}"#),
+    ("gemma3-new-config", "\"query_pre_attn_scalar\": 20, expected 24", r#"{"query_pre_attn_scalar": 24}"#),
+    ("qwen2-moe-fused", "\"norm_topk_prob\": true, expected false", r#"{"norm_topk_prob": false}"#),
+    ("qwen2-moe-window", "\"mlp_only_layers\": layers without experts", ""),
+    ("qwen3-moe", "\"mlp_only_layers\": layers without experts", ""),
+    ("qwen3-moe-default-heads", "\"norm_topk_prob\": false, expected true", r#"{"norm_topk_prob": true}"#),
+    ("qwen3-moe-fused", "\"norm_topk_prob\": false, expected true", r#"{"norm_topk_prob": true}"#),
+];
+
+#[test]
+fn families_come_back_from_gguf_bit_for_bit() {
+    for (name, path) in families() {
+        let inputs = Expected::read(path.join("expected.safetensors")).sequences();
+        let folder = tempfile::tempdir().unwrap();
+        copy(&path, folder.path());
+        let mut made = made_of(folder.path());
+        if let Some((_, expected, instead)) = REFUSED.iter().find(|(refused, ..)| *refused == name) {
+            let Err(error) = made else { panic!("{name}: made") };
+            let error = error.to_string();
+            assert!(error.contains(expected), "{name}: {error}");
+            if instead.is_empty() {
+                continue;
+            }
+            let mut config = json(path.join("config.json"));
+            let instead: Map<String, Value> = serde_json::from_str(instead).unwrap();
+            config.as_object_mut().unwrap().extend(instead);
+            std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+            made = made_of(folder.path());
+        }
+        let file = made.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let gguf = folder.path().join("model.gguf");
+        std::fs::write(&gguf, file.bytes()).unwrap();
+        let back = unpacked::folder(&gguf);
+        // Files do not say whether vectors are scaled to length 1, and ours are when they come
+        // back.
+        if let Ok(modules) = std::fs::read(folder.path().join("modules.json")) {
+            std::fs::write(back.path().join("modules.json"), modules).unwrap();
+        }
+        assert!(outputs(back.path(), &inputs) == outputs(folder.path(), &inputs), "{name}");
     }
 }

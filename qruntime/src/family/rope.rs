@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use crate::config::{Config, SIZES};
 use crate::error::Error;
-use crate::nn::rope::RopeSpec;
+use crate::nn::rope::{RopeSpec, Scaling};
 
 /// The supported kinds. "dynamic" is missing because its rotations depend on the current length of
 /// a sequence, so keys would have to be rotated again.
@@ -127,15 +127,23 @@ fn scaled(
     let base: Vec<f64> = exponents.map(|exponent| libm::pow(theta, exponent)).collect();
     let plain = |period: &f64| (1.0 / period) as f32;
     let frequencies = base.iter().map(plain).collect();
-    let default = RopeSpec { frequencies, long: None, original: context, scale: 1.0, reach: context };
+    let default = RopeSpec {
+        frequencies,
+        long: None,
+        original: context,
+        scale: 1.0,
+        reach: context,
+        theta,
+        scaling: Scaling::None,
+    };
     let Some(section) = section else { return Ok(default) };
     let factor = || section.number("factor", FACTORS);
     let original = || original(config, &section);
-    let frequencies = match kind {
+    let (frequencies, scaling) = match kind {
         Kind::Default => return Ok(default),
         Kind::Linear => {
             let factor = factor()?;
-            base.iter().map(|period| (1.0 / (factor * period)) as f32).collect()
+            (base.iter().map(|period| (1.0 / (factor * period)) as f32).collect(), Scaling::Linear(factor))
         }
         Kind::Llama3 => {
             let low = section.number("low_freq_factor", FACTORS)?;
@@ -144,7 +152,9 @@ fn scaled(
                 return Err(section.refuse("high_freq_factor", high, format!("more than {low}, low_freq_factor")));
             }
             let original = original()?.unwrap_or(context);
-            llama3(&base, factor()?, low, high, original as f64)
+            let frequencies = llama3(&base, factor()?, low, high, original as f64);
+            let factors = base.iter().zip(&frequencies).map(|(period, frequency)| 1.0 / (period * frequency));
+            (frequencies.iter().map(|frequency| *frequency as f32).collect(), Scaling::Single(factors.collect()))
         }
         Kind::Yarn => {
             let first = original()?;
@@ -156,7 +166,7 @@ fn scaled(
             // Files to which this was added later still have the original context.
             let longest = first.map_or(context, |first| (first as f64 * factor) as usize);
             let reach = longest.clamp(context, *SIZES.end());
-            return yarn(&section, RopeSpec { reach, ..default }, &base, theta, factor, original as f64);
+            return yarn(&section, RopeSpec { reach, original, ..default }, &base, factor);
         }
         Kind::LongRope => {
             let original = original()?;
@@ -168,7 +178,7 @@ fn scaled(
             return longrope(&section, default, &base, original.unwrap_or(context), factor);
         }
     };
-    Ok(RopeSpec { frequencies, ..default })
+    Ok(RopeSpec { frequencies, scaling, ..default })
 }
 
 /// Returns the context of the original training, which is in one place or the other.
@@ -182,25 +192,19 @@ fn original(config: &Config, section: &Config) -> Result<Option<usize>, Error> {
 
 /// Computes Llama 3.1's frequencies: slow rotations are slowed down further, fast ones are not, and
 /// those between are interpolated.
-fn llama3(base: &[f64], factor: f64, low: f64, high: f64, original: f64) -> Vec<f32> {
+fn llama3(base: &[f64], factor: f64, low: f64, high: f64, original: f64) -> Vec<f64> {
     let scaled = |period: &f64| {
         let wavelength = 2.0 * std::f64::consts::PI * period;
         let frequency = 1.0 / period;
         let smooth = ((original / wavelength - low) / (high - low)).clamp(0.0, 1.0);
-        ((1.0 - smooth) * frequency / factor + smooth * frequency) as f32
+        (1.0 - smooth) * frequency / factor + smooth * frequency
     };
     base.iter().map(scaled).collect()
 }
 
 /// Computes YaRN (Peng et al., 2023).
-fn yarn(
-    section: &Config,
-    default: RopeSpec,
-    base: &[f64],
-    theta: f64,
-    factor: f64,
-    original: f64,
-) -> Result<RopeSpec, Error> {
+fn yarn(section: &Config, default: RopeSpec, base: &[f64], factor: f64) -> Result<RopeSpec, Error> {
+    let (theta, original) = (default.theta, default.original as f64);
     let number = |field: &str, otherwise: f64| Ok::<_, Error>(section.number_if(field, FACTORS)?.unwrap_or(otherwise));
     let (fast, slow) = (number("beta_fast", 32.0)?, number("beta_slow", 1.0)?);
     let magnitude = |of: f64| if factor <= 1.0 { 1.0 } else { 0.1 * of * libm::log(factor) + 1.0 };
@@ -217,7 +221,8 @@ fn yarn(
         dim * libm::log(original / (turns * 2.0 * std::f64::consts::PI)) / (2.0 * libm::log(theta).max(1e-9))
     };
     let (mut low, mut high) = (pair(fast), pair(slow));
-    if section.flag_if("truncate")?.unwrap_or(true) {
+    let truncate = section.flag_if("truncate")?.unwrap_or(true);
+    if truncate {
         (low, high) = (low.floor(), high.ceil());
     }
     let (low, mut high) = (low.max(0.0), high.min(dim - 1.0));
@@ -229,7 +234,8 @@ fn yarn(
         (ramp / (factor * period) + (1.0 - ramp) / period) as f32
     };
     let frequencies = base.iter().enumerate().map(scaled).collect();
-    Ok(RopeSpec { frequencies, scale: scale as f32, ..default })
+    let scaling = Scaling::Yarn { factor, fast, slow, truncate };
+    Ok(RopeSpec { frequencies, scale: scale as f32, scaling, ..default })
 }
 
 /// Computes LongRoPE (Ding et al., 2024): one factor for each pair, and different factors for
@@ -241,9 +247,10 @@ fn longrope(
     original: usize,
     factor: f64,
 ) -> Result<RopeSpec, Error> {
-    let frequencies = |field: &str| {
-        let factors = section.numbers(field, base.len(), FACTORS)?;
-        Ok::<_, Error>(factors.iter().zip(base).map(|(factor, period)| (1.0 / (factor * period)) as f32).collect())
+    let factors = |field: &str| section.numbers(field, base.len(), FACTORS);
+    let (short, long) = (factors("short_factor")?, factors("long_factor")?);
+    let frequencies = |factors: &[f64]| -> Vec<f32> {
+        factors.iter().zip(base).map(|(factor, period)| (1.0 / (factor * period)) as f32).collect()
     };
     let scale = match section.number_if("attention_factor", FACTORS)? {
         Some(scale) => scale,
@@ -251,10 +258,11 @@ fn longrope(
         None => (1.0 + libm::log(factor) / libm::log(original as f64)).sqrt(),
     };
     Ok(RopeSpec {
-        frequencies: frequencies("short_factor")?,
-        long: Some(frequencies("long_factor")?),
+        frequencies: frequencies(&short),
+        long: Some(frequencies(&long)),
         original: original.min(default.original),
         scale: scale as f32,
-        reach: default.reach,
+        scaling: Scaling::LongRope { short, long },
+        ..default
     })
 }

@@ -51,6 +51,15 @@ pub(super) fn architecture(metadata: &Metadata) -> Result<&'static Architecture,
     })
 }
 
+/// Returns the architecture that a family is written as: the one that stands for it first of all,
+/// or else any that does.
+pub(super) fn of_family(family: &str) -> Option<&'static Architecture> {
+    // The language model of one that also takes images.
+    let family = if family == "gemma3" { "gemma3_text" } else { family };
+    let usual = ARCHITECTURES.iter().find(|architecture| architecture.families[0] == family);
+    usual.or_else(|| ARCHITECTURES.iter().find(|architecture| architecture.families.contains(&family)))
+}
+
 impl Architecture {
     /// Returns the names of the tensors in checkpoints.
     pub(super) fn names(&self, experts: usize) -> &'static Names {

@@ -20,6 +20,7 @@ mod config;
 mod element;
 mod parse;
 mod split;
+mod stored;
 mod tensors;
 mod value;
 
@@ -28,9 +29,10 @@ use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-pub use config::config_files;
+pub use config::{About, Description, config_files, metadata_of};
 pub use element::{ElementType, UnreadType};
 pub use kernels::Foreign;
+pub use stored::{Stored, StoredPart, stored};
 pub use tensors::{Piece, Pieces, RowOrder, pieces};
 pub use value::{Array, Metadata, Value};
 

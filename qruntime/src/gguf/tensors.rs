@@ -72,6 +72,19 @@ impl RowOrder {
             }
         }
     }
+
+    /// Returns which of `rows` rows of the checkpoint is this row in the file.
+    #[must_use]
+    pub fn row_in_checkpoint(self, row: usize, rows: usize) -> usize {
+        match self {
+            Self::AsIs => row,
+            Self::Interleaved { heads } => {
+                let size = rows / heads;
+                let (head, row) = (row / size, row % size);
+                head * size + row % 2 * (size / 2) + row / 2
+            }
+        }
+    }
 }
 
 /// The tensors of a checkpoint that a file holds.
@@ -283,7 +296,7 @@ fn rows(tensor: &GgufTensor) -> usize {
 }
 
 /// Returns whether a part is a norm without a bias.
-fn is_norm(part: Part) -> bool {
+pub(super) fn is_norm(part: Part) -> bool {
     use Part::*;
     matches!(part, FinalNorm | AttentionNorm | PostAttentionNorm | MlpNorm | PostMlpNorm | QueryNorm | KeyNorm)
 }

@@ -17,6 +17,32 @@ pub(crate) struct RopeSpec {
     pub(crate) scale: f32,
     /// The longest sequence that the frequencies are made for.
     pub(crate) reach: usize,
+    /// The base of the frequencies.
+    pub(crate) theta: f64,
+    /// How the frequencies differ from the powers of the base.
+    pub(crate) scaling: Scaling,
+}
+
+/// How the frequencies of a rotary embedding were scaled.
+#[derive(Clone, Debug)]
+pub(crate) enum Scaling {
+    None,
+    /// All were divided by a factor.
+    Linear(f64),
+    /// Each was divided by its own factor.
+    Single(Vec<f64>),
+    /// YaRN (Peng et al., 2023).
+    Yarn {
+        factor: f64,
+        fast: f64,
+        slow: f64,
+        truncate: bool,
+    },
+    /// LongRoPE (Ding et al., 2024): the factors for short and for long sequences.
+    LongRope {
+        short: Vec<f64>,
+        long: Vec<f64>,
+    },
 }
 
 /// A lazily computed table of the cosines and sines of all positions.

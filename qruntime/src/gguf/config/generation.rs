@@ -33,7 +33,7 @@ const END_TEXTS: [&str; 10] = [
 const SPECIAL: [i64; 2] = [3, 4];
 
 /// Fields that say how to sample, and their keys.
-const SAMPLING: [(&str, &str); 5] = [
+pub(super) const SAMPLING: [(&str, &str); 5] = [
     ("temperature", "general.sampling.temp"),
     ("top_k", "general.sampling.top_k"),
     ("top_p", "general.sampling.top_p"),

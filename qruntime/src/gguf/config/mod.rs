@@ -1,17 +1,21 @@
-//! The small files of a Hugging Face folder, from a GGUF file's metadata: `config.json`,
+//! The small files of a Hugging Face folder, from a GGUF file's metadata and back: `config.json`,
 //! `generation_config.json`, and what sentence-transformers adds.
 //!
 //! Fields and keys that say the same are in one table ([`rows`]). The other files of this module
 //! read what is said in another way: rotations, windows, and what the names of tensors tell.
 
+mod card;
 mod generation;
 mod read;
 mod rope;
 mod rows;
 mod sentence;
 mod windows;
+mod write;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+pub use write::{About, Description, metadata_of};
 
 use super::Gguf;
 use crate::error::Error;
@@ -76,10 +80,9 @@ fn is_normalized(family: &str) -> bool {
 
 /// Returns Gemma's `query_pre_attn_scalar`, which programs know: the length of a head, except in
 /// the largest models.
-fn gemma_scalar(fields: &Map<String, Value>, head_dim: usize) -> usize {
-    let field = |name: &str| fields.get(name).and_then(Value::as_u64).unwrap_or(0) as usize;
-    match (field("num_hidden_layers"), field("num_attention_heads")) {
-        (46 | 62, heads @ 1..) => field("hidden_size") / heads,
+fn gemma_scalar(layers: usize, hidden: usize, heads: usize, head_dim: usize) -> usize {
+    match layers {
+        46 | 62 => hidden / heads.max(1),
         _ => head_dim,
     }
 }

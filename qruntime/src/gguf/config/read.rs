@@ -285,7 +285,9 @@ fn partial(part: usize, whole: usize) -> f64 {
 
 /// Reads what Gemma has. GGUF has no key for the factor of scores: programs know it.
 fn gemma(source: &Source<'_>, fields: &mut Map<String, Value>, head_dim: usize) -> Result<(), FileError> {
-    let scalar = super::gemma_scalar(fields, head_dim);
+    let field = |name: &str| fields.get(name).and_then(Value::as_u64).unwrap_or(0) as usize;
+    let [layers, hidden, heads] = ["num_hidden_layers", "hidden_size", "num_attention_heads"].map(field);
+    let scalar = super::gemma_scalar(layers, hidden, heads, head_dim);
     fields.insert("query_pre_attn_scalar".into(), scalar.into());
     if source.architecture.name == "gemma3" {
         let local = source.number("rope.freq_base_swa")?.unwrap_or(10_000.0);

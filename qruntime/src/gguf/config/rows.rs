@@ -17,7 +17,6 @@ pub(super) struct Row<Spec = DecoderSpec> {
     pub(super) missing: Missing,
     /// Where the network keeps the value. It has the family's defaults, which `config.json` may
     /// lack.
-    #[expect(dead_code, reason = "the way back is to come")]
     pub(super) of: fn(&Spec) -> Option<f64>,
 }
 

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::read::Source;
-use crate::error::FileError;
+use crate::error::{Error, FileError, FileErrorKind};
+use crate::files::is_plain_name;
+use crate::json;
 
 /// The ways of pooling: their numbers in GGUF, and their flags.
 const POOLING: [(usize, &str); 3] =
@@ -36,4 +38,39 @@ pub(super) fn read(source: &Source<'_>) -> Result<Vec<(&'static str, Value)>, Fi
         config[flag] = (number == pooling).into();
     }
     Ok(vec![("modules.json", modules.collect()), ("1_Pooling/config.json", config)])
+}
+
+/// Returns the way of pooling that a folder's files name: that of sentence-transformers, if there
+/// are none.
+pub(super) fn write(read: &dyn Fn(&str) -> Result<Option<Vec<u8>>, Error>) -> Result<usize, Error> {
+    const MODES: [(&str, usize); 3] = [("mean", 1), ("cls", 2), ("lasttoken", 3)];
+    let parse = |name: &str| {
+        let text = read(name)?.unwrap_or_else(|| b"null".to_vec());
+        Ok::<Value, Error>(json::parse(&text).map_err(|error| FileError::new(FileErrorKind::Json, error))?)
+    };
+    let modules = parse("modules.json")?;
+    let class = |module: &&Value| module["type"].as_str().is_some_and(|class| class.ends_with("Pooling"));
+    let Some(module) = modules.as_array().and_then(|modules| modules.iter().find(class)) else { return Ok(1) };
+    let folder = module["path"].as_str().filter(|folder| is_plain_name(folder));
+    let config = parse(&format!("{}/config.json", folder.unwrap_or("1_Pooling")))?;
+    let flags = config.as_object().into_iter().flatten();
+    let mut chosen: Vec<&str> = flags
+        .filter(|(name, value)| name.starts_with("pooling_mode_") && value.as_bool() == Some(true))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    chosen.extend(config["pooling_mode"].as_str());
+    let number = |name: &str| {
+        let flag = POOLING.iter().find(|(_, flag)| *flag == name).map(|(number, _)| *number);
+        flag.or_else(|| MODES.iter().find(|(mode, _)| *mode == name).map(|(_, number)| *number))
+    };
+    match chosen.as_slice() {
+        [] => Ok(1),
+        [one] if number(one).is_some() => Ok(number(one).unwrap_or(1)),
+        other => {
+            let expected = "one of the mean, the first and the last token: GGUF has no other";
+            Err(FileError::field("pooling_mode", format!("{other:?}"), expected)
+                .in_file("1_Pooling/config.json".as_ref())
+                .into())
+        }
+    }
 }
