@@ -8,9 +8,10 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use qruntime::gguf::{About, Array, Stored, Value as Found, metadata_of, stored};
+use qruntime::gguf::{About, Array, Gguf, Stored, Value as Found, metadata_of, stored};
 use qruntime::{Error, Model, Network, SessionOptions};
 use serde_json::{Map, Value};
 use support::expected::Expected;
@@ -140,6 +141,34 @@ fn made_of(folder: &Path) -> Result<GgufFile, Error> {
         file = file.plain(name, shape, &all);
     }
     Ok(file)
+}
+
+/// Every key of a network that llama.cpp's script writes has the same value in ours.
+#[test]
+fn metadata_say_what_llama_cpp_says() {
+    for family in made().unwrap_or_default() {
+        let name = family.file_name().unwrap().to_str().unwrap();
+        let bytes = std::fs::read(family.join("f16.gguf")).unwrap();
+        let theirs = Gguf::parse(&bytes).unwrap();
+        let file = made_of(&family.join("hf")).unwrap().bytes();
+        let ours = Gguf::parse(&file).unwrap();
+        let mut same = 0;
+        for (key, value) in theirs.metadata().iter() {
+            let is_network = key.starts_with(theirs.metadata().architecture().unwrap());
+            // It says that all heads see all positions even where they do not.
+            let is_other = key == "bert.attention.causal";
+            if (is_network || key.starts_with("general.sampling.")) && !is_other {
+                assert_eq!(ours.metadata().get(key), Some(value), "{name}: {key}");
+                same += 1;
+            }
+        }
+        assert!(same >= 10, "{name}: {same}");
+        let tensors = |gguf: &Gguf| {
+            let tensors = gguf.tensors().iter().map(|tensor| (tensor.name().to_owned(), tensor.shape().to_vec()));
+            tensors.collect::<BTreeMap<String, Vec<usize>>>()
+        };
+        assert_eq!(tensors(&ours), tensors(&theirs), "{name}");
+    }
 }
 
 /// Models that GGUF cannot say, the words that name why, and what could be said instead.

@@ -185,7 +185,6 @@ impl Maker {
                     Some(heads) => RowOrder::Interleaved { heads },
                     None => RowOrder::AsIs,
                 };
-                let shape = if name.part == Part::SharedRouter { &shape[shape.len() - 1..] } else { shape };
                 self.insert(name, text, shape.to_vec(), vec![part(0..rows, order)], found)
             }
         }
