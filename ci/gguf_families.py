@@ -24,8 +24,9 @@ sys.path.insert(0, str(SOURCE))
 import conversion  # noqa: E402
 from conversion.base import ModelBase, gguf  # noqa: E402
 
-# What GGUF cannot say, or llama.cpp's script leaves out: windows of Mistral and Qwen, Gemma's scale of scores and pattern of layers, weights
-# of experts that are not those of the family, layers without experts; and the base of rotations of Gemma 2.
+# What GGUF cannot say, or llama.cpp's script leaves out: windows of Mistral and Qwen, Gemma's scale
+# of scores and pattern of layers, weights of experts that are not those of the family, layers
+# without experts, and the base of rotations of Gemma 2.
 GEMMA3 = {"query_pre_attn_scalar": 24, "sliding_window_pattern": 6, "num_hidden_layers": 7}
 CHANGES = {
     "llama": {},

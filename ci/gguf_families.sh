@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # ci/gguf_families.sh: GGUF files of every family, made by llama.cpp's own script, are read as the
-# networks that they were made of, bit for bit (ci/gguf_families.py, qruntime/tests/gguf_families.rs).
+# networks that they were made of, bit for bit (ci/gguf_families.py and the tests in
+# qruntime/tests/gguf_families.rs).
 #
 # Not part of .ci/run, which tests with what is committed. Needs what ci/families.sh needs, and the
 # source distribution of llama-cpp-python from PyPI.

@@ -1,8 +1,8 @@
 //! GGUF files of every family, made by llama.cpp's own script, are the networks that they were made
 //! of: the same bits in every logit and every element of an embedding.
 //!
-//! `ci/gguf_families.sh` makes the files and sets `GGUF_FAMILIES` to where they are. The tiny models
-//! of this repository go the whole way round: to GGUF and back.
+//! `ci/gguf_families.sh` makes the files and sets `GGUF_FAMILIES` to where they are. The tiny
+//! models of this repository go the whole way round: to GGUF and back.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 

@@ -29,7 +29,7 @@ use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-pub use config::{About, Description, config_files, metadata_of};
+pub use config::{About, Description, ReadFile, config_files, metadata_of};
 pub use element::{ElementType, UnreadType};
 pub use kernels::Foreign;
 pub use stored::{Stored, StoredPart, stored};

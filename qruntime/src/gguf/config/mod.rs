@@ -15,7 +15,7 @@ mod write;
 
 use serde_json::Value;
 
-pub use write::{About, Description, metadata_of};
+pub use write::{About, Description, ReadFile, metadata_of};
 
 use super::Gguf;
 use crate::error::Error;

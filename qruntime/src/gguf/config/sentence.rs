@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::read::Source;
+use super::write::ReadFile;
 use crate::error::{Error, FileError, FileErrorKind};
 use crate::files::is_plain_name;
 use crate::json;
@@ -42,7 +43,7 @@ pub(super) fn read(source: &Source<'_>) -> Result<Vec<(&'static str, Value)>, Fi
 
 /// Returns the way of pooling that a folder's files name: that of sentence-transformers, if there
 /// are none.
-pub(super) fn write(read: &dyn Fn(&str) -> Result<Option<Vec<u8>>, Error>) -> Result<usize, Error> {
+pub(super) fn write(read: &ReadFile<'_>) -> Result<usize, Error> {
     const MODES: [(&str, usize); 3] = [("mean", 1), ("cls", 2), ("lasttoken", 3)];
     let parse = |name: &str| {
         let text = read(name)?.unwrap_or_else(|| b"null".to_vec());

@@ -15,6 +15,9 @@ use crate::gguf::{Array, Value};
 use crate::nn::rope::{RopeSpec, Scaling};
 use crate::nn::spec::{DecoderSpec, EncoderSpec, Mask, MlpSpec};
 
+/// Reads a file of a folder by its name; `None` if it does not exist.
+pub type ReadFile<'a> = dyn Fn(&str) -> Result<Option<Vec<u8>>, Error> + 'a;
+
 /// What a folder does not say about the file that is made of it.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -40,12 +43,12 @@ pub struct Description {
     pub tensors: Vec<(&'static str, Vec<f32>)>,
 }
 
-/// Returns the metadata of the network in a folder. `read` returns a file of the folder by its
-/// name, or `None` if it does not exist; `config.json` must.
+/// Returns the metadata of the network in a folder, of which `read` reads the files. `config.json`
+/// must exist.
 ///
 /// # Errors
 /// If a file cannot be read; if GGUF cannot say what it says.
-pub fn metadata_of(read: &dyn Fn(&str) -> Result<Option<Vec<u8>>, Error>, about: &About) -> Result<Description, Error> {
+pub fn metadata_of(read: &ReadFile<'_>, about: &About) -> Result<Description, Error> {
     let config = Config::from_bytes(&read("config.json")?.unwrap_or_default())?;
     let writer = match family::find(&config)? {
         family::Found::Decoder(name) => {
@@ -74,7 +77,7 @@ pub fn metadata_of(read: &dyn Fn(&str) -> Result<Option<Vec<u8>>, Error>, about:
 }
 
 /// Returns how to sample, as `generation_config.json` says.
-fn sampling(read: &dyn Fn(&str) -> Result<Option<Vec<u8>>, Error>) -> Result<Vec<(String, Value)>, Error> {
+fn sampling(read: &ReadFile<'_>) -> Result<Vec<(String, Value)>, Error> {
     let Some(text) = read("generation_config.json")? else { return Ok(vec![]) };
     let fields: Json = crate::json::parse(&text).unwrap_or_default();
     let found = SAMPLING.iter().filter_map(|(field, key)| {
