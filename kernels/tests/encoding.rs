@@ -121,7 +121,10 @@ fn rows_decode_to_what_the_format_says() {
 
 /// Whether a zero among other weights need not become zero.
 fn has_offset(format: Format) -> bool {
-    matches!(format, Format::Q4_1 | Format::Q5_1 | Format::Q2K | Format::Q4K | Format::Q5K | Format::Iq4Nl | Format::Iq4Xs)
+    matches!(
+        format,
+        Format::Q4_1 | Format::Q5_1 | Format::Q2K | Format::Q4K | Format::Q5K | Format::Iq4Nl | Format::Iq4Xs
+    )
 }
 
 /// Blocks with every bit set or not by chance decode to what the formats' description says, one
