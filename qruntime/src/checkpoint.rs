@@ -19,7 +19,7 @@ use crate::files::{self, MAX_CONFIG, is_there};
 use crate::recognize;
 
 pub use crate::files::{file_names, is_plain_name};
-pub use foreign::refuse_foreign;
+pub use foreign::{Reader, refuse_foreign};
 
 const INDEX: &str = "model.safetensors.index.json";
 const MODEL: &str = "model.safetensors";

@@ -10,7 +10,7 @@ use kernels::Isa;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::bytes::{Bytes, Pages};
-use crate::checkpoint::{Checkpoint, refuse_foreign};
+use crate::checkpoint::{Checkpoint, Reader, refuse_foreign};
 use crate::container::parse::{Contents, parse};
 use crate::container::{Entry, Storage};
 use crate::error::{Error, FileError, FileErrorKind};
@@ -252,7 +252,7 @@ impl Model {
             return Ok(());
         }
         let tensors = || self.tensors().map(|entry| (entry.name(), entry.storage().dtype(), entry.shape()));
-        refuse_foreign(path, field, tensors())?;
+        refuse_foreign(path, field, tensors(), Reader::Runtime)?;
         for (name, dtype, shape) in tensors() {
             if shape.len() > 1 && dtype.bitsize() == 8 && format!("{dtype:?}").starts_with('F') {
                 let message =

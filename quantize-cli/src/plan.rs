@@ -118,7 +118,7 @@ impl Plan {
     ) -> Result<Self> {
         let Request { to, rules, rounding } = request;
         let roles = Roles::new(tensors.iter().map(|tensor| (tensor.name(), tensor.shape())), model_type);
-        let role = |tensor: &TensorInfo| roles.of(tensor.name(), tensor.dtype(), tensor.shape());
+        let role = |tensor: &TensorInfo| roles.of(tensor.name(), tensor.kept_dtype(), tensor.shape());
         let mut warnings = vec![];
         for rule in rules {
             let mut matching = tensors.iter().filter(|tensor| rule.glob.is_match(tensor.name())).peekable();

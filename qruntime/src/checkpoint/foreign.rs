@@ -40,6 +40,21 @@ const FILES: &[(&str, &str)] = &[
     ("quanto_qmap.json", "quanto"),
 ];
 
+/// The methods that `quantize convert` decodes.
+const CONVERTED: &[&str] = &[
+    "AWQ",
+    "GPTQ",
+    "GPTQ or AWQ",
+    "MLX",
+    "MXFP4",
+    "ModelOpt",
+    "NVFP4",
+    "auto-round",
+    "bitsandbytes",
+    "compressed-tensors",
+    "intel/auto-round",
+];
+
 /// Endings of tensor names that only a method's codes and their parameters have.
 const NAMES: &[(&str, &str)] = &[
     (".g_idx", "GPTQ"),
@@ -65,6 +80,18 @@ const NAMES: &[(&str, &str)] = &[
     (".weight_qdata", "torchao"),
 ];
 
+/// What becomes of the codes of other methods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// Weights are multiplied as they are.
+    Runtime,
+    /// The codes of some methods are decoded. Tensors of such codes are not listed.
+    Converter {
+        /// Whether there were any.
+        has_decoded: bool,
+    },
+}
+
 /// Refuses a checkpoint whose weights are codes of another method, or an adapter's. 8-bit floats
 /// with scales are accepted: a converter can read them.
 ///
@@ -77,23 +104,36 @@ pub fn refuse_foreign<'a, 'v>(
     path: &Path,
     field: impl Fn(&str) -> Option<&'v Value>,
     tensors: impl IntoIterator<Item = (&'a str, Dtype, &'a [usize])>,
+    reader: Reader,
 ) -> Result<(), Error> {
     let tensors: Vec<_> = tensors.into_iter().collect();
     let folder = &folder(path);
     let refuse = |path: &Path, method: &str, shown: &str| {
-        let message =
-            format!("already quantized by {method} ({shown}), which is not read; give the original checkpoint");
+        let advice = match reader {
+            _ if !CONVERTED.contains(&method) => "which is not read; give the original checkpoint",
+            Reader::Runtime => {
+                "which only `quantize convert` reads: convert the model first, or give the original checkpoint"
+            }
+            Reader::Converter { .. } => "but no tensor is stored as that; give the original checkpoint",
+        };
+        let message = format!("already quantized by {method} ({shown}), {advice}");
         Err(FileError::new(FileErrorKind::Foreign, message).in_file(path).into())
     };
-    if let Some((method, shown)) = by_config(&field) {
+    let has_decoded = reader == Reader::Converter { has_decoded: true };
+    let is_decoded = |method: &str| has_decoded && CONVERTED.contains(&method);
+    if let Some((method, shown)) = by_config(&field)
+        && !is_decoded(&method)
+    {
         return refuse(&folder.join("config.json"), &method, &shown);
     }
     for (name, method) in FILES {
-        if is_there(&folder.join(name)) {
+        if is_there(&folder.join(name)) && !is_decoded(method) {
             return refuse(folder, method, name);
         }
     }
-    if let Some(shown) = by_modelopt(folder) {
+    if let Some(shown) = by_modelopt(folder)
+        && !is_decoded("ModelOpt")
+    {
         return refuse(&folder.join(MODELOPT), "ModelOpt", &shown);
     }
     if let Some((method, shown)) = by_tensors(&tensors) {

@@ -55,6 +55,13 @@ impl Output for Panels {
 
     fn config(&self, config: &Value, plan: &Plan) -> Option<String> {
         let mut config = config.as_object()?.clone();
+        // What other programs say of codes that are decoded now.
+        for section in ["quantization", "compression_config"] {
+            config.remove(section);
+        }
+        if let Some(text) = config.get_mut("text_config").and_then(Value::as_object_mut) {
+            text.remove("quantization_config");
+        }
         let quantization = json!({
             "quant_method": "qruntime",
             "version": qruntime::container::VERSION,

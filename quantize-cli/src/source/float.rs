@@ -87,18 +87,32 @@ fn decode_f16(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// Returns the power of two that an E8M0 code means.
+pub(super) fn power_of_two(code: u8) -> f32 {
+    match code {
+        0 => f32::from_bits(1 << 22),
+        255 => f32::NAN,
+        code => f32::from_bits(u32::from(code) << 23),
+    }
+}
+
+/// Returns the value of an E4M3 code.
+pub(super) fn e4m3(code: u8) -> f32 {
+    E4M3[usize::from(code)]
+}
+
 /// The value of every E4M3 code (the "FN" variant: no infinities, and only `S.1111.111` is NaN).
 static E4M3: [f32; 256] = {
     let mut table = [0.0; 256];
     let mut code = 0;
     while code < 256 {
-        table[code] = e4m3(code as u32);
+        table[code] = value_of_e4m3(code as u32);
         code += 1;
     }
     table
 };
 
-const fn e4m3(code: u32) -> f32 {
+const fn value_of_e4m3(code: u32) -> f32 {
     let (sign, exponent, fraction) = (code >> 7, (code >> 3) & 15, code & 7);
     let magnitude = match (exponent, fraction) {
         (15, 7) => f32::NAN,

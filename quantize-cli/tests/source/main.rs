@@ -5,6 +5,7 @@
 mod foreign;
 mod fp8;
 mod refusals;
+mod schemes;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use qruntime::checkpoint::{Checkpoint, refuse_foreign};
+use qruntime::checkpoint::{Checkpoint, Reader, refuse_foreign};
 use qruntime::container::Header;
 use qruntime::{Error, FileErrorKind};
 
@@ -182,10 +182,17 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn Source>, SourceError> {
     // what was named.
     let config = Companions::read_config(folder)?;
     let companions = if is_folder { Companions::find(path, config.clone())? } else { Companions::default() };
-    let described = raw.tensors.iter().map(|tensor| (tensor.name(), tensor.dtype(), tensor.shape()));
-    refuse_foreign(path, |field| config.as_ref()?.get(field), described)?;
     let stamps = companions.files().map(|file| Stamp::at(&file)).collect::<Result<_, _>>()?;
-    let claims = scheme::claim(&raw, config.as_ref(), &folder.join(CONFIG))?;
+    let claims = scheme::claim(&raw, config.as_ref(), &folder.join(CONFIG));
+    let is_left = |i: &usize| claims.as_ref().is_ok_and(|claims| !claims.is_claimed(*i));
+    let left = (0..raw.tensors.len()).filter(is_left).map(|i| &raw.tensors[i]);
+    let described = left.map(|tensor| (tensor.name(), tensor.dtype(), tensor.shape()));
+    // Files of a method that is not decoded are refused as that, whatever else is wrong.
+    // Beside codes that do not fit, their error says more.
+    let has_decoded = claims.as_ref().map_or(true, |claims| !claims.composed.is_empty());
+    let reader = Reader::Converter { has_decoded };
+    refuse_foreign(path, |field| config.as_ref()?.get(field), described, reader)?;
+    let claims = claims?;
     let source = Safetensors::new(path, raw, claims, companions, stamps, checkpoint.warnings().to_vec());
     Ok(Box::new(source))
 }
@@ -197,8 +204,9 @@ impl Safetensors {
         mut claims: Claims,
         companions: Companions,
         stamps: Vec<Stamp>,
-        warnings: Vec<String>,
+        mut warnings: Vec<String>,
     ) -> Self {
+        warnings.append(&mut claims.warnings);
         let mut tensors = vec![];
         let mut contents = vec![];
         for (i, info) in raw.tensors.iter().enumerate() {
@@ -251,7 +259,11 @@ impl Source for Safetensors {
     fn read_f32(&self, tensor: usize, elements: Range<usize>, out: &mut [f32]) -> Result<(), SourceError> {
         match self.content(tensor)? {
             (raw, Content::Raw) => self.raw.read_f32(*raw, elements, out, &mut |_, _| {}),
-            (_, Content::Composed(composed)) => composed.read_f32(&self.raw, elements, out),
+            (raw, Content::Composed(composed)) => {
+                let len = self.tensors[tensor].elements();
+                self.raw.check_range(*raw, "elements", &elements, len, out.len())?;
+                composed.read_f32(&self.raw, elements, out)
+            }
         }
     }
 

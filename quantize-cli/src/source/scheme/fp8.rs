@@ -24,6 +24,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Claims, Composed, Raw};
+use crate::source::float::power_of_two;
 use crate::source::{Dtype, SourceError, Stored, TensorInfo};
 
 /// Rows and columns of a block where the config names none.
@@ -128,7 +129,7 @@ impl Scales {
             Dtype::F8_E8M0 => {
                 let mut exponents = vec![0; scale.elements()];
                 raw.read_bytes(position, 0..scale.elements(), &mut exponents)?;
-                values.iter_mut().zip(exponents).for_each(|(value, exponent)| *value = power(exponent));
+                values.iter_mut().zip(exponents).for_each(|(value, exponent)| *value = power_of_two(exponent));
             }
             other => return Err(refuse(format!("{other} scales, expected F32, BF16, F16 or F8_E8M0"))),
         }
@@ -136,15 +137,6 @@ impl Scales {
             return Err(refuse(format!("scale {i} is {}, expected a finite number", values[i])));
         }
         Ok(Self { values, matrix_rows, block_rows, block_cols, grid: [grid_rows, grid_cols] })
-    }
-}
-
-/// The power of two that an E8M0 code means.
-fn power(code: u8) -> f32 {
-    match code {
-        0 => f32::from_bits(1 << 22),
-        255 => f32::NAN,
-        code => f32::from_bits(u32::from(code) << 23),
     }
 }
 
@@ -163,6 +155,9 @@ pub(super) fn claim(
     }
     let names: BTreeMap<&str, usize> = tensors.iter().enumerate().map(|(i, t)| (t.name(), i)).collect();
     for (i, weight) in tensors.iter().enumerate().filter(|(_, tensor)| is_fp8(tensor)) {
+        if claims.is_gone(i) {
+            continue;
+        }
         let layer = weight.name().strip_suffix(".weight");
         if let Some(j) = scales_of(raw, i, layer, &names)? {
             let scaled = Scaled { codes: i, cols: weight.cols(), scales: Scales::read(raw, weight, j, block)? };
