@@ -91,7 +91,7 @@ fn quantized_tensors_are_recognized_without_a_word_in_the_config() {
         ),
         (
             "compressed-tensors",
-            None,
+            Some("expected codes of 4 or 8 bits"),
             vec![(up("weight_packed"), zeros(I32, &[64, 4])), (up("weight_scale"), zeros(BF16, &[64, 1]))],
         ),
         (

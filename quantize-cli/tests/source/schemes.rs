@@ -152,7 +152,7 @@ fn awq_has_outputs_in_its_own_order() {
         ("version", json!("gemv"), "expected \"gemm\""),
         ("bits", json!(8), "codes of 4 bits, but the config says 8"),
         ("group_size", json!(48), "3 groups of 48 columns, but 96 columns"),
-        ("quant_method", json!("marlin"), "\"quant_method\" of the quantization"),
+        ("quant_method", json!("marlin"), "already quantized by marlin"),
         ("group_size", json!("all"), "expected a positive whole number"),
     ] {
         let mut config = config.clone();
