@@ -48,8 +48,9 @@ fn check(path: &Path, expected: &[&str]) {
 fn quantized_tensors_are_recognized_without_a_word_in_the_config() {
     use Dtype::{BF16, F4, F16, F32, I8, I16, I32, I64, U8, U32};
     let up = |end: &str| format!("model.layers.0.mlp.up_proj.{end}");
-    // What the converter says, nothing if it decodes them.
-    let rows: Vec<(&str, Option<&str>, Vec<(String, Tensor)>)> = vec![
+    /// The method, what the converter says (nothing if it decodes the weights), the tensors.
+    type Row = (&'static str, Option<&'static str>, Vec<(String, Tensor)>);
+    let rows: Vec<Row> = vec![
         (
             "MLX",
             Some("group_size"),
@@ -100,7 +101,7 @@ fn quantized_tensors_are_recognized_without_a_word_in_the_config() {
             vec![
                 (up("weight"), zeros(U8, &[64, 16])),
                 (up("weight_scale"), zeros(Dtype::F8_E4M3, &[64, 2])),
-                (up("weight_scale_2"), zeros(F32, &[])),
+                (up("weight_scale_2"), (F32, vec![], f32s([1.0]))),
             ],
         ),
         (

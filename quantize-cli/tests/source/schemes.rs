@@ -361,7 +361,9 @@ fn tensors_that_do_not_fit_are_named() {
         ]
     };
     let bnb = "weight.quant_state.bitsandbytes__nf4";
-    let rows: Vec<(Value, Vec<(&str, Tensor)>, &str)> = vec![
+    /// The config, the tensors, a part of the error.
+    type Row = (Value, Vec<(&'static str, Tensor)>, &'static str);
+    let rows: Vec<Row> = vec![
         (json!({}), vec![("qweight", zeros(I32, &[4, 64]))], "codes without"),
         (json!({}), gptq(&[4, 64], &[1, 8], zeros(F16, &[64]), None), "expected matrices"),
         (json!({}), gptq(&[4, 64], &[1, 8], zeros(F16, &[0, 64]), None), "expected matrices"),

@@ -136,7 +136,7 @@ impl Variant {
         };
         let (packing, cols) = match is_awq {
             true => (Packing::Outputs, height),
-            false => (Packing::Inputs, if bits > 0 { height * 32 / bits } else { 0 }),
+            false => (Packing::Inputs, (height * 32).checked_div(bits).unwrap_or(0)),
         };
         let words = if is_awq { [cols, rows / 8] } else { [cols * bits / 32, rows] };
         let fits = matches!(bits, 2 | 3 | 4 | 8)

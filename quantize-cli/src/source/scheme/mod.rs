@@ -167,7 +167,8 @@ impl<'a> Settings<'a> {
         if let Some(fields) = sections.iter().find_map(|section| config?.pointer(section)) {
             return Ok(Self { path: config_path.into(), fields: Cow::Borrowed(fields) });
         }
-        for path in files.iter().map(|name| config_path.with_file_name(name)).filter(|path| path.exists()) {
+        let beside = files.iter().map(|name| config_path.with_file_name(name));
+        if let Some(path) = beside.into_iter().find(|path| path.exists()) {
             return Ok(Self { fields: Cow::Owned(read_config(&path)?), path });
         }
         Ok(Self { path: config_path.into(), fields: Cow::Owned(Value::Null) })
