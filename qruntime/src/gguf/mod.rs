@@ -22,6 +22,7 @@ mod parse;
 mod split;
 mod stored;
 mod tensors;
+mod tokenizer;
 mod value;
 
 use std::fs::File;
@@ -34,6 +35,7 @@ pub use element::{ElementType, UnreadType};
 pub use kernels::Foreign;
 pub use stored::{Stored, StoredPart, stored};
 pub use tensors::{Piece, Pieces, RowOrder, pieces};
+pub use tokenizer::tokenizer_files;
 pub use value::{Array, Metadata, Value};
 
 use crate::error::{Error, FileError};

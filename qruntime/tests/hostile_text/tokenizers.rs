@@ -134,7 +134,7 @@ fn what_cannot_be_bounded_is_refused() {
         (json!({"pre_tokenizer": split(r"(\w)\1")}), "looks back at what it has found, which may take forever"),
         (
             json!({"pre_tokenizer": split("(x{100}){100}")}),
-            "counts more than 256 repetitions, expected at most so many",
+            "counts more than 512 repetitions, expected at most so many",
         ),
         (json!({"pre_tokenizer": split(&"x".repeat(4097))}), "pattern of 4097 bytes, expected at most 4096"),
         (

@@ -15,8 +15,8 @@ use super::steps::Fault;
 const MAX_REGEX: usize = 4096;
 /// Most bytes of a literal pattern.
 const MAX_TEXT: usize = 256;
-/// Most counted repetitions, nested ones multiplied.
-const MAX_COUNT: usize = 256;
+/// Most counted repetitions, nested ones multiplied. Jais 2 counts 512 spaces.
+const MAX_COUNT: usize = 512;
 
 /// Checks the pattern of a step. Returns the minimum length of a match in bytes.
 pub(super) fn check(place: &str, pattern: &Value) -> Result<usize, Fault> {
@@ -128,7 +128,8 @@ fn cost(expr: &Expr) -> Result<usize, &'static str> {
             branches.iter().try_fold(0, |most: usize, branch| Ok(most.max(cost(branch)?))).map(|most| most + 1)
         }
         Expr::Repeat { child, lo: 0, hi: 1, .. } => Ok(cost(child)? + 1),
-        Expr::Repeat { child, .. } if is_fixed(child) => Ok(REPETITION),
+        // Few repetitions are as many choices: Aya takes one to three digits.
+        Expr::Repeat { child, lo, hi, .. } if is_fixed(child) => Ok((hi - lo).min(REPETITION)),
         Expr::Repeat { .. } => Err("looks around and repeats what varies"),
         expr => within(&parts(expr)),
     }
@@ -143,7 +144,8 @@ mod tests {
     #[test]
     fn patterns_of_known_tokenizers_are_let_through() {
         for regex in [
-            // GPT-2, cl100k, Llama 3, Qwen 2, o200k, DeepSeek, SuperBPE, Gemma, CLIP, BLOOM.
+            // GPT-2, cl100k, Llama 3, Qwen 2, o200k, DeepSeek, SuperBPE, Gemma, CLIP, BLOOM, Aya,
+            // Jais 2.
             r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
             r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -154,6 +156,8 @@ mod tests {
             r" {2,}",
             r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
             r" ?[^(\s|[.,!?…。，、।۔،])]+",
+            r"\d{1,3}(?=(?:\d{3})*\b)",
+            r"\s{512}(?!\S)|\s{256}(?!\S)|\s{1,2}(?!\S)|\s{1}",
         ] {
             assert_eq!(check("p", &json!({ "Regex": regex })), Ok(0), "{regex}");
         }
@@ -170,7 +174,8 @@ mod tests {
             (r"a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?a?aaaa(?!b)", "too many ways"),
             (r"(\w+)\s\1", "looks back"),
             (r"(a*)*\b", "repeats what varies"),
-            (r"(\p{L}{100}){100}", "counts more than 256"),
+            (r"(\p{L}{100}){100}", "counts more than 512"),
+            (r"\d{1,9}(?=(?:\d{3})*\b)", "too many ways"),
             (r"(?<x>", "cannot be read"),
         ] {
             let error = check("pre_tokenizer", &json!({ "Regex": regex })).expect_err(regex);
