@@ -24,6 +24,7 @@ mod stored;
 mod tensors;
 mod tokenizer;
 mod value;
+mod write;
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -37,6 +38,7 @@ pub use stored::{Stored, StoredPart, stored};
 pub use tensors::{Piece, Pieces, RowOrder, pieces};
 pub use tokenizer::tokenizer_files;
 pub use value::{Array, Metadata, Value};
+pub use write::Writer;
 
 use crate::error::{Error, FileError};
 use crate::files;
