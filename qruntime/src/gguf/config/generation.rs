@@ -1,12 +1,15 @@
 //! `generation_config.json`: which tokens end a text, and how to sample.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
-use super::read::{Source, number};
+use super::read::number;
 use crate::error::FileError;
+use crate::gguf::Metadata;
 
 /// Fields with a token, and their keys.
-pub(super) const TOKENS: [(&str, &str); 3] = [
+const TOKENS: [(&str, &str); 3] = [
     ("bos_token_id", "tokenizer.ggml.bos_token_id"),
     ("eos_token_id", "tokenizer.ggml.eos_token_id"),
     ("pad_token_id", "tokenizer.ggml.padding_token_id"),
@@ -41,29 +44,34 @@ pub(super) const SAMPLING: [(&str, &str); 5] = [
     ("repetition_penalty", "general.sampling.penalty_repeat"),
 ];
 
-/// Reads the file; `None` if there is nothing to say.
-pub(super) fn read(source: &Source<'_>, vocabulary: usize) -> Result<Option<Map<String, Value>>, FileError> {
-    let metadata = source.metadata;
+/// Reads a token. Files write the largest number, or one beyond the vocabulary, for "none".
+fn token(metadata: &Metadata, key: &str, vocabulary: usize) -> Result<Option<usize>, FileError> {
+    Ok(metadata.size(key, 0..=usize::MAX)?.filter(|token| *token < vocabulary))
+}
+
+/// Reads the fields with a token.
+pub(super) fn tokens(metadata: &Metadata, vocabulary: usize) -> Result<Map<String, Value>, FileError> {
     let mut fields = Map::new();
-    let token = |key: &str| match metadata.size(key, 0..=usize::MAX)? {
-        // Files write the largest number, or one beyond the vocabulary, for "none".
-        Some(token) if token < vocabulary => Ok(Some(token)),
-        _ => Ok::<_, FileError>(None),
-    };
     for (field, key) in TOKENS {
-        if let Some(token) = token(key)? {
+        if let Some(token) = token(metadata, key, vocabulary)? {
             fields.insert(field.into(), token.into());
         }
     }
+    Ok(fields)
+}
+
+/// Reads the file; `None` if there is nothing to say.
+pub(super) fn read(metadata: &Metadata, vocabulary: usize) -> Result<Option<Map<String, Value>>, FileError> {
+    let mut fields = tokens(metadata, vocabulary)?;
     let mut ends: Vec<usize> = Vec::new();
     for key in [TOKENS[1].1].into_iter().chain(ENDS) {
-        ends.extend(token(key)?);
+        ends.extend(token(metadata, key, vocabulary)?);
     }
     let types = metadata.integers("tokenizer.ggml.token_type")?;
     let special = |i: usize| types.is_none_or(|types| types.get(i).is_some_and(|kind| SPECIAL.contains(kind)));
     let tokens = metadata.texts("tokenizer.ggml.tokens")?.unwrap_or_default().iter().enumerate();
     ends.extend(tokens.filter(|(i, text)| END_TEXTS.contains(&text.as_str()) && special(*i)).map(|(i, _)| i));
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     ends.retain(|end| seen.insert(*end));
     if ends.len() > 1 {
         fields.insert("eos_token_id".into(), ends.into());

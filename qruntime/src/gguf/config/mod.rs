@@ -36,7 +36,7 @@ pub fn config_files(
     let config = read::config(&source)?;
     let vocabulary = config.get("vocab_size").and_then(Value::as_u64).unwrap_or(0) as usize;
     let mut files = vec![("config.json", text(&config.into()))];
-    if let Some(generation) = generation::read(&source, vocabulary)? {
+    if let Some(generation) = generation::read(source.metadata, vocabulary)? {
         files.push(("generation_config.json", text(&generation.into())));
     }
     files.extend(sentence::read(&source)?.into_iter().map(|(name, value)| (name, text(&value))));

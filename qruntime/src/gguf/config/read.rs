@@ -8,7 +8,7 @@ use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
 use super::rows::{self, Kind, Missing, Row};
-use super::{rope, windows};
+use super::{generation, rope, windows};
 use crate::config::SIZES;
 use crate::error::{Error, FileError};
 use crate::family::class_of;
@@ -157,16 +157,13 @@ pub(super) fn config(source: &Source<'_>) -> Result<Map<String, Value>, Error> {
     let mut fields = Map::new();
     fields.insert("model_type".into(), family.into());
     fields.insert("architectures".into(), json!([class_of(family)]));
-    fields.insert("vocab_size".into(), source.vocabulary()?.into());
+    let vocabulary = source.vocabulary()?;
+    fields.insert("vocab_size".into(), vocabulary.into());
     match family {
         "bert" => bert(source, &mut fields)?,
         _ => decoder(source, family, &mut fields)?,
     }
-    for (field, key) in super::generation::TOKENS {
-        if let Some(token) = source.metadata.size(key, 0..=*SIZES.end())? {
-            fields.insert(field.into(), token.into());
-        }
-    }
+    fields.extend(generation::tokens(source.metadata, vocabulary)?);
     Ok(fields)
 }
 
