@@ -19,7 +19,12 @@ ADDITIONS = [
     (
         "a family of decoders",
         r"\bgemma2?\b|GEMMA",
-        ["qruntime/src/family/gemma.rs", "qruntime/src/family/mod.rs", "qruntime/src/names.rs"],
+        [
+            "qruntime/src/family/gemma.rs",
+            "qruntime/src/family/mod.rs",
+            "qruntime/src/names.rs",
+            "qruntime/src/gguf/architecture.rs",
+        ],
         [],
     ),
     (

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::Metadata;
+use super::rows::{self, Row};
 use crate::config::WIDTHS;
 use crate::error::FileError;
 use crate::family::names_of;
@@ -13,8 +14,7 @@ use crate::names::Names;
 pub(super) struct Architecture {
     /// The value of `general.architecture`.
     pub(super) name: &'static str,
-    /// The families that it stands for, as `model_type` names them. All but `mixtral` have the same
-    /// names of tensors.
+    /// The families that it stands for. All but one with mixtures have the same names of tensors.
     pub(super) families: &'static [&'static str],
     /// Whether rows of queries and keys are interleaved: llama.cpp rotates neighbours.
     pub(super) interleaved: bool,
@@ -22,25 +22,149 @@ pub(super) struct Architecture {
     pub(super) plus_one: bool,
     /// Whether queries, keys and values are one matrix in checkpoints, too.
     pub(super) fused: bool,
+    /// Whether programs know an output head.
+    pub(super) head: Head,
 }
 
-const PLAIN: Architecture = Architecture { name: "", families: &[], interleaved: false, plus_one: false, fused: false };
+/// What programs for an architecture know of an output head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// The embedding takes the place of a missing one.
+    Optional,
+    /// It is always the embedding.
+    Never,
+    /// It is always there.
+    Always,
+}
+
+const PLAIN: Architecture =
+    Architecture { name: "", families: &[], interleaved: false, plus_one: false, fused: false, head: Head::Optional };
 
 /// All architectures.
 const ARCHITECTURES: &[Architecture] = &[
     // The usual family comes first; what a file holds decides.
     Architecture { name: "llama", families: &["llama", "mistral", "mixtral", "qwen2"], interleaved: true, ..PLAIN },
     Architecture { name: "qwen2", families: &["qwen2"], ..PLAIN },
-    Architecture { name: "qwen2moe", families: &["qwen2_moe"], ..PLAIN },
+    Architecture { name: "qwen2moe", families: &["qwen2_moe"], head: Head::Always, ..PLAIN },
     Architecture { name: "qwen3", families: &["qwen3"], ..PLAIN },
     Architecture { name: "qwen3moe", families: &["qwen3_moe"], ..PLAIN },
-    Architecture { name: "gemma2", families: &["gemma2"], plus_one: true, ..PLAIN },
-    Architecture { name: "gemma3", families: &["gemma3_text"], plus_one: true, ..PLAIN },
+    Architecture { name: "gemma2", families: &["gemma2"], plus_one: true, head: Head::Never, ..PLAIN },
+    // The second one also takes images, and only its language model is read and written.
+    Architecture { name: "gemma3", families: &["gemma3_text", "gemma3"], plus_one: true, ..PLAIN },
     Architecture { name: "phi3", families: &["phi3"], fused: true, ..PLAIN },
     Architecture { name: "granite", families: &["granite"], interleaved: true, ..PLAIN },
     Architecture { name: "granitemoe", families: &["granitemoe"], interleaved: true, ..PLAIN },
     Architecture { name: "bert", families: &["bert"], ..PLAIN },
 ];
+
+/// A family of decoders: what its `config.json` says, and what programs know without being told.
+#[derive(Debug)]
+pub(super) struct Family {
+    /// The value of `model_type`.
+    pub(super) name: &'static str,
+    pub(super) rows: &'static [&'static [Row]],
+    pub(super) windows: Windows,
+    /// Whether biases are as `attention_bias` says.
+    pub(super) attention_bias: bool,
+    /// Whether biases are as `mlp_bias` says.
+    pub(super) mlp_bias: bool,
+    /// Whether a part of each head is rotated, as `partial_rotary_factor` says.
+    pub(super) partial: bool,
+    /// Whether scores have a factor of their own, `attention_multiplier`.
+    pub(super) multiplier: bool,
+    /// Whether the activation is an approximation of GELU rather than SiLU.
+    pub(super) gelu: bool,
+    /// Whether scores have a factor that programs know, `query_pre_attn_scalar`.
+    pub(super) scalar: bool,
+    /// Whether layers with a window have rotations of another base.
+    pub(super) local_base: bool,
+    /// Whether the weights of chosen experts sum up to 1, where `norm_topk_prob` says so.
+    pub(super) normalized: Option<bool>,
+}
+
+/// Which layers of a family may see a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Windows {
+    /// No layer.
+    None,
+    /// All, if there is a window.
+    All,
+    /// Some, if there is a window and a pattern: `use_sliding_window`.
+    Switched,
+    /// All, if there is a window and a pattern.
+    AllSwitched,
+    /// All but the last of each `period`, unless there is another pattern. If the file has no
+    /// window, it is `default`.
+    Period { period: usize, default: Option<usize> },
+}
+
+const LLAMA: Family = Family {
+    name: "llama",
+    rows: &[rows::COMMON],
+    windows: Windows::None,
+    attention_bias: true,
+    mlp_bias: true,
+    partial: false,
+    multiplier: false,
+    gelu: false,
+    scalar: false,
+    local_base: false,
+    normalized: None,
+};
+const MISTRAL: Family =
+    Family { name: "mistral", windows: Windows::All, attention_bias: false, mlp_bias: false, ..LLAMA };
+const QWEN3: Family = Family { name: "qwen3", windows: Windows::Switched, mlp_bias: false, ..LLAMA };
+const GEMMA: Family = Family { mlp_bias: false, gelu: true, scalar: true, ..LLAMA };
+
+/// All families of decoders.
+const FAMILIES: &[Family] = &[
+    LLAMA,
+    MISTRAL,
+    Family { name: "mixtral", rows: &[rows::COMMON, rows::LOCAL_EXPERTS], ..MISTRAL },
+    Family { name: "qwen2", attention_bias: false, ..QWEN3 },
+    Family {
+        name: "qwen2_moe",
+        rows: &[rows::COMMON, rows::EXPERTS, rows::SHARED_EXPERT],
+        attention_bias: false,
+        normalized: Some(false),
+        ..QWEN3
+    },
+    QWEN3,
+    Family {
+        name: "qwen3_moe",
+        rows: &[rows::COMMON, rows::EXPERTS],
+        windows: Windows::AllSwitched,
+        normalized: Some(true),
+        ..QWEN3
+    },
+    Family {
+        name: "gemma2",
+        rows: &[rows::COMMON, rows::CAPS],
+        windows: Windows::Period { period: 2, default: Some(4096) },
+        ..GEMMA
+    },
+    Family {
+        name: "gemma3_text",
+        rows: &[rows::COMMON, rows::LOGITS_CAP],
+        windows: Windows::Period { period: 6, default: None },
+        local_base: true,
+        ..GEMMA
+    },
+    Family { name: "phi3", partial: true, ..MISTRAL },
+    Family { name: "granite", rows: &[rows::COMMON, rows::FACTORS], multiplier: true, ..LLAMA },
+    Family {
+        name: "granitemoe",
+        rows: &[rows::COMMON, rows::FACTORS, rows::LOCAL_EXPERTS],
+        multiplier: true,
+        mlp_bias: false,
+        ..LLAMA
+    },
+];
+
+/// Returns the decoder's family with this `model_type`.
+pub(super) fn family(name: &str) -> Option<&'static Family> {
+    FAMILIES.iter().find(|family| family.name == name)
+}
 
 /// Returns the architecture of a file.
 pub(super) fn architecture(metadata: &Metadata) -> Result<&'static Architecture, FileError> {
@@ -54,8 +178,6 @@ pub(super) fn architecture(metadata: &Metadata) -> Result<&'static Architecture,
 /// Returns the architecture that a family is written as: the one that stands for it first of all,
 /// or else any that does.
 pub(super) fn of_family(family: &str) -> Option<&'static Architecture> {
-    // The language model of one that also takes images.
-    let family = if family == "gemma3" { "gemma3_text" } else { family };
     let usual = ARCHITECTURES.iter().find(|architecture| architecture.families[0] == family);
     usual.or_else(|| ARCHITECTURES.iter().find(|architecture| architecture.families.contains(&family)))
 }

@@ -19,6 +19,7 @@ mod architecture;
 mod config;
 mod element;
 mod parse;
+mod rows;
 mod split;
 mod stored;
 mod tensors;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::architecture::{self, Architecture};
+use super::architecture::{self, Architecture, Head};
 use super::tensors::{RowOrder, is_norm};
 use crate::config::Config;
 use crate::error::{Error, FileError};
@@ -60,7 +60,7 @@ pub fn stored(config: &[u8], tensors: &[(&str, &[usize])]) -> Result<(Vec<Stored
     }
     let mut stored = found.into_values().map(Growing::finish).collect::<Result<Vec<Stored>, FileError>>()?;
     // Programs want the output head of this one even if it is the embedding.
-    if maker.architecture.name == "qwen2moe"
+    if maker.architecture.head == Head::Always
         && !stored.iter().any(|tensor| tensor.name == "output.weight")
         && let Some(embedding) = stored.iter().find(|tensor| tensor.name == "token_embd.weight")
     {
@@ -117,12 +117,12 @@ impl Maker {
         let Some(architecture) = architecture::of_family(family) else {
             return Err(config.refuse("model_type", format!("{family:?}"), "a family that GGUF has"));
         };
-        let only_tied = architecture.name == "gemma2";
-        if only_tied && !tied {
+        let drops_head = architecture.head == Head::Never;
+        if drops_head && !tied {
             let expected = "true: GGUF has no output head in this family";
             return Err(config.refuse("tie_word_embeddings", false, expected));
         }
-        Ok(Self { architecture, family, attention, drops_head: only_tied })
+        Ok(Self { architecture, family, attention, drops_head })
     }
 
     /// Adds a tensor of the checkpoint.

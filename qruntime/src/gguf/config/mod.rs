@@ -1,14 +1,13 @@
 //! The small files of a Hugging Face folder, from a GGUF file's metadata and back: `config.json`,
 //! `generation_config.json`, and what sentence-transformers adds.
 //!
-//! Fields and keys that say the same are in one table ([`rows`]). The other files of this module
+//! Fields and keys that say the same are in one table ([`rows`](super::rows)). The other files of this module
 //! read what is said in another way: rotations, windows, and what the names of tensors tell.
 
 mod card;
 mod generation;
 mod read;
 mod rope;
-mod rows;
 mod sentence;
 mod windows;
 mod write;
@@ -20,7 +19,6 @@ pub use write::{About, Description, ReadFile, metadata_of};
 use super::Gguf;
 use crate::error::Error;
 use read::Source;
-use rows::Row;
 
 /// Returns the files of a folder that describe the network, by name. `read` returns the bytes of a
 /// tensor, by its index: the factors of rotations are tensors.
@@ -49,38 +47,9 @@ fn text(value: &Value) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Returns the tables of a decoder's family.
-fn decoder_rows(family: &str) -> &'static [&'static [Row]] {
-    match family {
-        "mixtral" => &[rows::COMMON, rows::LOCAL_EXPERTS],
-        "qwen2_moe" => &[rows::COMMON, rows::EXPERTS, rows::SHARED_EXPERT],
-        "qwen3_moe" => &[rows::COMMON, rows::EXPERTS],
-        "gemma2" => &[rows::COMMON, rows::SCORES_CAP, rows::LOGITS_CAP_OF_GEMMA_2],
-        "gemma3_text" => &[rows::COMMON, rows::LOGITS_CAP],
-        "granite" => &[rows::COMMON, rows::FACTORS_OF_GRANITE],
-        "granitemoe" => &[rows::COMMON, rows::FACTORS_OF_GRANITE, rows::LOCAL_EXPERTS],
-        _ => &[rows::COMMON],
-    }
-}
-
-/// Returns every how manieth layer of a family sees all positions, unless a file says otherwise.
-fn usual_period(family: &str) -> Option<usize> {
-    match family {
-        "gemma2" => Some(2),
-        "gemma3_text" => Some(6),
-        _ => None,
-    }
-}
-
-/// Returns whether the weights of the chosen experts sum up to 1 in a family of Qwen's, which
-/// programs know.
-fn is_normalized(family: &str) -> bool {
-    family == "qwen3_moe"
-}
-
 /// Returns Gemma's `query_pre_attn_scalar`, which programs know: the length of a head, except in
 /// the largest models.
-fn gemma_scalar(layers: usize, hidden: usize, heads: usize, head_dim: usize) -> usize {
+fn scalar_of_scores(layers: usize, hidden: usize, heads: usize, head_dim: usize) -> usize {
     match layers {
         46 | 62 => hidden / heads.max(1),
         _ => head_dim,

@@ -7,12 +7,12 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
-use super::rows::{self, Kind, Missing, Row};
 use super::{generation, rope, windows};
 use crate::config::SIZES;
 use crate::error::{Error, FileError};
 use crate::family::class_of;
-use crate::gguf::architecture::{self, Architecture};
+use crate::gguf::architecture::{self, Architecture, Family};
+use crate::gguf::rows::{self, Kind, Missing, Row};
 use crate::gguf::{ElementType, Gguf, Metadata};
 use crate::nn::attention::MAX_HEAD_DIM;
 
@@ -159,9 +159,9 @@ pub(super) fn config(source: &Source<'_>) -> Result<Map<String, Value>, Error> {
     fields.insert("architectures".into(), json!([class_of(family)]));
     let vocabulary = source.vocabulary()?;
     fields.insert("vocab_size".into(), vocabulary.into());
-    match family {
-        "bert" => bert(source, &mut fields)?,
-        _ => decoder(source, family, &mut fields)?,
+    match architecture::family(family) {
+        Some(family) => decoder(source, family, &mut fields)?,
+        None => bert(source, &mut fields)?,
     }
     fields.extend(generation::tokens(source.metadata, vocabulary)?);
     Ok(fields)
@@ -210,8 +210,8 @@ fn table<Spec>(source: &Source<'_>, rows: &[Row<Spec>], fields: &mut Map<String,
 }
 
 /// Reads a decoder.
-fn decoder(source: &Source<'_>, family: &'static str, fields: &mut Map<String, Value>) -> Result<(), Error> {
-    for rows in super::decoder_rows(family) {
+fn decoder(source: &Source<'_>, family: &Family, fields: &mut Map<String, Value>) -> Result<(), Error> {
+    for rows in family.rows {
         table(source, rows, fields)?;
     }
     let head_dim = head_dim(source)?;
@@ -221,29 +221,40 @@ fn decoder(source: &Source<'_>, family: &'static str, fields: &mut Map<String, V
         return Err(source.refuse("attention.causal", false, "true: language models do not see later tokens").into());
     }
     let rotated = source.size("rope.dimension_count", 2..=MAX_HEAD_DIM)?.unwrap_or(head_dim);
-    if family == "phi3" {
+    if family.partial {
         fields.insert("partial_rotary_factor".into(), partial(rotated, head_dim).into());
     } else if rotated != head_dim {
         let expected = format!("{head_dim}, the length of a head");
         return Err(source.refuse("rope.dimension_count", rotated, expected).into());
     }
     rope::read(source, fields, rotated)?;
-    windows::read(source, family, fields)?;
+    windows::read(source, family.windows, fields)?;
     let bias = |of: &[&str]| of.iter().any(|of| source.has(&format!("blk.0.{of}.bias")));
-    if !["mistral", "mixtral", "qwen2", "qwen2_moe", "phi3"].contains(&family) {
+    if family.attention_bias {
         fields.insert("attention_bias".into(), bias(&["attn_q", "attn_qkv", "attn_output"]).into());
     }
-    if ["llama", "granite"].contains(&family) {
+    if family.mlp_bias {
         fields.insert("mlp_bias".into(), bias(&["ffn_gate", "ffn_up", "ffn_down"]).into());
     }
-    match family {
-        "gemma2" | "gemma3_text" => gemma(source, fields, head_dim)?,
-        "qwen2_moe" | "qwen3_moe" => mixture(source, family, fields)?,
-        "granite" | "granitemoe" => granite(source, fields, head_dim)?,
-        _ => {}
+    if family.local_base {
+        let local = source.number("rope.freq_base_swa")?.unwrap_or(10_000.0);
+        fields.insert("rope_local_base_freq".into(), number(local));
     }
-    let activation = if family.starts_with("gemma") { "gelu_pytorch_tanh" } else { "silu" };
-    let field = if family.starts_with("gemma") { "hidden_activation" } else { "hidden_act" };
+    if family.multiplier {
+        granite(source, fields, head_dim)?;
+    }
+    if let Some(normalized) = family.normalized {
+        mixture(source, normalized, fields)?;
+    }
+    if family.scalar {
+        // GGUF has no key for the factor of scores.
+        let field = |name: &str| fields.get(name).and_then(Value::as_u64).unwrap_or(0) as usize;
+        let [layers, hidden, heads] = ["num_hidden_layers", "hidden_size", "num_attention_heads"].map(field);
+        let scalar = super::scalar_of_scores(layers, hidden, heads, head_dim);
+        fields.insert("query_pre_attn_scalar".into(), scalar.into());
+    }
+    let (field, activation) =
+        if family.gelu { ("hidden_activation", "gelu_pytorch_tanh") } else { ("hidden_act", "silu") };
     fields.insert(field.into(), activation.into());
     Ok(())
 }
@@ -280,19 +291,6 @@ fn partial(part: usize, whole: usize) -> f64 {
     }
 }
 
-/// Reads what Gemma has. GGUF has no key for the factor of scores: programs know it.
-fn gemma(source: &Source<'_>, fields: &mut Map<String, Value>, head_dim: usize) -> Result<(), FileError> {
-    let field = |name: &str| fields.get(name).and_then(Value::as_u64).unwrap_or(0) as usize;
-    let [layers, hidden, heads] = ["num_hidden_layers", "hidden_size", "num_attention_heads"].map(field);
-    let scalar = super::gemma_scalar(layers, hidden, heads, head_dim);
-    fields.insert("query_pre_attn_scalar".into(), scalar.into());
-    if source.architecture.name == "gemma3" {
-        let local = source.number("rope.freq_base_swa")?.unwrap_or(10_000.0);
-        fields.insert("rope_local_base_freq".into(), number(local));
-    }
-    Ok(())
-}
-
 /// Reads what is left of Granite.
 fn granite(source: &Source<'_>, fields: &mut Map<String, Value>, head_dim: usize) -> Result<(), FileError> {
     if fields.get("attention_multiplier").is_none_or(Value::is_null) {
@@ -309,9 +307,9 @@ fn granite(source: &Source<'_>, fields: &mut Map<String, Value>, head_dim: usize
 }
 
 /// Reads what is left of Qwen's mixtures.
-fn mixture(source: &Source<'_>, family: &str, fields: &mut Map<String, Value>) -> Result<(), FileError> {
+fn mixture(source: &Source<'_>, usual: bool, fields: &mut Map<String, Value>) -> Result<(), FileError> {
     let normalized = source.metadata.flag(&source.key("expert_weights_norm"))?;
-    fields.insert("norm_topk_prob".into(), normalized.unwrap_or(super::is_normalized(family)).into());
+    fields.insert("norm_topk_prob".into(), normalized.unwrap_or(usual).into());
     let layers = architecture::needed(source.metadata, "block_count", 1..=crate::config::LAYERS)?;
     let dense = (0..layers).filter(|layer| source.has(&format!("blk.{layer}.ffn_gate.weight")));
     fields.insert("mlp_only_layers".into(), dense.collect::<Vec<_>>().into());

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::read::Source;
 use crate::config::{LAYERS, SIZES};
 use crate::error::FileError;
-use crate::gguf::architecture;
+use crate::gguf::architecture::{self, Windows};
 
 const WINDOW: &str = "attention.sliding_window";
 const PATTERN: &str = "attention.sliding_window_pattern";
@@ -41,40 +41,52 @@ fn pattern(source: &Source<'_>, usual: Option<usize>) -> Result<Option<Vec<bool>
     Ok(period.map(|period| (0..layers).map(|i| period == 0 || !(i + 1).is_multiple_of(period)).collect()))
 }
 
+/// Returns every how manieth layer sees all positions, unless a file says otherwise.
+pub(super) fn usual_period(windows: Windows) -> Option<usize> {
+    match windows {
+        Windows::Period { period, .. } => Some(period),
+        _ => None,
+    }
+}
+
 /// Reads the windows of a family's layers.
-pub(super) fn read(source: &Source<'_>, family: &str, fields: &mut Map<String, Value>) -> Result<(), FileError> {
+pub(super) fn read(source: &Source<'_>, windows: Windows, fields: &mut Map<String, Value>) -> Result<(), FileError> {
     let window = size(source)?;
     let types = |pattern: Vec<bool>| -> Value {
         let name = |windowed: bool| if windowed { "sliding_attention" } else { "full_attention" };
         pattern.into_iter().map(name).collect()
     };
-    let usual = super::usual_period(family);
-    match family {
-        "gemma2" | "gemma3_text" => {
-            // Without the key, Gemma 2 has its usual window and Gemma 3 has none.
-            let period = if family == "gemma3_text" && window.is_none() { Some(1) } else { usual };
-            fields.insert("sliding_window".into(), window.unwrap_or(4096).into());
-            fields.insert("layer_types".into(), pattern(source, period)?.map_or(Value::Null, types));
+    let all = |pattern: &[bool]| match pattern.contains(&false) {
+        true => Err(source.refuse(PATTERN, "a layer without a window", "all layers with it")),
+        false => Ok(()),
+    };
+    match windows {
+        Windows::None => {}
+        Windows::All => {
+            if let (Some(pattern), Some(_)) = (pattern(source, None)?, window) {
+                all(&pattern)?;
+            }
+            fields.insert("sliding_window".into(), window.map_or(Value::Null, Value::from));
         }
-        "qwen2" | "qwen2_moe" | "qwen3" | "qwen3_moe" => {
+        Windows::Switched | Windows::AllSwitched => {
             // Other programs do not read the window, and write no pattern.
             let pattern = pattern(source, None)?.filter(|_| window.is_some());
             fields.insert("use_sliding_window".into(), pattern.is_some().into());
             if let (Some(window), Some(pattern)) = (window, pattern) {
-                if family == "qwen3_moe" && pattern.contains(&false) {
-                    return Err(source.refuse(PATTERN, "a layer without a window", "all layers with it"));
+                if windows == Windows::AllSwitched {
+                    all(&pattern)?;
                 }
                 fields.insert("sliding_window".into(), window.into());
                 fields.insert("layer_types".into(), types(pattern));
             }
         }
-        "mistral" | "mixtral" | "phi3" => {
-            if pattern(source, None)?.is_some_and(|pattern| pattern.contains(&false)) && window.is_some() {
-                return Err(source.refuse(PATTERN, "a layer without a window", "all layers with it"));
-            }
-            fields.insert("sliding_window".into(), window.map_or(Value::Null, Value::from));
+        Windows::Period { period, default } => {
+            let window = window.or(default);
+            // Without a window, all layers see all positions, and the number has no meaning.
+            let pattern = pattern(source, Some(if window.is_some() { period } else { 1 }))?;
+            fields.insert("sliding_window".into(), window.unwrap_or(4096).into());
+            fields.insert("layer_types".into(), pattern.map_or(Value::Null, types));
         }
-        _ => {}
     }
     Ok(())
 }

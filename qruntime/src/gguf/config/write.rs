@@ -4,12 +4,12 @@ use kernels::Activation;
 use serde_json::Value as Json;
 
 use super::generation::SAMPLING;
-use super::rows::{self, Kind, Missing, Row};
-use super::{card, sentence};
+use super::{card, sentence, windows};
 use crate::config::{Config, SIZES};
 use crate::error::Error;
 use crate::family;
-use crate::gguf::architecture::{self, Architecture};
+use crate::gguf::architecture::{self, Architecture, Family, Windows};
+use crate::gguf::rows::{self, Kind, Missing, Row};
 use crate::gguf::tensors::{FREQUENCIES, LONG_FACTORS, SHORT_FACTORS};
 use crate::gguf::{Array, Value};
 use crate::nn::rope::{RopeSpec, Scaling};
@@ -53,9 +53,16 @@ pub fn metadata_of(read: &ReadFile<'_>, about: &About) -> Result<Description, Er
     let writer = match family::find(&config)? {
         family::Found::Decoder(name) => {
             let (_, _, spec) = family::decoder(&config)?;
-            let config = config.section_if("text_config")?.filter(|_| name == "gemma3").unwrap_or(config);
-            let family = if name == "gemma3" { "gemma3_text" } else { name };
-            Writer::new(family, config)?.decoder(&spec)?
+            let mut writer = Writer::new(name, config)?;
+            // The language model of one that also takes images.
+            if let Some(part) = writer.config.section_if("text_config")? {
+                writer.config = part;
+            }
+            let usual = writer.architecture.families[0];
+            match architecture::family(name).or_else(|| architecture::family(usual)) {
+                Some(family) => writer.decoder(family, &spec)?,
+                None => return Err(family::unknown(&writer.config, "model_type", name)),
+            }
         }
         family::Found::Encoder(name) => {
             let (_, _, spec) = family::encoder(&config)?;
@@ -92,7 +99,6 @@ fn sampling(read: &ReadFile<'_>) -> Result<Vec<(String, Value)>, Error> {
 
 struct Writer {
     architecture: &'static Architecture,
-    family: &'static str,
     config: Config,
     description: Description,
     /// The number of experts; 0 if there are none.
@@ -100,12 +106,12 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(family: &'static str, config: Config) -> Result<Self, Error> {
+    fn new(family: &str, config: Config) -> Result<Self, Error> {
         let Some(architecture) = architecture::of_family(family) else {
             return Err(config.refuse("model_type", format!("{family:?}"), "a family that GGUF has"));
         };
         let description = Description { values: vec![], tensors: vec![] };
-        Ok(Self { architecture, family, config, description, experts: 0 })
+        Ok(Self { architecture, config, description, experts: 0 })
     }
 
     fn add(&mut self, suffix: &str, value: Value) {
@@ -134,9 +140,9 @@ impl Writer {
         Ok(())
     }
 
-    fn decoder(mut self, spec: &DecoderSpec) -> Result<Self, Error> {
-        self.refuse(spec)?;
-        for rows in super::decoder_rows(self.family) {
+    fn decoder(mut self, family: &Family, spec: &DecoderSpec) -> Result<Self, Error> {
+        self.refuse(family, spec)?;
+        for rows in family.rows {
             self.table(rows, spec)?;
         }
         let attention = &spec.layers[0].attention;
@@ -147,7 +153,7 @@ impl Writer {
             MlpSpec::Mixture(mixture) => mixture.experts,
             MlpSpec::Dense(_) => 0,
         };
-        self.rope(&spec.ropes[0])?;
+        self.rope(family, &spec.ropes[0])?;
         if let Some(local) = spec.ropes.get(1) {
             if !matches!(local.scaling, Scaling::None) {
                 return Err(self.config.refuse(
@@ -158,25 +164,24 @@ impl Writer {
             }
             self.add("rope.freq_base_swa", Value::Float(local.theta));
         }
-        self.windows(spec);
+        self.windows(family.windows, spec);
         Ok(self)
     }
 
     /// Refuses what programs take for granted, so that GGUF has no key for it.
-    fn refuse(&self, spec: &DecoderSpec) -> Result<(), Error> {
+    fn refuse(&self, family: &Family, spec: &DecoderSpec) -> Result<(), Error> {
         let config = &self.config;
-        let is_gemma = self.architecture.plus_one;
-        let activation = if is_gemma { Activation::GeluTanh } else { Activation::Silu };
+        let activation = if family.gelu { Activation::GeluTanh } else { Activation::Silu };
         for layer in &spec.layers {
             let (found, normalized) = match layer.mlp {
                 MlpSpec::Dense(dense) => (dense.activation, true),
                 MlpSpec::Mixture(mixture) => {
-                    let usual = !self.family.starts_with("qwen") || super::is_normalized(self.family);
+                    let usual = family.normalized.unwrap_or(true);
                     (mixture.activation, mixture.normalized == usual)
                 }
             };
             if found != activation {
-                let field = if is_gemma { "hidden_activation" } else { "hidden_act" };
+                let field = if family.gelu { "hidden_activation" } else { "hidden_act" };
                 return Err(config.refuse(
                     field,
                     format!("{found:?}"),
@@ -184,7 +189,7 @@ impl Writer {
                 ));
             }
             if !normalized {
-                let usual = super::is_normalized(self.family);
+                let usual = family.normalized.unwrap_or(true);
                 return Err(config.refuse("norm_topk_prob", !usual, format!("{usual}, as GGUF's programs take it")));
             }
             if matches!(layer.mlp, MlpSpec::Mixture(_)) != matches!(spec.layers[0].mlp, MlpSpec::Mixture(_)) {
@@ -195,9 +200,9 @@ impl Writer {
                 ));
             }
         }
-        if is_gemma {
+        if family.scalar {
             let attention = &spec.layers[0].attention;
-            let usual = super::gemma_scalar(spec.layers.len(), spec.hidden, attention.heads, attention.head_dim);
+            let usual = super::scalar_of_scores(spec.layers.len(), spec.hidden, attention.heads, attention.head_dim);
             if attention.scale != (1.0 / (usual as f64).sqrt()) as f32 {
                 let found = config.number("query_pre_attn_scalar", 1e-3..=1e6)?;
                 return Err(config.refuse(
@@ -211,7 +216,7 @@ impl Writer {
     }
 
     /// Writes a rotary embedding.
-    fn rope(&mut self, rope: &RopeSpec) -> Result<(), Error> {
+    fn rope(&mut self, family: &Family, rope: &RopeSpec) -> Result<(), Error> {
         self.size("rope.dimension_count", 2 * rope.frequencies.len());
         self.add("rope.freq_base", Value::Float(rope.theta));
         let kind = |writer: &mut Self, kind: &str| writer.add("rope.scaling.type", Value::Text(kind.into()));
@@ -248,7 +253,7 @@ impl Writer {
                 self.description.tensors.push((SHORT_FACTORS, single(short)));
             }
         }
-        if self.family == "phi3" && matches!(rope.scaling, Scaling::None) {
+        if family.partial && matches!(rope.scaling, Scaling::None) {
             let original = self.config.size_if("original_max_position_embeddings", SIZES)?;
             self.size("rope.scaling.original_context_length", original.unwrap_or(4096));
         }
@@ -256,31 +261,28 @@ impl Writer {
     }
 
     /// Writes which layers see which window.
-    fn windows(&mut self, spec: &DecoderSpec) {
+    fn windows(&mut self, kind: Windows, spec: &DecoderSpec) {
         let windows = spec.layers.iter().map(|layer| match layer.attention.mask {
             Mask::Window(window) => Some(window),
             Mask::Causal | Mask::Full => None,
         });
         let windows: Vec<Option<usize>> = windows.collect();
-        let Some(window) = windows.iter().find_map(|window| *window) else {
-            // Programs tell Phi-4 by it.
-            if self.family == "phi3" {
-                self.size("attention.sliding_window", 0);
-            }
-            // Without the key, Gemma 2 would have its usual pattern.
-            if self.family == "gemma2" {
-                self.add("attention.sliding_window_pattern", Value::Array(Array::Bools(vec![false; windows.len()])));
-            }
-            return;
-        };
-        self.size("attention.sliding_window", window);
         let pattern: Vec<bool> = windows.iter().map(Option::is_some).collect();
-        let usual = match super::usual_period(self.family) {
-            Some(period) => (0..pattern.len()).map(|i| !(i + 1).is_multiple_of(period)).collect(),
+        let window = windows.iter().find_map(|window| *window);
+        let usual = match (kind, windows::usual_period(kind)) {
+            (_, Some(period)) => (0..pattern.len()).map(|i| !(i + 1).is_multiple_of(period)).collect(),
             // Programs that do not read windows write no pattern.
-            None if self.family.starts_with("qwen") => vec![],
-            None => vec![true; pattern.len()],
+            (Windows::Switched | Windows::AllSwitched, _) => vec![],
+            _ => vec![true; pattern.len()],
         };
+        match (window, kind) {
+            (Some(window), _) => self.size("attention.sliding_window", window),
+            // Without the key, there would be a window.
+            (None, Windows::Period { default: Some(_), .. }) => {}
+            // Some programs tell Phi-4 by it.
+            (None, Windows::All) if self.architecture.fused => return self.size("attention.sliding_window", 0),
+            (None, _) => return,
+        }
         if pattern != usual {
             self.add("attention.sliding_window_pattern", Value::Array(Array::Bools(pattern)));
         }

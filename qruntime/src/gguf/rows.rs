@@ -7,6 +7,7 @@ use crate::config::{LAYERS, SIZES, WIDTHS};
 use crate::nn::spec::{DecoderSpec, EncoderSpec, MixtureSpec, MlpSpec};
 
 /// A field and the key that says the same.
+#[derive(Debug)]
 pub(super) struct Row<Spec = DecoderSpec> {
     /// The field of `config.json`.
     pub(super) field: &'static str,
@@ -21,6 +22,7 @@ pub(super) struct Row<Spec = DecoderSpec> {
 }
 
 /// The values that are permitted.
+#[derive(Debug)]
 pub(super) enum Kind {
     /// An integer, the same for all layers.
     Size(RangeInclusive<usize>),
@@ -28,6 +30,7 @@ pub(super) enum Kind {
 }
 
 /// The meaning of a missing key.
+#[derive(Debug)]
 pub(super) enum Missing {
     /// The file is not complete.
     Refused,
@@ -42,7 +45,7 @@ pub(super) enum Missing {
 use Kind::{Number, Size};
 
 /// The range of factors and caps.
-const FACTORS: RangeInclusive<f64> = 1e-6..=1e6;
+const RANGE: RangeInclusive<f64> = 1e-6..=1e6;
 
 /// Has no place in the network's description: the field itself is read.
 fn field<Spec>(_: &Spec) -> Option<f64> {
@@ -110,12 +113,12 @@ pub(super) const SHARED_EXPERT: &[Row] = &[Row {
 }];
 
 const fn factor(field: &'static str, key: &'static str, missing: Missing, of: fn(&DecoderSpec) -> Option<f64>) -> Row {
-    Row { field, key, kind: Number(FACTORS), missing, of }
+    Row { field, key, kind: Number(RANGE), missing, of }
 }
 
 /// Granite's factors. Without a key, llama.cpp scales scores as in other networks, and nothing
 /// else.
-pub(super) const FACTORS_OF_GRANITE: &[Row] = &[
+pub(super) const FACTORS: &[Row] = &[
     factor("embedding_multiplier", "embedding_scale", Missing::Is(1.0), |spec| Some(spec.embedding_scale.into())),
     factor("residual_multiplier", "residual_scale", Missing::Is(1.0), |spec| {
         Some(spec.layers[0].residual_scale.into())
@@ -126,16 +129,15 @@ pub(super) const FACTORS_OF_GRANITE: &[Row] = &[
     }),
 ];
 
-/// The caps of Gemma 2.
-pub(super) const SCORES_CAP: &[Row] =
-    &[factor("attn_logit_softcapping", "attn_logit_softcapping", Missing::Is(50.0), |spec| {
+/// The caps of scores and of logits, where all networks have both.
+pub(super) const CAPS: &[Row] = &[
+    factor("attn_logit_softcapping", "attn_logit_softcapping", Missing::Is(50.0), |spec| {
         spec.layers[0].attention.softcap.map(f64::from)
-    })];
+    }),
+    logits_cap(Missing::Is(30.0)),
+];
 
-/// The cap of logits of Gemma 2.
-pub(super) const LOGITS_CAP_OF_GEMMA_2: &[Row] = &[logits_cap(Missing::Is(30.0))];
-
-/// The cap of logits of Gemma 3, which few have.
+/// The cap of logits, where few networks have it.
 pub(super) const LOGITS_CAP: &[Row] = &[logits_cap(Missing::None)];
 
 const fn logits_cap(missing: Missing) -> Row {
