@@ -556,7 +556,7 @@ fn what_gguf_cannot_say_is_an_error() {
         let files = [("config.json", config.as_str()), ("modules.json", modules), ("1_Pooling/config.json", pooling)];
         match (metadata(&files, &About::default()), expected) {
             (Ok(values), Ok(number)) => {
-                assert!(values.contains(&("bert.pooling_type".into(), Found::Unsigned(number))))
+                assert!(values.contains(&("bert.pooling_type".into(), Found::Unsigned(number))));
             }
             (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{error}"),
             (found, _) => panic!("{found:?}, expected {expected:?}"),
