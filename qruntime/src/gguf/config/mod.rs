@@ -1,8 +1,9 @@
 //! The small files of a Hugging Face folder, from a GGUF file's metadata and back: `config.json`,
 //! `generation_config.json`, and what sentence-transformers adds.
 //!
-//! Fields and keys that say the same are in one table ([`rows`](super::rows)). The other files of this module
-//! read what is said in another way: rotations, windows, and what the names of tensors tell.
+//! Fields and keys that say the same are in one table ([`rows`](super::rows)). The other files of
+//! this module read what is said in another way: rotations, windows, and what the names of tensors
+//! tell.
 
 mod card;
 mod generation;
