@@ -13,7 +13,8 @@ use kernels::{Format, Isa};
 pub use network::{EmbedArgs, MachineArgs, RunArgs, SamplingArgs};
 
 use crate::bench::Size;
-use crate::plan::{DEFAULT_FORMAT, Rule, format_named};
+use crate::plan::mix::MIXES;
+use crate::plan::{DEFAULT_FORMAT, Rule, Target, format_named, format_or_mix_named};
 use crate::round::{self, ROUNDERS, Rounder, rounder};
 
 /// Convert checkpoints to blocked formats of 4 to 8 bits, and measure what it costs.
@@ -94,28 +95,32 @@ pub enum Command {
 
 /// Reads a format's name in any case; names of other programs are explained.
 #[derive(Clone)]
-struct FormatParser;
+struct FormatParser<T> {
+    parse: fn(&str) -> Result<T, String>,
+    takes_mixes: bool,
+}
 
-impl TypedValueParser for FormatParser {
-    type Value = Format;
+const FORMAT: FormatParser<Format> = FormatParser { parse: format_named, takes_mixes: false };
+const FORMAT_OR_MIX: FormatParser<Target> = FormatParser { parse: format_or_mix_named, takes_mixes: true };
 
-    fn parse_ref(
-        &self,
-        command: &clap::Command,
-        arg: Option<&clap::Arg>,
-        value: &OsStr,
-    ) -> Result<Format, clap::Error> {
-        format_named(&value.to_string_lossy()).map_err(|problem| {
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for FormatParser<T> {
+    type Value = T;
+
+    fn parse_ref(&self, command: &clap::Command, arg: Option<&clap::Arg>, value: &OsStr) -> Result<T, clap::Error> {
+        (self.parse)(&value.to_string_lossy()).map_err(|problem| {
             let arg = arg.map_or_else(|| "a format".into(), ToString::to_string);
             clap::Error::raw(ErrorKind::InvalidValue, format!("{problem}, for '{arg}'\n")).with_cmd(command)
         })
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(Format::ALL.iter().map(|format| {
+        let formats = Format::ALL.iter().map(|format| {
             let help = format!("{} bits per weight, blocks of {}", format.bits_per_weight(), format.block_len());
             PossibleValue::new(format.name()).help(help)
-        })))
+        });
+        let mixes = MIXES.iter().filter(|_| self.takes_mixes);
+        let mixes = mixes.map(|mix| PossibleValue::new(mix.name()).help("llama.cpp's mix of formats"));
+        Some(Box::new(formats.chain(mixes)))
     }
 }
 
@@ -138,13 +143,16 @@ pub struct ConvertArgs {
     pub source: PathBuf,
     /// The folder to write; a name that ends in .safetensors means a single file.
     pub out: PathBuf,
-    /// The format of the packed matrices.
+    /// The format of the packed matrices, or the name of a mix of formats.
+    ///
+    /// Mixes give each matrix the format that llama.cpp's mix of this name does, embeddings and
+    /// heads included.
     ///
     /// Formats with blocks of 256 columns fill up rows to whole blocks. Where that would make a
     /// matrix larger than the next better format with blocks of 32, that one is taken: q4_1 for
     /// q4_k, iq4_nl for iq4_xs, q3_k and q2_k, q8_0 for q5_k and q6_k. A rule says otherwise.
-    #[arg(long, visible_alias = "format", value_parser = FormatParser, value_name = "FORMAT", default_value = DEFAULT_FORMAT.name())]
-    pub to: Format,
+    #[arg(long, visible_alias = "format", value_parser = FORMAT_OR_MIX, value_name = "FORMAT", default_value = DEFAULT_FORMAT.name())]
+    pub to: Target,
     /// Another format, or `keep`, for the tensors whose names match GLOB (`*.down_proj.*=q8_0`);
     /// the last rule that matches decides.
     ///
@@ -328,7 +336,7 @@ pub struct ReportArgs {
     #[arg(value_parser = model_parser())]
     pub source: PathBuf,
     /// The formats, separated by commas.
-    #[arg(long, value_parser = FormatParser, value_delimiter = ',', value_name = "FORMAT,...",
+    #[arg(long, value_parser = FORMAT, value_delimiter = ',', value_name = "FORMAT,...",
         default_value = "q8_0,q6_k,q5_k,q4_k,iq4_xs,q4_0")]
     pub formats: Vec<Format>,
     /// The text to predict; `-` reads it from stdin.
@@ -378,7 +386,7 @@ pub struct DemoArgs {
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
     /// The formats, separated by commas [default: all].
-    #[arg(long, value_parser = FormatParser, value_delimiter = ',', value_name = "FORMAT,...")]
+    #[arg(long, value_parser = FORMAT, value_delimiter = ',', value_name = "FORMAT,...")]
     pub formats: Vec<Format>,
     /// Numbers of rows of activations, separated by commas: 1 is generating a token, 512 reading a
     /// prompt.

@@ -258,7 +258,7 @@ pub fn normal_weights(size: Size) -> Vec<f32> {
 /// # Errors
 /// If it cannot be read, has no matrices, or a weight is not finite.
 pub fn weights_of(source: &dyn Source, size: Size) -> Result<Vec<f32>> {
-    let request = Request { to: Format::Q8_0, rules: &[], rounding: round::DEFAULT.name() };
+    let request = Request { to: Format::Q8_0.into(), rules: &[], rounding: round::DEFAULT.name() };
     let plan = Plan::new(source.tensors(), source.companions().model_type(), request, &|t, a| Panels.stored(t, a))?;
     let packed = plan.steps.iter().filter(|tensor| matches!(tensor.action, Action::Pack(_)));
     let matrices: Vec<(usize, &TensorInfo)> =

@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_of_before_a_file_without_a_folder_is_begun() -> Result<()> {
         let source = &*source::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/storyteller-6m").as_ref())?;
-        let request = Request { to: Format::Q8_0, rules: &[], rounding: round::DEFAULT.name() };
+        let request = Request { to: Format::Q8_0.into(), rules: &[], rounding: round::DEFAULT.name() };
         let mut plan = Plan::new(source.tensors(), None, request, &|t, a| Panels.stored(t, a))?;
         plan.steps[0].layout.bytes = usize::MAX / 2;
         let recipe = Recipe::new(source, &plan, &[]);
@@ -414,7 +414,7 @@ mod tests {
         let source = &*source::open(&path)?;
         let noted = Noted::default();
         let rules = ["*=q8_0".parse().expect("a rule")];
-        let request = Request { to: Format::Q8_0, rules: &rules, rounding: noted.name() };
+        let request = Request { to: Format::Q8_0.into(), rules: &rules, rounding: noted.name() };
         let plan = Plan::new(source.tensors(), None, request, &|t, a| Panels.stored(t, a))?;
         let conversion = Conversion {
             source,

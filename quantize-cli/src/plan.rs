@@ -1,6 +1,7 @@
 //! Decides what becomes of every tensor, before anything is done: printed by `--dry-run`,
 //! carried out by [`crate::convert`].
 
+pub mod mix;
 pub mod role;
 
 use std::str::FromStr;
@@ -8,6 +9,7 @@ use std::str::FromStr;
 use globset::{Glob, GlobMatcher};
 use kernels::Format;
 
+use self::mix::{MIXES, Mix, Mixture};
 use self::role::{Fate, Role, Roles};
 use crate::error::{ErrorKind, Result, bail};
 use crate::layout::Layout;
@@ -17,6 +19,32 @@ pub use crate::layout::Action;
 
 /// The format of a conversion that names none: of those near 4.5 bits the one with the least error.
 pub const DEFAULT_FORMAT: Format = Format::Q4K;
+
+/// What the matrices of a model become where no rule says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Target {
+    /// One format, and 8 bits for embeddings and heads where it has fewer.
+    Format(Format),
+    /// A format for each by what it does.
+    Mix(&'static Mix),
+}
+
+impl Target {
+    /// Returns the name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Format(format) => format.name(),
+            Self::Mix(mix) => mix.name(),
+        }
+    }
+}
+
+impl From<Format> for Target {
+    fn from(format: Format) -> Self {
+        Self::Format(format)
+    }
+}
 
 /// `GLOB=FORMAT` or `GLOB=keep`, for tensors by name.
 #[derive(Clone, Debug)]
@@ -80,8 +108,8 @@ impl Step {
 /// What a plan is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// The format of what no rule names.
-    pub to: Format,
+    /// What becomes of what no rule names.
+    pub to: Target,
     /// The rules; the last that matches a tensor decides.
     pub rules: &'a [Rule],
     /// The name of the [`Rounder`](crate::round::Rounder).
@@ -94,8 +122,8 @@ pub struct Request<'a> {
 pub struct Plan {
     /// One for every tensor, in the source's order.
     pub steps: Vec<Step>,
-    /// The format of what no rule names.
-    pub to: Format,
+    /// What becomes of what no rule names.
+    pub to: Target,
     /// How codes and scales are chosen.
     pub rounding: &'static str,
     /// The rules, as they were typed.
@@ -119,6 +147,10 @@ impl Plan {
         let Request { to, rules, rounding } = request;
         let roles = Roles::new(tensors.iter().map(|tensor| (tensor.name(), tensor.shape())), model_type);
         let role = |tensor: &TensorInfo| roles.of(tensor.name(), tensor.kept_dtype(), tensor.shape());
+        let choice = match to {
+            Target::Format(format) => Choice::One(format),
+            Target::Mix(mix) => Choice::Mixed(Mixture::new(mix, tensors, model_type), mix.name()),
+        };
         let mut warnings = vec![];
         for rule in rules {
             let mut matching = tensors.iter().filter(|tensor| rule.glob.is_match(tensor.name())).peekable();
@@ -141,7 +173,7 @@ impl Plan {
         let mut steps = Vec::with_capacity(tensors.len());
         for (position, tensor) in tensors.iter().enumerate() {
             let role = role(tensor);
-            let (action, why) = decide(tensor, role, to, rules);
+            let (action, why) = decide(tensor, role, &choice, rules);
             let Some(layout) = stored(tensor, action) else {
                 let verb = if action == Action::Keep { "keep" } else { "pack" };
                 bail!(ErrorKind::Request, "{why}: cannot {verb} {}", described(tensor));
@@ -179,12 +211,18 @@ impl Plan {
     }
 }
 
+/// [`Target`] for the tensors of one model.
+enum Choice {
+    One(Format),
+    Mixed(Mixture, &'static str),
+}
+
 /// Decides what becomes of a tensor, and says why.
-fn decide(tensor: &TensorInfo, role: Role, to: Format, rules: &[Rule]) -> (Action, String) {
+fn decide(tensor: &TensorInfo, role: Role, choice: &Choice, rules: &[Rule]) -> (Action, String) {
     match rules.iter().rev().find(|rule| rule.glob.is_match(tensor.name())) {
         Some(rule) if rule.applies(tensor, role) => (rule.action, format!("rule {}", rule.text)),
         Some(rule) => (Action::Keep, format!("{}: not packed by rule {}", role.fate().1, rule.text)),
-        None => built_in(tensor, role, to),
+        None => built_in(tensor, role, choice),
     }
 }
 
@@ -204,14 +242,18 @@ fn described(tensor: &TensorInfo) -> String {
 }
 
 /// Decides what becomes of a tensor that no rule names, and why.
-fn built_in(tensor: &TensorInfo, role: Role, to: Format) -> (Action, String) {
+fn built_in(tensor: &TensorInfo, role: Role, choice: &Choice) -> (Action, String) {
     let (fate, why) = role.fate();
+    let to = match choice {
+        _ if fate == Fate::Kept => return (Action::Keep, why.into()),
+        Choice::Mixed(mixture, name) => return (Action::Pack(mixture.format(tensor)), format!("{why}, by {name}")),
+        Choice::One(format) => *format,
+    };
     match fate {
-        Fate::Kept => (Action::Keep, why.into()),
         Fate::PackedFinely if to.bits_per_weight() < Format::Q8_0.bits_per_weight() => {
             (Action::Pack(Format::Q8_0), why.into())
         }
-        Fate::Packed | Fate::PackedFinely => match shorter(tensor, to) {
+        _ => match shorter(tensor, to) {
             Some(other) => (Action::Pack(other), format!("{why}; smaller than {to} with rows of {}", tensor.cols())),
             None => (Action::Pack(to), why.into()),
         },
@@ -233,17 +275,6 @@ fn shorter(tensor: &TensorInfo, format: Format) -> Option<Format> {
 
 /// Names of formats elsewhere, and what to write here.
 const OTHER_NAMES: &[(&str, &str)] = &[
-    (
-        "q4_k_m",
-        "llama.cpp's mix of q4_k and q6_k: write q4_k, and rules for tensors that should have more bits (--rule '*.down_proj.*=q6_k')",
-    ),
-    ("q4_k_s", "llama.cpp's mix of q4_k and q5_k: write q4_k, and rules for tensors that should have more bits"),
-    (
-        "q5_k_m",
-        "llama.cpp's mix of q5_k and q6_k: write q5_k, and rules for tensors that should have more bits (--rule '*.down_proj.*=q6_k')",
-    ),
-    ("q5_k_s", "llama.cpp's mix of q5_k and others: write q5_k"),
-    ("mxfp4_moe", "llama.cpp's mix of mxfp4 and q8_0: write mxfp4, or q8_0 and a rule (--rule '*experts*=mxfp4')"),
     ("q8", "the format of 8 bits is q8_0"),
     ("int8", "the format of 8 bits is q8_0"),
     ("8bit", "the format of 8 bits is q8_0"),
@@ -268,11 +299,36 @@ const OTHER_NAMES: &[(&str, &str)] = &[
 /// # Errors
 /// What the name means elsewhere, or that it is not known; with the names that there are.
 pub fn format_named(name: &str) -> std::result::Result<Format, String> {
-    let lower = name.to_ascii_lowercase();
-    if let Some(format) = Format::ALL.iter().find(|format| format.name() == lower) {
-        return Ok(*format);
+    match target_named(name) {
+        Ok(Target::Format(format)) => Ok(format),
+        Ok(Target::Mix(mix)) => {
+            Err(format!("{} is a mix for a whole model (--to {0}), expected {}", mix.name(), names(false)))
+        }
+        Err(meaning) => Err(format!("{meaning}, expected {}", names(false))),
     }
-    let names: Vec<&str> = Format::ALL.iter().map(|format| format.name()).collect();
-    let meaning = OTHER_NAMES.iter().find(|(other, _)| *other == lower).map(|(_, meaning)| format!(" ({meaning})"));
-    Err(format!("unknown format {name:?}{}, expected {}", meaning.unwrap_or_default(), names.join(", ")))
+}
+
+/// The format or the mix of a name, in the same way.
+///
+/// # Errors
+/// The same.
+pub fn format_or_mix_named(name: &str) -> std::result::Result<Target, String> {
+    target_named(name).map_err(|meaning| format!("{meaning}, expected {}", names(true)))
+}
+
+fn target_named(name: &str) -> std::result::Result<Target, String> {
+    let lower = name.to_ascii_lowercase();
+    let format = Format::ALL.iter().find(|format| format.name() == lower).map(|&format| Target::Format(format));
+    let mix = || MIXES.iter().find(|mix| mix.name() == lower).map(Target::Mix);
+    format.or_else(mix).ok_or_else(|| {
+        let meaning = OTHER_NAMES.iter().find(|(other, _)| *other == lower).map(|(_, meaning)| format!(" ({meaning})"));
+        format!("unknown format {name:?}{}", meaning.unwrap_or_default())
+    })
+}
+
+/// The names that there are, with or without mixes.
+fn names(with_mixes: bool) -> String {
+    let mixes = MIXES.iter().filter(|_| with_mixes).map(Mix::name);
+    let names: Vec<&str> = Format::ALL.iter().map(|format| format.name()).chain(mixes).collect();
+    names.join(", ")
 }

@@ -66,7 +66,7 @@ fn memory_is_bounded_with_many_threads() {
         let source = source::open(&path).unwrap();
         let rules: Vec<_> = rule.iter().map(|rule| rule.parse().unwrap()).collect();
         let rounder = rounder("nearest").unwrap();
-        let request = Request { to: Format::Q8_0, rules: &rules, rounding: rounder.name() };
+        let request = Request { to: Format::Q8_0.into(), rules: &rules, rounding: rounder.name() };
         let plan = Plan::new(source.tensors(), None, request, &|t, a| Panels.stored(t, a)).unwrap();
         let conversion = Conversion {
             source: &*source,

@@ -67,7 +67,7 @@ fn main() -> Result<()> {
 
 /// Reads the matrices that a conversion would pack.
 fn layers(source: &dyn Source) -> Result<Vec<Layer>> {
-    let request = Request { to: Format::Q8_0, rules: &[], rounding: Rounding::Nearest.name() };
+    let request = Request { to: Format::Q8_0.into(), rules: &[], rounding: Rounding::Nearest.name() };
     let plan = Plan::new(source.tensors(), source.companions().model_type(), request, &|t, a| Panels.stored(t, a))?;
     let packed = plan.steps.iter().filter(|t| matches!(t.action, Action::Pack(_)) && t.shape.len() == 2);
     packed

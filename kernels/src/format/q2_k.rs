@@ -1,9 +1,9 @@
 //! `q2_k`: 256 columns in 16 sub-blocks of 16 with a 4-bit scale and a 4-bit min each, 2-bit codes.
 //! 84 bytes.
 //!
-//! Byte `j` of the first 16 holds the scale of sub-block `j` in its low and its min in its high four
-//! bits. The codes lie in 64 bytes as [`store_quarters`] writes them, 32 bytes for each half of 128
-//! columns.
+//! Byte `j` of the first 16 holds the scale of sub-block `j` in its low and its min in its high
+//! four bits. The codes lie in 64 bytes as [`store_quarters`] writes them, 32 bytes for each half
+//! of 128 columns.
 
 use half::f16;
 

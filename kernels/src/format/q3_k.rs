@@ -2,9 +2,9 @@
 //! 4. 110 bytes.
 //!
 //! Bit `j` of byte `l` of the first 32 is the third bit of column `32·j + l`. The low two bits lie
-//! in 64 bytes as [`store_quarters`] writes them, 32 bytes for each half of 128 columns. The scales'
-//! low four bits lie in 8 bytes, those of sub-blocks 8.. in the high ones; then come the high two bits
-//! of sub-blocks `k`, `k + 4`, `k + 8` and `k + 12` in each of 4 bytes.
+//! in 64 bytes as [`store_quarters`] writes them, 32 bytes for each half of 128 columns. The
+//! scales' low four bits lie in 8 bytes, those of sub-blocks 8 and up in the high halves; then
+//! come, in each of 4 bytes, the high two bits of sub-blocks `k`, `k + 4`, `k + 8` and `k + 12`.
 
 use half::f16;
 

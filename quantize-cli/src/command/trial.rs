@@ -34,7 +34,7 @@ impl Trial {
     /// Converts to a format.
     pub(super) fn new(source: &dyn Source, format: Format, isa: Isa, cancelled: &AtomicBool) -> Result<Self> {
         let (output, rounder) = (&Panels, round::DEFAULT);
-        let request = Request { to: format, rules: &[], rounding: rounder.name() };
+        let request = Request { to: format.into(), rules: &[], rounding: rounder.name() };
         let plan =
             &Plan::new(source.tensors(), source.companions().model_type(), request, &|t, a| output.stored(t, a))?;
         let folder = temporary()?;

@@ -9,6 +9,7 @@ mod bytes;
 mod cases;
 mod eval;
 mod hostile;
+mod mix;
 mod network;
 mod output;
 mod place;

@@ -184,7 +184,7 @@ fn names_of_published_checkpoints_have_roles() {
     assert!(seen > 20_000, "{seen} names");
 }
 
-fn planned(source: &Path, more: &[&str]) -> HashMap<String, (String, String)> {
+pub(super) fn planned(source: &Path, more: &[&str]) -> HashMap<String, (String, String)> {
     let plan = json(&[&["convert", text(source), "unwritten", "--dry-run", "--json"], more].concat());
     let field = |tensor: &Value, name: &str| tensor[name].as_str().unwrap().to_owned();
     let tensors = plan["tensors"].as_array().unwrap().iter();
@@ -257,9 +257,6 @@ fn names_of_formats_are_taken_in_any_case_and_those_of_others_explained() {
         assert_eq!(plan["model.layers.0.mlp.up_proj.weight"].0, becomes, "{name}");
     }
     for (name, expected) in [
-        ("Q4_K_M", "llama.cpp's mix of q4_k and q6_k: write q4_k"),
-        ("q4_K_S", "write q4_k"),
-        ("Q5_K_M", "write q5_k"),
         ("int8", "the format of 8 bits is q8_0"),
         ("Q5", "q5_k, q5_1 and q5_0"),
         ("q2", "the format of 2 bits is q2_k"),
@@ -273,6 +270,11 @@ fn names_of_formats_are_taken_in_any_case_and_those_of_others_explained() {
         let message = refused(&["convert", text(&source), "unwritten", "--rule", &format!("*={name}")]);
         assert!(message.contains(expected), "{message}");
     }
+    // A mix is for a whole model.
+    let message = refused(&["convert", text(&source), "unwritten", "--rule", "*=Q4_K_M"]);
+    assert!(message.contains("q4_k_m is a mix for a whole model (--to q4_k_m), expected q8_0,"), "{message}");
+    let message = refused(&["convert", text(&source), "unwritten", "--to", "q4_k_x"]);
+    assert!(message.contains("q5_k_m"), "{message}");
 }
 
 #[test]
