@@ -29,8 +29,8 @@ ADDITIONS = [
     ),
     (
         "a container of checkpoints",
-        r"\bsafetensors::(open|recognizes)\b|impl Source for",
-        ["quantize-cli/src/source/mod.rs", "quantize-cli/src/source/safetensors/mod.rs"],
+        r"\bgguf::(open|recognizes)\b|impl Source for GgufSource",
+        ["quantize-cli/src/source/mod.rs", "quantize-cli/src/source/gguf.rs"],
         [],
     ),
     (

@@ -14,7 +14,7 @@ pub use network::{EmbedArgs, MachineArgs, RunArgs, SamplingArgs};
 
 use crate::bench::Size;
 use crate::plan::mix::MIXES;
-use crate::plan::{DEFAULT_FORMAT, Rule, Target, format_named, format_or_mix_named};
+use crate::plan::{Rule, Target, format_named, format_or_mix_named};
 use crate::round::{self, ROUNDERS, Rounder, rounder};
 
 /// Convert checkpoints to blocked formats of 4 to 8 bits, and measure what it costs.
@@ -41,7 +41,7 @@ pub struct Args {
 pub enum Command {
     /// Convert a checkpoint: pack its matrices, keep the rest.
     Convert(ConvertArgs),
-    /// List the tensors of a model: formats, shapes, bytes, bits per weight.
+    /// Say what a model is: format, architecture, scheme, tokenizer, size, uses.
     Inspect(InspectArgs),
     /// Check the structure and the checksums of models.
     Verify(VerifyArgs),
@@ -138,12 +138,18 @@ fn rounding_parser() -> impl TypedValueParser<Value = &'static dyn Rounder> {
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("protocol of a gate").args(["ctx", "score", "documents", "windows"]).multiple(true).requires("eval_text"))]
 pub struct ConvertArgs {
-    /// A safetensors file, or a Hugging Face folder with one file or with shards and their index.
+    /// A safetensors file, a Hugging Face folder with one file or with shards and their index, or a
+    /// GGUF file.
     #[arg(value_parser = model_parser())]
     pub source: PathBuf,
     /// The folder to write; a name that ends in .safetensors means a single file.
     pub out: PathBuf,
-    /// The format of the packed matrices, or the name of a mix of formats.
+    /// The format of the packed matrices, or the name of a mix of formats [default: q4_k, or what a
+    /// GGUF file has].
+    ///
+    /// Without it the blocks of a GGUF file stay as they are, bit for bit, as do its plain tensors;
+    /// formats that are only read (iq2_xs, tq1_0, nvfp4, ...) become the smallest format that adds
+    /// less than 3 % error. With it, a file that is quantized already is quantized once more.
     ///
     /// Mixes give each matrix the format that llama.cpp's mix of this name does, embeddings and
     /// heads included.
@@ -151,8 +157,8 @@ pub struct ConvertArgs {
     /// Formats with blocks of 256 columns fill up rows to whole blocks. Where that would make a
     /// matrix larger than the next better format with blocks of 32, that one is taken: q4_1 for
     /// q4_k, iq4_nl for iq4_xs, q3_k and q2_k, q8_0 for q5_k and q6_k. A rule says otherwise.
-    #[arg(long, visible_alias = "format", value_parser = FORMAT_OR_MIX, value_name = "FORMAT", default_value = DEFAULT_FORMAT.name())]
-    pub to: Target,
+    #[arg(long, visible_alias = "format", value_parser = FORMAT_OR_MIX, value_name = "FORMAT")]
+    pub to: Option<Target>,
     /// Another format, or `keep`, for the tensors whose names match GLOB (`*.down_proj.*=q8_0`);
     /// the last rule that matches decides.
     ///
@@ -201,12 +207,15 @@ pub struct ConvertArgs {
     pub threads: Option<u16>,
 }
 
-/// List the tensors of a model.
+/// Say what a model is: format, architecture, scheme, tokenizer, size, uses.
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
-    /// A converted model or any safetensors checkpoint: file or folder.
+    /// A converted model, any safetensors checkpoint (file or folder), or a GGUF file.
     #[arg(value_parser = model_parser())]
     pub model: PathBuf,
+    /// List the tensors: formats, shapes, bytes, bits per weight.
+    #[arg(long)]
+    pub tensors: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

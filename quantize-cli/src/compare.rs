@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::error::{Context, ErrorKind, Result, bail};
 use crate::finite;
 use crate::progress::Progress;
-use crate::source::Source;
+use crate::source::{Dtype, Source, Stored, TensorInfo, plain_bytes};
 
 /// Rows of activations of each kind.
 const X_ROWS: usize = 8;
@@ -86,7 +86,9 @@ pub fn compare(source: &dyn Source, model: &Model, progress: &dyn Progress) -> R
                     }
                     comparison.packed.push(error);
                 }
-                Storage::Plain(dtype) if !tensor.is_plain(*dtype) => comparison.converted.push(name.into()),
+                Storage::Plain(dtype) if !tensor.is_plain(*dtype) && !is_decoded(tensor, *dtype) => {
+                    comparison.converted.push(name.into());
+                }
                 Storage::Plain(_) => {
                     let kept = model.plain(name)?;
                     if identical(source, position, kept.as_bytes())? {
@@ -108,11 +110,25 @@ pub fn compare(source: &dyn Source, model: &Model, progress: &dyn Progress) -> R
     Ok(comparison)
 }
 
+/// Whether a tensor that the source decodes was kept exactly.
+fn is_decoded(tensor: &TensorInfo, kept: Dtype) -> bool {
+    matches!(tensor.stored(), Stored::Decoded(_)) && kept == Dtype::F32
+}
+
 fn identical(source: &dyn Source, tensor: usize, kept: &[u8]) -> Result<bool> {
-    let mut buffer = vec![0; 1 << 20];
+    let is_decoded = is_decoded(&source.tensors()[tensor], Dtype::F32);
+    let (mut buffer, mut weights) = (vec![0; 1 << 20], vec![]);
     for (i, kept) in kept.chunks(1 << 20).enumerate() {
         let bytes = &mut buffer[..kept.len()];
-        source.read_stored(tensor, i << 20..(i << 20) + kept.len(), bytes)?;
+        let start = i << 20;
+        if is_decoded {
+            weights.resize(kept.len() / size_of::<f32>(), 0.0);
+            let start = start / size_of::<f32>();
+            source.read_f32(tensor, start..start + weights.len(), &mut weights)?;
+            bytes.copy_from_slice(&plain_bytes(Dtype::F32, &weights));
+        } else {
+            source.read_stored(tensor, start..start + kept.len(), bytes)?;
+        }
         if bytes != kept {
             return Ok(false);
         }

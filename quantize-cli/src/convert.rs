@@ -9,21 +9,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-use half::bf16;
-use kernels::panel::PANEL_ROWS;
+use kernels::panel::{self, PANEL_ROWS};
 use kernels::{Distortion, Format, Isa};
 use rayon::prelude::*;
 
 use crate::disk::check_space;
 use crate::error::{Context, Error, ErrorKind, Result, bail};
 use crate::finite;
-use crate::layout::Form;
+use crate::layout::{Action, Form};
 use crate::output::{Output, Recipe, Sink, parent};
 use crate::plan::{Plan, Step};
 use crate::progress::Progress;
 use crate::report::percent;
 use crate::round::{Place, RoundPanel, Rounder};
-use crate::source::{Source, bf16_bytes};
+use crate::source::{Dtype, Source, plain_bytes};
 
 /// Bytes that a batch takes at most, see [`Job::memory`]; more only where a single panel takes
 /// more.
@@ -152,18 +151,25 @@ impl<'a> Conversion<'a> {
         let pieces = |len: usize, piece: usize| {
             (0..len).step_by(piece.max(1)).map(move |start| start..len.min(start + piece.max(1)))
         };
+        // The panels of every matrix in turn, some of them in each job.
+        let panels = |matrices: &[usize], rows: usize, cols: usize| {
+            let each = (elements_per_job / (PANEL_ROWS * cols)).max(1);
+            (0..matrices.iter().product())
+                .flat_map(move |matrix| pieces(rows.div_ceil(PANEL_ROWS), each).map(move |panels| (matrix, panels)))
+        };
         match (step.layout.form, step.shape.as_slice()) {
+            (Form::Panels(format), &[ref matrices @ .., rows, cols]) if step.action == Action::Keep => {
+                panels(matrices, rows, cols)
+                    .map(|(matrix, panels)| job(Work::Repack { format, rows, cols, matrix, panels }))
+                    .collect()
+            }
             (Form::Panels(format), &[ref matrices @ .., rows, cols]) => {
                 let round: Arc<dyn RoundPanel + 'a> =
                     match self.rounder(step).and_then(|r| r.tensor(&step.name, format, cols)) {
                         Ok(round) => Arc::from(round),
                         Err(error) => return vec![Err(error)],
                     };
-                let panels_per_job = (elements_per_job / (PANEL_ROWS * cols)).max(1);
-                (0..matrices.iter().product())
-                    .flat_map(|matrix| {
-                        pieces(rows.div_ceil(PANEL_ROWS), panels_per_job).map(move |panels| (matrix, panels))
-                    })
+                panels(matrices, rows, cols)
                     .map(|(matrix, panels)| {
                         let round = Arc::clone(&round);
                         job(Work::Pack { round, format, rows, cols, matrix, panels })
@@ -171,7 +177,7 @@ impl<'a> Conversion<'a> {
                     .collect()
             }
             (Form::Plain(dtype), _) if !self.source.tensors()[step.tensor].is_plain(dtype) => {
-                pieces(step.elements(), elements_per_job).map(Work::Bf16).map(job).collect()
+                pieces(step.elements(), elements_per_job).map(|elements| job(Work::Decode(dtype, elements))).collect()
             }
             // Whole numbers of elements, the longest of which have 8 bytes.
             _ => pieces(step.layout.bytes, elements_per_job.next_multiple_of(2) * size_of::<f32>())
@@ -229,10 +235,13 @@ enum Work<'a> {
         matrix: usize,
         panels: Range<usize>,
     },
+    /// Interleave the blocks of these panels of one matrix of `rows x cols`, which stay what they
+    /// are.
+    Repack { format: Format, rows: usize, cols: usize, matrix: usize, panels: Range<usize> },
     /// Copy these bytes.
     Copy(Range<usize>),
-    /// Write these elements, 8-bit floats with their scales, as BF16.
-    Bf16(Range<usize>),
+    /// Write these elements, 8-bit floats with their scales or blocks, as BF16 or F32.
+    Decode(Dtype, Range<usize>),
 }
 
 struct Done {
@@ -257,7 +266,10 @@ impl Job<'_> {
                 let panel_bytes = format.panel_bytes(*cols).unwrap_or(f32_bytes);
                 panels.len() * (f32_bytes + 2 * panel_bytes) + round.memory()
             }
-            Work::Bf16(elements) => elements.len() * (size_of::<f32>() + 2 * size_of::<bf16>()),
+            Work::Repack { format, cols, panels, .. } => {
+                panels.len() * 3 * format.panel_bytes(*cols).unwrap_or_default() + cols * size_of::<f32>()
+            }
+            Work::Decode(dtype, elements) => elements.len() * (size_of::<f32>() + 2 * dtype.bitsize() / 8),
             Work::Copy(bytes) => 2 * bytes.len(),
         }
     }
@@ -276,13 +288,28 @@ impl Job<'_> {
                 }
                 Ok(Done { bytes, distortion: None, read: range.len() as u64 })
             }
-            Work::Bf16(range) => with_weights(source, index, range.clone(), f32_per_job, |weights| {
+            Work::Decode(dtype, range) => with_weights(source, index, range.clone(), f32_per_job, |weights| {
                 if let Some(i) = weights.iter().position(|weight| !weight.is_finite()) {
                     let at = finite::at(&self.step.shape, range.start + i, weights[i].into());
                     return Err(self.not_finite(&at));
                 }
-                Ok(Done { bytes: bf16_bytes(weights), distortion: None, read: range.len() as u64 })
+                Ok(Done { bytes: plain_bytes(*dtype, weights), distortion: None, read: range.len() as u64 })
             }),
+            &Work::Repack { format, rows, cols, matrix, ref panels } => {
+                let row_bytes = tensor.bytes() / tensor.rows();
+                let (first_row, end_row) = (panels.start * PANEL_ROWS, rows.min(panels.end * PANEL_ROWS));
+                let mut blocks = vec![0; (end_row - first_row) * row_bytes];
+                let first_byte = (matrix * rows + first_row) * row_bytes;
+                source.read_stored(index, first_byte..first_byte + blocks.len(), &mut blocks)?;
+                self.check_finite(format, cols, matrix * rows + first_row, &blocks)?;
+                let bytes = format.matrix_bytes(end_row - first_row, cols);
+                let mut bytes = vec![0; bytes.context(ErrorKind::Weights, "panels too large")?];
+                let panel_bytes = format.panel_bytes(cols).context(ErrorKind::Weights, "panels too large")?;
+                for (rows, panel) in blocks.chunks(PANEL_ROWS * row_bytes).zip(bytes.chunks_mut(panel_bytes)) {
+                    panel::pack(format, cols, rows, panel)?;
+                }
+                Ok(Done { bytes, distortion: None, read: blocks.len() as u64 })
+            }
             &Work::Pack { ref round, format, rows, cols, matrix, ref panels } => {
                 let first_row = panels.start * PANEL_ROWS;
                 let end_row = rows.min(panels.end * PANEL_ROWS);
@@ -299,6 +326,20 @@ impl Job<'_> {
                 })
             }
         }
+    }
+
+    /// Refuses rows of blocks, from row `first` on, of which a weight is not finite.
+    fn check_finite(&self, format: Format, cols: usize, first: usize, blocks: &[u8]) -> Result<()> {
+        let mut weights = vec![0.0; cols];
+        let row_bytes = format.row_bytes(cols).context(ErrorKind::Weights, "rows too long")?;
+        for (row, blocks) in blocks.chunks_exact(row_bytes).enumerate() {
+            format.decode(blocks, &mut weights)?;
+            if let Some(col) = weights.iter().position(|weight| !weight.is_finite()) {
+                let at = finite::at(&self.step.shape, (first + row) * cols + col, weights[col].into());
+                return Err(self.not_finite(&at));
+            }
+        }
+        Ok(())
     }
 
     fn describe(&self, matrix: usize) -> String {

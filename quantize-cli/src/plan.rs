@@ -3,6 +3,7 @@
 
 pub mod mix;
 pub mod role;
+mod stand_in;
 
 use std::str::FromStr;
 
@@ -13,11 +14,13 @@ use self::mix::{MIXES, Mix, Mixture};
 use self::role::{Fate, Role, Roles};
 use crate::error::{ErrorKind, Result, bail};
 use crate::layout::Layout;
-use crate::source::TensorInfo;
+use crate::source::{Stored, TensorInfo};
 
 pub use crate::layout::Action;
+use crate::layout::Form;
 
-/// The format of a conversion that names none: of those near 4.5 bits the one with the least error.
+/// The format of a conversion that names none, of a source that is not quantized: of those near 4.5
+/// bits the one with the least error.
 pub const DEFAULT_FORMAT: Format = Format::Q4K;
 
 /// What the matrices of a model become where no rule says otherwise.
@@ -27,6 +30,9 @@ pub enum Target {
     Format(Format),
     /// A format for each by what it does.
     Mix(&'static Mix),
+    /// What they are in a source that is quantized in blocks, and what stands in for formats that
+    /// are only read; [`DEFAULT_FORMAT`] for any other source.
+    Kept,
 }
 
 impl Target {
@@ -36,6 +42,7 @@ impl Target {
         match self {
             Self::Format(format) => format.name(),
             Self::Mix(mix) => mix.name(),
+            Self::Kept => "keep",
         }
     }
 }
@@ -103,6 +110,15 @@ impl Step {
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
+
+    /// Says what becomes of it: the action, and the format of blocks that are kept.
+    #[must_use]
+    pub fn becomes(&self) -> String {
+        match (self.action, self.layout.form) {
+            (Action::Keep, Form::Panels(format)) => format!("keep {format}"),
+            (action, _) => action.to_string(),
+        }
+    }
 }
 
 /// What a plan is asked for.
@@ -144,14 +160,20 @@ impl Plan {
         request: Request<'_>,
         stored: &dyn Fn(&TensorInfo, Action) -> Option<Layout>,
     ) -> Result<Self> {
-        let Request { to, rules, rounding } = request;
+        let Request { mut to, rules, rounding } = request;
+        let is_quantized = tensors.iter().any(|tensor| tensor.stored().is_blocks());
+        if to == Target::Kept && !is_quantized {
+            to = Target::Format(DEFAULT_FORMAT);
+        }
         let roles = Roles::new(tensors.iter().map(|tensor| (tensor.name(), tensor.shape())), model_type);
         let role = |tensor: &TensorInfo| roles.of(tensor.name(), tensor.kept_dtype(), tensor.shape());
         let choice = match to {
             Target::Format(format) => Choice::One(format),
             Target::Mix(mix) => Choice::Mixed(Mixture::new(mix, tensors, model_type), mix.name()),
+            Target::Kept => Choice::Kept,
         };
         let mut warnings = vec![];
+        warnings.extend((is_quantized && to != Target::Kept).then(|| quantized_twice(tensors, to)));
         for rule in rules {
             let mut matching = tensors.iter().filter(|tensor| rule.glob.is_match(tensor.name())).peekable();
             let Some(&first) = matching.peek() else {
@@ -173,7 +195,7 @@ impl Plan {
         let mut steps = Vec::with_capacity(tensors.len());
         for (position, tensor) in tensors.iter().enumerate() {
             let role = role(tensor);
-            let (action, why) = decide(tensor, role, &choice, rules);
+            let (action, why) = unless_it_is(tensor, decide(tensor, role, &choice, rules));
             let Some(layout) = stored(tensor, action) else {
                 let verb = if action == Action::Keep { "keep" } else { "pack" };
                 bail!(ErrorKind::Request, "{why}: cannot {verb} {}", described(tensor));
@@ -189,6 +211,7 @@ impl Plan {
                 why: why + &filled_up(tensor, action),
             });
         }
+        warnings.extend(stand_in::warning(&steps, tensors, to));
         Ok(Self { steps, to, rounding, rules: rules.iter().map(|rule| rule.text.clone()).collect(), warnings })
     }
 
@@ -215,6 +238,7 @@ impl Plan {
 enum Choice {
     One(Format),
     Mixed(Mixture, &'static str),
+    Kept,
 }
 
 /// Decides what becomes of a tensor, and says why.
@@ -224,6 +248,47 @@ fn decide(tensor: &TensorInfo, role: Role, choice: &Choice, rules: &[Rule]) -> (
         Some(rule) => (Action::Keep, format!("{}: not packed by rule {}", role.fate().1, rule.text)),
         None => built_in(tensor, role, choice),
     }
+}
+
+/// Keeps a tensor that has the format already in which it is to be packed.
+fn unless_it_is(tensor: &TensorInfo, (action, why): (Action, String)) -> (Action, String) {
+    match (action, tensor.stored()) {
+        (Action::Pack(format), Stored::Blocks(stored)) if format == stored => {
+            (Action::Keep, format!("{why}; {format} already"))
+        }
+        _ => (action, why),
+    }
+}
+
+/// Keeps a tensor of a quantized source, if that can be, and says why.
+fn as_stored(tensor: &TensorInfo, role: Role) -> (Action, String) {
+    match tensor.stored() {
+        Stored::Blocks(_) => (Action::Keep, "blocks as they are".into()),
+        Stored::Decoded(element_type) if role.fate().0 != Fate::Kept => {
+            let format = stand_in::of(element_type);
+            let format = shorter(tensor, format).unwrap_or(format);
+            (Action::Pack(format), format!("{element_type} is only read: {format} stands in for it"))
+        }
+        Stored::Decoded(element_type) => (Action::Keep, format!("{element_type}, decoded: {}", role.fate().1)),
+        Stored::Plain(_) | Stored::Scaled(_) => (Action::Keep, "plain in the source".into()),
+    }
+}
+
+/// Warns of packing what was packed before.
+fn quantized_twice(tensors: &[TensorInfo], to: Target) -> String {
+    let mut names: Vec<String> = vec![];
+    for stored in tensors.iter().map(TensorInfo::stored).filter(|stored| stored.is_blocks()) {
+        let name = stored.to_string();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let to = to.name();
+    format!(
+        "the source is quantized already ({}): packing it as {to} adds an error to the one that it has; without --to \
+         its blocks stay as they are",
+        names.join(", ")
+    )
 }
 
 /// Says how far the rows of a packed tensor are filled up, if they are.
@@ -238,13 +303,14 @@ fn filled_up(tensor: &TensorInfo, action: Action) -> String {
 
 /// Describes a tensor for a message.
 fn described(tensor: &TensorInfo) -> String {
-    format!("\"{}\", {:?} {:?}", tensor.name().escape_debug(), tensor.dtype(), tensor.shape())
+    format!("\"{}\", {} {:?}", tensor.name().escape_debug(), tensor.stored(), tensor.shape())
 }
 
 /// Decides what becomes of a tensor that no rule names, and why.
 fn built_in(tensor: &TensorInfo, role: Role, choice: &Choice) -> (Action, String) {
     let (fate, why) = role.fate();
     let to = match choice {
+        Choice::Kept => return as_stored(tensor, role),
         _ if fate == Fate::Kept => return (Action::Keep, why.into()),
         Choice::Mixed(mixture, name) => return (Action::Pack(mixture.format(tensor)), format!("{why}, by {name}")),
         Choice::One(format) => *format,
@@ -301,9 +367,7 @@ const OTHER_NAMES: &[(&str, &str)] = &[
 pub fn format_named(name: &str) -> std::result::Result<Format, String> {
     match target_named(name) {
         Ok(Target::Format(format)) => Ok(format),
-        Ok(Target::Mix(mix)) => {
-            Err(format!("{} is a mix for a whole model (--to {0}), expected {}", mix.name(), names(false)))
-        }
+        Ok(other) => Err(format!("{} is a mix for a whole model (--to {0}), expected {}", other.name(), names(false))),
         Err(meaning) => Err(format!("{meaning}, expected {}", names(false))),
     }
 }

@@ -16,7 +16,7 @@ use crate::disk::check_space;
 use crate::output::{
     Output, Recipe, Temporary, check_apart, check_aside, check_destination, check_place, output, parent, sweep,
 };
-use crate::plan::{Plan, Request};
+use crate::plan::{Plan, Request, Target};
 use crate::report::{bytes, percent, quoted, shape, three_digits};
 use crate::source::{self, Source};
 use crate::table::{Column, Table, paragraph, terminal_width};
@@ -66,7 +66,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
     let isa = Isa::from_env()?;
     let source = &*source::open(&args.source)?;
     let output = output(&args.out)?;
-    let request = Request { to: args.to, rules: &args.rules, rounding: args.rounding.name() };
+    let request = Request { to: args.to.unwrap_or(Target::Kept), rules: &args.rules, rounding: args.rounding.name() };
     let plan = Plan::new(source.tensors(), source.companions().model_type(), request, &|t, a| output.stored(t, a))?;
     let mut warnings = [source.warnings(), &plan.warnings].concat();
     warnings.iter().for_each(|warning| super::warn(warning));
@@ -146,7 +146,7 @@ fn report(
     }
     let tensors = plan.steps.iter().zip(distortions).map(|(step, distortion)| Tensor {
         name: step.name.clone(),
-        action: step.action.to_string(),
+        action: step.becomes(),
         why: step.why.clone(),
         shape: step.shape.clone(),
         bytes: step.layout.bytes,

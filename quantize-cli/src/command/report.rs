@@ -100,11 +100,11 @@ fn measure(args: &ReportArgs) -> Result<Page> {
     );
     let described = protocol.describe(&windows);
     let facts = facts(args, &original, described, rounded.is_some(), machine, isa, date);
-    let kinds = source.tensors().iter().max_by_key(|tensor| tensor.elements()).map(|tensor| tensor.dtype());
+    let kinds = source.tensors().iter().max_by_key(|tensor| tensor.elements()).map(|tensor| tensor.stored());
     Ok(Page {
         model: args.source.canonicalize()?.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         original: Entry {
-            name: kinds.map_or_else(|| "original".into(), |dtype| format!("original ({dtype})")),
+            name: kinds.map_or_else(|| "original".into(), |stored| format!("original ({stored})")),
             costs: costs(0),
             load_seconds: load_seconds(&args.source)?,
             summary: None,

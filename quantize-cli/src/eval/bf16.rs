@@ -13,7 +13,7 @@ use crate::disk::check_space;
 use crate::error::{Context, ErrorKind, Result, Within, bail};
 use crate::output::MODEL;
 use crate::report::quoted;
-use crate::source::{Dtype, Source, TensorInfo, bf16_bytes};
+use crate::source::{Dtype, Source, TensorInfo, plain_bytes};
 
 /// Bytes that are copied at a time, or elements that are rounded.
 const PIECE: usize = 1 << 20;
@@ -54,8 +54,8 @@ pub fn write_rounded(source: &dyn Source, folder: &Path, cancelled: &AtomicBool)
     Ok(())
 }
 
-/// Writes a tensor of a source: as it is, or rounded to bfloat16 if that is what it is to be and
-/// not is.
+/// Writes a tensor of a source: as it is, or converted to `dtype`, F32 or BF16, if it is something
+/// else.
 pub(super) fn write_tensor<W: Write + Seek>(
     source: &dyn Source,
     position: usize,
@@ -76,7 +76,7 @@ pub(super) fn write_tensor<W: Write + Seek>(
     for start in (0..tensor.elements()).step_by(PIECE) {
         let numbers = &mut numbers[..PIECE.min(tensor.elements() - start)];
         source.read_f32(position, start..start + numbers.len(), numbers)?;
-        writer.write(&bf16_bytes(numbers))?;
+        writer.write(&plain_bytes(dtype, numbers))?;
     }
     Ok(())
 }

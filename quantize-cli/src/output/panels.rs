@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kernels::Format;
 use qruntime::container::{Header, Storage, Writer, packed_bytes, replace_recipe};
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::layout::{Action, Form, Layout};
 use crate::plan::Plan;
 use crate::report::quoted;
-use crate::source::{TensorInfo, WEIGHTS, is_described};
+use crate::source::{Stored, TensorInfo, WEIGHTS, is_described};
 
 /// The name of the file of tensors in the folder of a model.
 pub const MODEL: &str = WEIGHTS;
@@ -38,13 +39,12 @@ impl Output for Panels {
 
     fn stored(&self, tensor: &TensorInfo, action: Action) -> Option<Layout> {
         match action {
-            Action::Pack(format) => {
-                let bytes = tensor.is_float().then(|| packed_bytes(format, tensor.shape())).flatten()?;
-                // Rounded down: a single weight is no whole number of bytes.
-                let weights = tensor.elements() as u128 * format.block_bytes() as u128 / format.block_len() as u128;
-                Some(Layout { form: Form::Panels(format), bytes, padding: bytes - weights as usize })
-            }
+            Action::Pack(format) => tensor.is_float().then(|| panels(format, tensor)).flatten(),
             Action::Keep => {
+                if let Stored::Blocks(format) = tensor.stored() {
+                    // The same blocks in another order.
+                    return panels(format, tensor);
+                }
                 let dtype = tensor.kept_dtype();
                 let bytes =
                     if tensor.is_plain(dtype) { tensor.bytes() } else { tensor.elements() * dtype.bitsize() / 8 };
@@ -96,6 +96,14 @@ impl Output for Panels {
         });
         written.with_context(ErrorKind::Output, || format!("cannot write the figures into {}", quoted(&path)))
     }
+}
+
+/// Returns how panels of a format store a tensor; `None` if it is no matrix.
+fn panels(format: Format, tensor: &TensorInfo) -> Option<Layout> {
+    let bytes = packed_bytes(format, tensor.shape())?;
+    // Rounded down: a single weight is no whole number of bytes.
+    let weights = tensor.elements() as u128 * format.block_bytes() as u128 / format.block_len() as u128;
+    Some(Layout { form: Form::Panels(format), bytes, padding: bytes - weights as usize })
 }
 
 /// The file of tensors of the model at a path.

@@ -58,8 +58,11 @@ const PIECE: u64 = 16 << 20;
 #[derive(Clone, Debug, Default)]
 pub struct Companions {
     folder: PathBuf,
-    /// Relative to `folder`.
+    /// Relative to `folder`, or to where it will be.
     paths: Vec<PathBuf>,
+    /// The content of files that are in no folder, in the order of `paths`; none if they are all in
+    /// `folder`.
+    made: Vec<Vec<u8>>,
     config: Option<Value>,
 }
 
@@ -88,12 +91,23 @@ impl Companions {
             check_link(&folder.join(path))?;
         }
         found.retain(|path| folder.join(path).is_file());
-        Ok(Self { folder: folder.into(), paths: found, config })
+        Ok(Self { folder: folder.into(), paths: found, made: vec![], config })
+    }
+
+    /// Makes them of names and contents.
+    ///
+    /// # Errors
+    /// If `config.json` is no JSON.
+    pub(super) fn made(files: Vec<(String, Vec<u8>)>) -> Result<Self, serde_json::Error> {
+        let config = files.iter().find(|(name, _)| name == CONFIG);
+        let config = config.map(|(_, content)| serde_json::from_slice(content)).transpose()?;
+        let (paths, made) = files.into_iter().map(|(name, content)| (name.into(), content)).unzip();
+        Ok(Self { folder: PathBuf::new(), paths, made, config })
     }
 
     /// Returns the same files in another folder, which has them, too.
     pub(crate) fn in_folder(&self, folder: &Path) -> Self {
-        Self { folder: folder.into(), ..self.clone() }
+        Self { folder: folder.into(), made: vec![], ..self.clone() }
     }
 
     /// Returns the model's `config.json`.
@@ -114,30 +128,36 @@ impl Companions {
         &self.paths
     }
 
-    /// Returns where the files are.
+    /// Returns where the files are; none that are made.
     pub(crate) fn files(&self) -> impl Iterator<Item = PathBuf> {
-        self.paths.iter().map(|path| self.folder.join(path))
+        let in_folder = if self.made.is_empty() { self.paths.as_slice() } else { &[] };
+        in_folder.iter().map(|path| self.folder.join(path))
     }
 
     /// Returns the bytes of all files together.
     pub(crate) fn bytes(&self) -> u64 {
-        self.files().map(|file| fs::metadata(file).map_or(0, |metadata| metadata.len())).sum()
+        let made: u64 = self.made.iter().map(|content| content.len() as u64).sum();
+        made + self.files().map(|file| fs::metadata(file).map_or(0, |metadata| metadata.len())).sum::<u64>()
     }
 
-    /// Copies the files into a folder and flushes them to the disk, until `cancelled` becomes true.
-    /// `config` is written in the place of `config.json`, if it is given.
+    /// Copies or writes the files into a folder and flushes them to the disk, until `cancelled`
+    /// becomes true. `config` is written in the place of `config.json`, if it is given.
     ///
     /// # Errors
     /// If a file cannot be read or written; if `cancelled` became true.
     pub(crate) fn copy(&self, to: &Path, config: Option<&str>, cancelled: &AtomicBool) -> Result<()> {
-        for path in &self.paths {
+        for (i, path) in self.paths.iter().enumerate() {
             let (from, to) = (self.folder.join(path), to.join(path));
-            let context = || format!("cannot copy {} to {}", quoted(&from), quoted(&to));
+            let context = || match self.made.is_empty() {
+                true => format!("cannot copy {} to {}", quoted(&from), quoted(&to)),
+                false => format!("cannot write {}", quoted(&to)),
+            };
             let parent = to.parent().with_context(ErrorKind::Output, context)?;
             fs::create_dir_all(parent).with_context(ErrorKind::Output, context)?;
-            match config.filter(|_| path == Path::new(CONFIG)) {
-                Some(text) => fs::write(&to, text).with_context(ErrorKind::Output, context)?,
-                None => copy(&from, &to, cancelled, context)?,
+            match (config.filter(|_| path == Path::new(CONFIG)), self.made.get(i)) {
+                (Some(text), _) => fs::write(&to, text).with_context(ErrorKind::Output, context)?,
+                (None, Some(content)) => fs::write(&to, content).with_context(ErrorKind::Output, context)?,
+                (None, None) => copy(&from, &to, cancelled, context)?,
             }
             synchronize(&to)?;
             synchronize(parent)?;

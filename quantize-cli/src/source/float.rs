@@ -61,9 +61,12 @@ impl Float {
     }
 }
 
-/// Rounds weights to BF16, as bytes of a file.
-pub(crate) fn bf16_bytes(weights: &[f32]) -> Vec<u8> {
-    weights.iter().flat_map(|&weight| bf16::from_f32(weight).to_le_bytes()).collect()
+/// Returns weights as bytes of a file: as they are for F32, else rounded to BF16.
+pub(crate) fn plain_bytes(dtype: Dtype, weights: &[f32]) -> Vec<u8> {
+    match dtype {
+        Dtype::F32 => weights.iter().flat_map(|weight| weight.to_le_bytes()).collect(),
+        _ => weights.iter().flat_map(|&weight| bf16::from_f32(weight).to_le_bytes()).collect(),
+    }
 }
 
 /// One element at a time, in a form that the compiler vectorizes.

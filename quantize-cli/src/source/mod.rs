@@ -18,6 +18,9 @@
 //! Every byte is untrusted. What [`open`] lets through is whole: each file is as long as its header
 //! says, its tensors tile it, and index and shards agree on who holds what.
 //!
+//! A GGUF file is read as what a Hugging Face folder holds: tensors have the names and the order of
+//! rows that they have there, and the other files of the folder are made of its metadata.
+//!
 //! A *container* is a kind of file, and has one line in the table `CONTAINERS`. A *scheme* says how
 //! weights are made of several tensors of a container, as 8-bit floats are of codes and scales; it
 //! has one line in the table `SCHEMES`. Tensors that a scheme uses are not listed.
@@ -25,8 +28,10 @@
 mod companions;
 mod error;
 mod float;
+mod gguf;
 mod safetensors;
 mod scheme;
+mod shard;
 mod stamp;
 mod tensor;
 
@@ -37,7 +42,7 @@ use std::path::Path;
 pub use self::companions::Companions;
 pub(crate) use self::companions::{CONFIG, WEIGHTS, is_written};
 pub use self::error::{SourceError, SourceErrorKind};
-pub(crate) use self::float::bf16_bytes;
+pub(crate) use self::float::plain_bytes;
 pub(crate) use self::safetensors::is_described;
 pub use self::tensor::{Dtype, Stored, TensorInfo};
 
@@ -64,8 +69,8 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// is not within it; or `out` is not as long as the range.
     fn read_f32(&self, tensor: usize, elements: Range<usize>, out: &mut [f32]) -> Result<(), SourceError>;
 
-    /// Reads bytes of a tensor as they are in the file. Only those of a [`Stored::Plain`] mean
-    /// something by themselves.
+    /// Reads bytes of a tensor, row by row. Only those of a [`Stored::Plain`] or
+    /// [`Stored::Blocks`] mean something by themselves.
     ///
     /// # Errors
     /// If the file cannot be read; there is no such tensor, or it is made of several; the range is
@@ -102,16 +107,20 @@ struct Container {
 }
 
 /// The containers; the first that recognizes a path opens it.
-const CONTAINERS: &[Container] = &[Container { recognizes: safetensors::recognizes, open: safetensors::open }];
+const CONTAINERS: &[Container] = &[
+    Container { recognizes: gguf::recognizes, open: gguf::open },
+    Container { recognizes: safetensors::recognizes, open: safetensors::open },
+];
 
 /// Opens a checkpoint: a `.safetensors` file, or a folder with `model.safetensors`, with
 /// `model.safetensors.index.json` and its shards, or with exactly one `.safetensors` file; the
-/// first of these wins.
+/// first of these wins. Or a GGUF file, or one of the files of a split one.
 ///
 /// # Errors
 /// If a file cannot be read; is malformed, truncated or too long; if a shard is missing, or index
-/// and shards disagree; if there are no tensors; if it is quantized already, except as 8-bit floats
-/// with scales; or if the scales of an 8-bit tensor are missing or do not fit it.
+/// and shards disagree; if there are no tensors; if safetensors are quantized already, except as
+/// 8-bit floats with scales; if the scales of an 8-bit tensor are missing or do not fit it; or if a
+/// GGUF file is of an architecture that is not known.
 pub fn open(path: &Path) -> Result<Box<dyn Source>, SourceError> {
     match CONTAINERS.iter().find(|container| (container.recognizes)(path)) {
         Some(container) => (container.open)(path),

@@ -1,5 +1,10 @@
 //! A tensor as a converter sees it, whatever container it lies in.
 
+use std::fmt;
+
+use kernels::Format;
+use qruntime::gguf::ElementType;
+
 use super::float::Float;
 
 pub use qruntime::Dtype;
@@ -12,14 +17,37 @@ pub enum Stored {
     Plain(Dtype),
     /// Codes of a plain type that mean something together with their scales.
     Scaled(Dtype),
+    /// Blocks of a format, row by row; every row is whole blocks.
+    Blocks(Format),
+    /// Elements that are only decoded, into `f32`: blocks of a format that is only read, or that
+    /// have a factor beside them, or in a vector.
+    Decoded(ElementType),
 }
 
 impl Stored {
-    /// The type of the elements or codes in the file.
+    /// The type of the elements or codes in the file; `F32`, to which they are decoded, for blocks.
     #[must_use]
     pub fn dtype(self) -> Dtype {
         match self {
             Self::Plain(dtype) | Self::Scaled(dtype) => dtype,
+            Self::Blocks(_) | Self::Decoded(_) => Dtype::F32,
+        }
+    }
+
+    /// Whether the elements are quantized in blocks.
+    #[must_use]
+    pub fn is_blocks(self) -> bool {
+        matches!(self, Self::Blocks(_) | Self::Decoded(_))
+    }
+}
+
+/// Shows the name of the type or of the blocks' format.
+impl fmt::Display for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(dtype) | Self::Scaled(dtype) => write!(f, "{dtype:?}"),
+            Self::Blocks(format) => format.fmt(f),
+            Self::Decoded(element_type) => element_type.fmt(f),
         }
     }
 }
@@ -57,20 +85,20 @@ impl TensorInfo {
         self.stored
     }
 
-    /// Returns the type of its elements in the file.
+    /// Returns the type of its elements in the file; `F32` if it consists of blocks.
     #[must_use]
     pub fn dtype(&self) -> Dtype {
         self.stored.dtype()
     }
 
-    /// Returns the type that its elements have where the tensor is kept: their own, except that
-    /// codes with scales and 8-bit floats become BF16. Without its scales a code means nothing, and
-    /// few readers know such a float.
+    /// Returns the type that its elements have where the tensor is kept as plain elements: their
+    /// own, except that codes with scales and 8-bit floats become BF16. Without its scales a code
+    /// means nothing, and few readers know such a float. Blocks become F32, exactly.
     #[must_use]
     pub fn kept_dtype(&self) -> Dtype {
         match self.stored {
             Stored::Scaled(_) | Stored::Plain(Dtype::F8_E4M3 | Dtype::F8_E5M2) => Dtype::BF16,
-            Stored::Plain(dtype) => dtype,
+            stored => stored.dtype(),
         }
     }
 
@@ -111,12 +139,12 @@ impl TensorInfo {
     }
 
     /// Whether [`read_f32`](super::Source::read_f32) can convert it: `F64`, `F32`, `F16`, `BF16`,
-    /// `F8_E4M3`, `F8_E5M2`, or codes with scales.
+    /// `F8_E4M3`, `F8_E5M2`, codes with scales, or blocks.
     #[must_use]
     pub fn is_float(&self) -> bool {
         match self.stored {
             Stored::Plain(dtype) => Float::of(dtype).is_some(),
-            Stored::Scaled(_) => true,
+            Stored::Scaled(_) | Stored::Blocks(_) | Stored::Decoded(_) => true,
         }
     }
 }

@@ -141,6 +141,7 @@ fn no_line_is_wider_than_the_terminal() {
     for args in [
         format!("convert '{}' '{}' --dry-run", source.display(), out.display()),
         format!("convert '{}' '{}'", source.display(), out.display()),
+        format!("inspect '{}' --tensors", out.display()),
         format!("inspect '{}'", out.display()),
         format!("compare '{}' '{}'", source.display(), out.display()),
         format!("eval '{MODEL}' --text '{MODEL}/heldout.txt' --documents --windows 1"),
@@ -156,6 +157,6 @@ fn no_line_is_wider_than_the_terminal() {
         }
     }
     // A pipe gets whole names.
-    let whole = ok(&["inspect", super::text(&out)]);
+    let whole = ok(&["inspect", super::text(&out), "--tensors"]);
     assert!(whole.contains(name) && whole.contains(other), "{whole}");
 }

@@ -4,6 +4,7 @@
 
 mod foreign;
 mod fp8;
+mod gguf;
 mod refusals;
 mod schemes;
 

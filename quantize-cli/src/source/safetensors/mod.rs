@@ -1,20 +1,16 @@
 //! Safetensors: a file, or a Hugging Face folder with one or with shards.
 
-mod shard;
-
-pub(crate) use self::shard::is_described;
-
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use qruntime::checkpoint::{Checkpoint, Reader, refuse_foreign};
-use qruntime::container::Header;
+use qruntime::container::{Entry, Header};
 use qruntime::{Error, FileErrorKind};
 
-use self::shard::Shard;
 use super::float::Float;
 use super::scheme::{self, Claims, Composed, Raw};
+use super::shard::Shard;
 use super::stamp::Stamp;
 use super::tensor::{Stored, TensorInfo};
 use super::{CONFIG, Companions, Source, SourceError};
@@ -38,6 +34,22 @@ pub(super) fn refuse(path: &Path) -> SourceError {
     }
 }
 
+/// Whether a file says in its metadata what its packed tensors mean: whether it is a model that
+/// this program wrote.
+pub(crate) fn is_described(header: &Header) -> bool {
+    header.metadata.contains_key("qruntime")
+}
+
+/// Opens a file and returns it with its tensors in the order of their data.
+fn open_file(path: PathBuf) -> Result<(Shard, Vec<Entry>), SourceError> {
+    let (header, file) = Header::read(&path)?;
+    if is_described(&header) {
+        let problem = "already quantized by qruntime; convert the original checkpoint";
+        return Err(SourceError::checkpoint(&path, None, problem));
+    }
+    Ok((Shard::new(path, file)?, header.entries))
+}
+
 /// The tensors of the files as such, before any scheme has claimed some of them.
 #[derive(Debug)]
 struct RawTensors {
@@ -59,7 +71,7 @@ impl RawTensors {
     fn open(checkpoint: &Checkpoint) -> Result<Self, SourceError> {
         let mut raw = Self { shards: Vec::with_capacity(checkpoint.files().len()), tensors: vec![], places: vec![] };
         for (file, path) in checkpoint.files().iter().enumerate() {
-            let (shard, entries) = Shard::open(path.clone())?;
+            let (shard, entries) = open_file(path.clone())?;
             raw.shards.push(shard);
             for entry in entries {
                 let stored = Stored::Plain(entry.storage().dtype());

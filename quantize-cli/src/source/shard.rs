@@ -1,4 +1,4 @@
-//! One safetensors file: its tensors, and positioned reads of their data.
+//! One file of tensors, and positioned reads of their data.
 //!
 //! Not a map: that would count as this process's memory while a model many times larger than that
 //! passes through.
@@ -8,10 +8,9 @@ use std::io;
 use std::path::PathBuf;
 
 use qruntime::Error;
-use qruntime::container::{Entry, Header};
 
-use crate::source::SourceError;
-use crate::source::stamp::Stamp;
+use super::SourceError;
+use super::stamp::Stamp;
 
 /// An open file of tensors.
 #[derive(Debug)]
@@ -23,26 +22,25 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// Opens a file and returns it with its tensors in the order of their data.
-    pub(super) fn open(path: PathBuf) -> Result<(Self, Vec<Entry>), SourceError> {
-        let (header, file) = Header::read(&path)?;
-        if is_described(&header) {
-            return Err(SourceError::checkpoint(
-                &path,
-                None,
-                "already quantized by qruntime; convert the original checkpoint",
-            ));
-        }
+    /// Takes an open file, which was found at `path`.
+    pub(super) fn new(path: PathBuf, file: File) -> Result<Self, SourceError> {
         let stamp = Stamp::of(&path, &file)?;
-        Ok((Self { path, file, stamp }, header.entries))
+        Ok(Self { path, file, stamp })
     }
 
     /// Fills `buffer` with the file's bytes from `offset`, where `tensor` has them.
     pub(super) fn read_at(&self, tensor: &str, buffer: &mut [u8], offset: u64) -> Result<(), SourceError> {
-        read_exact_at(&self.file, buffer, offset).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => self.cut_off(tensor, offset, buffer.len()),
-            _ => Error::Io { path: self.path.clone(), source }.into(),
+        self.read(buffer, offset).map_err(|error| match error {
+            Error::Io { source, .. } if source.kind() == io::ErrorKind::UnexpectedEof => {
+                self.cut_off(tensor, offset, buffer.len())
+            }
+            error => error.into(),
         })
+    }
+
+    /// Fills `buffer` with the file's bytes from `offset`.
+    pub(super) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), Error> {
+        read_exact_at(&self.file, buffer, offset).map_err(|source| Error::Io { path: self.path.clone(), source })
     }
 
     /// The file was whole when it was opened.
@@ -55,12 +53,6 @@ impl Shard {
         );
         SourceError::checkpoint(&self.path, Some(tensor), problem)
     }
-}
-
-/// Whether a file says in its metadata what its packed tensors mean: whether it is a model that
-/// this program wrote.
-pub(crate) fn is_described(header: &Header) -> bool {
-    header.metadata.contains_key("qruntime")
 }
 
 #[cfg(unix)]
