@@ -4,6 +4,8 @@
 
 #[path = "gguf_tokenizer/added.rs"]
 mod added;
+#[path = "gguf_tokenizer/back.rs"]
+mod back;
 #[path = "gguf_tokenizer/hostile.rs"]
 mod hostile;
 #[path = "gguf_tokenizer/models.rs"]

@@ -37,7 +37,7 @@ pub use element::{ElementType, UnreadType};
 pub use kernels::Foreign;
 pub use stored::{Stored, StoredPart, stored};
 pub use tensors::{Piece, Pieces, RowOrder, pieces};
-pub use tokenizer::tokenizer_files;
+pub use tokenizer::{tokenizer_files, tokenizer_metadata};
 pub use value::{Array, Metadata, Value};
 pub use write::Writer;
 

@@ -9,6 +9,7 @@
 //! | `bert` | WordPiece | `wordpiece.rs` |
 //! | `t5` | Unigram | `unigram.rs` |
 
+mod back;
 mod byte_level;
 mod config;
 mod json;
@@ -22,6 +23,7 @@ use serde_json::Value;
 
 use crate::error::FileError;
 use crate::gguf::Metadata;
+pub use back::tokenizer_metadata;
 use byte_level::Pre;
 use json::{Added, File, Model, around};
 use vocabulary::{Kind, Roles, Vocabulary};

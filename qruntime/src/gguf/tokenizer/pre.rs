@@ -49,6 +49,11 @@ pub(super) fn find(name: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.names.contains(&name))
 }
 
+/// Returns the pre-tokenizers that split by these expressions.
+pub(super) fn split_by(patterns: &[&str]) -> impl Iterator<Item = &'static Row> {
+    ROWS.iter().filter(move |row| row.patterns == patterns)
+}
+
 /// The name of the pre-tokenizer of files that do not name one.
 pub(super) const DEFAULT: &str = "default";
 
@@ -81,13 +86,13 @@ const BLOOM: &str = r" ?[^(\s|[.,!?…。，、।۔،])]+";
 /// Punctuation, as the crate `tokenizers` knows it.
 pub(super) const PUNCTUATION: &str = r"[\p{P}\$\+<=>\^~\|`]+";
 
-/// All of them. When a GGUF file is written, the first name of a row is used.
+/// All of them. When a GGUF file is written, the first name of the first row that fits is used.
 pub(super) const ROWS: &[Row] = &[
     row(&["gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum", "modern-bert", "jais", "exaone4", "jina-v1-en", "jina-v2-code", "roberta-bpe"], &[GPT2]),
     row(&["trillion", "granite-docling"], &[GPT2]).untidy(),
     row(&["mpt", "olmo"], &[GPT2]).nfc(),
-    row(&["refact", "starcoder", "codeshell", "exaone", "minerva-7b", "mellum2"], &[DIGIT, GPT2]),
     row(&["smollm"], &[DIGIT, GPT2]).untidy(),
+    row(&["refact", "starcoder", "codeshell", "exaone", "minerva-7b", "mellum2"], &[DIGIT, GPT2]),
     row(&["command-r"], &[DIGIT, GPT2]).nfc().untidy(),
     row(&["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"], &[LLAMA3]).whole().begin(),
     row(&["smaug-bpe", "dbrx", "chatglm-bpe"], &[LLAMA3]),
