@@ -594,3 +594,97 @@ fn tensors_of_a_checkpoint_that_do_not_fit_are_errors() {
     assert_eq!((gates.name.as_str(), gates.shape.as_slice()), ("blk.0.ffn_gate_exps.weight", &[2, 12, 8][..]));
     assert_eq!(gates.parts.iter().map(|part| part.tensor).collect::<Vec<_>>(), [2, 0]);
 }
+
+/// Whatever a key says, reading ends, and a value of a type that no reader of the key takes is an
+/// error that names the key.
+#[test]
+fn no_value_of_any_key_is_trusted() {
+    const KEYS: [&str; 34] = [
+        "attention.causal",
+        "attention.clamp_kqv",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.layer_norm_rms_epsilon",
+        "attention.scale",
+        "attention.sliding_window",
+        "attention.sliding_window_pattern",
+        "attention.value_length",
+        "attn_logit_softcapping",
+        "block_count",
+        "context_length",
+        "embedding_length",
+        "embedding_scale",
+        "expert_count",
+        "expert_feed_forward_length",
+        "expert_gating_func",
+        "expert_shared_feed_forward_length",
+        "expert_used_count",
+        "expert_weights_norm",
+        "feed_forward_length",
+        "final_logit_softcapping",
+        "logit_scale",
+        "pooling_type",
+        "rope.dimension_count",
+        "rope.freq_base",
+        "rope.freq_base_swa",
+        "rope.scaling.attn_factor",
+        "rope.scaling.factor",
+        "rope.scaling.finetuned",
+        "rope.scaling.original_context_length",
+        "rope.scaling.type",
+        "rope.scaling.yarn_beta_fast",
+    ];
+    let integers = |values: &[i32]| array(I32, &values.iter().map(|x| x.to_le_bytes().to_vec()).collect::<Vec<_>>());
+    let mut refused = 0;
+    for architecture in ["llama", "qwen2moe", "qwen3moe", "gemma2", "gemma3", "phi3", "granite", "granitemoe", "bert"] {
+        for suffix in KEYS {
+            let key = format!("{architecture}.{suffix}");
+            let values: [(u32, Vec<u8>); 9] = [
+                (4, u32::MAX.to_le_bytes().into()),
+                (4, vec![0; 4]),
+                (I32, (-1i32).to_le_bytes().into()),
+                (6, f32::NAN.to_le_bytes().into()),
+                (6, f32::MAX.to_le_bytes().into()),
+                (8, support::gguf::text("")),
+                (ARRAY, integers(&[])),
+                (ARRAY, integers(&[1, 2])),
+                (ARRAY, array(ARRAY, &[integers(&[1])])),
+            ];
+            for (value_type, value) in values {
+                let mut file = GgufFile::default().text("general.architecture", architecture);
+                for (other, number) in [
+                    ("context_length", 64),
+                    ("embedding_length", 8),
+                    ("block_count", 2),
+                    ("feed_forward_length", 12),
+                    ("attention.head_count", 2),
+                    ("expert_used_count", 1),
+                    ("expert_feed_forward_length", 4),
+                ] {
+                    if other != suffix {
+                        file = file.number(&format!("{architecture}.{other}"), number);
+                    }
+                }
+                for other in ["attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "logit_scale"] {
+                    if other != suffix {
+                        file = file.float(&format!("{architecture}.{other}"), 0.5);
+                    }
+                }
+                if suffix != "expert_count" && architecture.contains("moe") {
+                    file = file.number(&format!("{architecture}.expert_count"), 2);
+                }
+                let file = file
+                    .value(&key, value_type, &value)
+                    .zeros("token_embd.weight", &[5, 8])
+                    .zeros("token_types.weight", &[2, 8]);
+                let _ = pieces(&Gguf::parse(&file.bytes()).unwrap());
+                if let Err(error) = files(&file) {
+                    refused += 1;
+                    assert!(error.to_string().contains(&key), "{key}: {error}");
+                }
+            }
+        }
+    }
+    assert!(refused > 1000, "{refused}");
+}

@@ -102,8 +102,8 @@ pub(super) const FREQUENCIES: [&str; 3] = ["rope_freqs.weight", LONG_FACTORS, SH
 pub(super) const LONG_FACTORS: &str = "rope_factors_long.weight";
 pub(super) const SHORT_FACTORS: &str = "rope_factors_short.weight";
 
-/// Most pieces of a file: those of the largest mixtures are some ten thousand.
-const MAX_PIECES: usize = 1 << 20;
+/// Most pieces of a file: three times those of the largest known mixtures.
+const MAX_PIECES: usize = 1 << 18;
 
 /// Returns the tensors of a checkpoint that a file holds.
 ///
