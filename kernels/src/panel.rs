@@ -28,13 +28,51 @@ pub use crate::format::PANEL_ROWS;
 /// If `panel` is not [`Format::panel_bytes`]`(cols)` long or `rows` not between 0 and 16 rows.
 pub fn pack(format: Format, cols: usize, rows: &[u8], panel: &mut [u8]) -> Result<(), ShapeError> {
     let row_bytes = check(format, cols, rows.len(), panel.len())?;
-    panel.fill(0);
-    for (row, blocks) in rows.chunks_exact(row_bytes.max(1)).enumerate() {
-        for_each_field(format, row, panel.len(), |at_row, at_panel, width| {
-            panel[at_panel..at_panel + width].copy_from_slice(&blocks[at_row..at_row + width]);
-        });
+    let mut each: [&[u8]; PANEL_ROWS] = [&[]; PANEL_ROWS];
+    let count = each.iter_mut().zip(rows.chunks_exact(row_bytes.max(1))).map(|(to, row)| *to = row).count();
+    pack_rows(format, cols, &each[..count], panel)
+}
+
+/// Interleaves up to 16 rows of blocks, which may lie anywhere, into a panel.
+///
+/// # Errors
+/// If `panel` is not [`Format::panel_bytes`]`(cols)` long, there are more than 16 rows, or one of
+/// them is not [`Format::row_bytes`]`(cols)` long.
+pub fn pack_rows(format: Format, cols: usize, rows: &[&[u8]], panel: &mut [u8]) -> Result<(), ShapeError> {
+    let row_bytes = check(format, cols, 0, panel.len())?;
+    ShapeError::check("rows of a panel", rows.len().max(PANEL_ROWS), PANEL_ROWS)?;
+    rows.iter().try_for_each(|row| ShapeError::check("bytes of a row", row.len(), row_bytes))?;
+    if rows.len() < PANEL_ROWS {
+        panel.fill(0);
+    }
+    // Field by field, so that the panel is written in its order and widths are constants.
+    let (mut at_row, mut at_panel) = (0, 0);
+    while at_panel < panel.len() {
+        for &width in format.fields() {
+            let field = &mut panel[at_panel..at_panel + PANEL_ROWS * width];
+            match width {
+                1 => pack_field::<1>(rows, at_row, field),
+                2 => pack_field::<2>(rows, at_row, field),
+                4 => pack_field::<4>(rows, at_row, field),
+                _ => {
+                    for (row, to) in rows.iter().zip(field.chunks_exact_mut(width)) {
+                        to.copy_from_slice(&row[at_row..at_row + width]);
+                    }
+                }
+            }
+            at_row += width;
+            at_panel += PANEL_ROWS * width;
+        }
     }
     Ok(())
+}
+
+/// Copies a field of `WIDTH` bytes of every row.
+#[inline(always)]
+fn pack_field<const WIDTH: usize>(rows: &[&[u8]], at_row: usize, field: &mut [u8]) {
+    for (row, to) in rows.iter().zip(field.as_chunks_mut::<WIDTH>().0) {
+        *to = *row[at_row..].first_chunk().expect("a row has all its fields");
+    }
 }
 
 /// Extracts the first rows of a panel: as many as `rows` has room for.

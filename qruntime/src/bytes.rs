@@ -106,7 +106,11 @@ impl Bytes {
     }
 
     #[cfg(all(any(unix, windows), not(miri)))]
-    fn fill(len: usize, pages: Pages, fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>) -> std::io::Result<Self> {
+    pub(crate) fn fill(
+        len: usize,
+        pages: Pages,
+        fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>,
+    ) -> std::io::Result<Self> {
         if len == 0 {
             return Ok(Self(Memory::Mapped(None)));
         }
@@ -126,7 +130,11 @@ impl Bytes {
     }
 
     #[cfg(not(all(any(unix, windows), not(miri))))]
-    fn fill(len: usize, _: Pages, fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>) -> std::io::Result<Self> {
+    pub(crate) fn fill(
+        len: usize,
+        _: Pages,
+        fill: impl FnOnce(&mut [u8]) -> std::io::Result<()>,
+    ) -> std::io::Result<Self> {
         Ok(Self(Memory::Aligned(Aligned::fill(len, fill)?)))
     }
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use kernels::{Isa, ShapeError, normalize_l2};
 use ndarray::{Array2, ArrayView2};
 
-use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::Error;
 use crate::family;
@@ -93,7 +92,7 @@ impl Encoder {
     /// unknown.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        Self::new(path, || Model::read(path))
+        Self::of_files(ModelFiles::open(path)?, path, || Model::read(path))
     }
 
     /// Opens a folder as [`open`](Self::open) does, but maps the weights.
@@ -108,7 +107,7 @@ impl Encoder {
     pub unsafe fn map(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         // SAFETY: the caller upholds this function's contract.
-        Self::new(path, || unsafe { Model::map(path) })
+        Self::of_files(ModelFiles::open(path)?, path, || unsafe { Model::map(path) })
     }
 
     /// Makes an encoder from files in memory: the bytes of `config.json` and of the safetensors
@@ -123,11 +122,13 @@ impl Encoder {
         Self::assemble(None, Path::new("memory"), &config, sentence, || Model::from_bytes(weights))
     }
 
-    fn new(path: &Path, model: impl FnOnce() -> Result<Model, Error>) -> Result<Self, Error> {
-        // If the folder is not a checkpoint, say what it is before reporting anything else
-        // missing.
-        Checkpoint::find(path)?;
-        let files = ModelFiles::beside(path);
+    /// Opens a model whose files are found; `model` opens the weights unless the files are made of
+    /// those, too.
+    pub(crate) fn of_files(
+        files: ModelFiles,
+        path: &Path,
+        model: impl FnOnce() -> Result<Model, Error>,
+    ) -> Result<Self, Error> {
         let file = Config::read(&files, "config.json")?;
         let sentence = Sentence::read(&files)?;
         Self::assemble(Some(files), path, &file, sentence, model)
@@ -143,7 +144,10 @@ impl Encoder {
     ) -> Result<Self, Error> {
         let (family, names, spec) = family::encoder(file)?;
         let config = EncoderConfig::new(family, &spec, sentence);
-        let model = model()?;
+        let model = match files.as_ref().and_then(ModelFiles::gguf) {
+            Some(source) => Model::load(source)?,
+            None => model()?,
+        };
         model.refuse_unrunnable(path, |field| file.get(field))?;
         let network = EncoderNetwork::new(&spec, &Weights::new(&model, path, model.isa(), names))?;
         let folder = Folder::new(files);

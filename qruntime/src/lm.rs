@@ -8,7 +8,6 @@ use std::sync::Arc;
 use kernels::{Isa, KvFormat, ShapeError};
 use ndarray::{Array2, ArrayView2};
 
-use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::Error;
 use crate::family;
@@ -122,7 +121,7 @@ impl CausalLm {
     /// not those that `config.json` describes.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        Self::new(path, || Model::read(path))
+        Self::of_files(ModelFiles::open(path)?, path, || Model::read(path))
     }
 
     /// Opens a folder as [`open`](Self::open) does, but maps the weights.
@@ -137,14 +136,16 @@ impl CausalLm {
     pub unsafe fn map(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         // SAFETY: the caller upholds this function's contract.
-        Self::new(path, || unsafe { Model::map(path) })
+        Self::of_files(ModelFiles::open(path)?, path, || unsafe { Model::map(path) })
     }
 
-    fn new(path: &Path, model: impl FnOnce() -> Result<Model, Error>) -> Result<Self, Error> {
-        // If the folder is not a checkpoint, say what it is before reporting anything else
-        // missing.
-        Checkpoint::find(path)?;
-        let files = ModelFiles::beside(path);
+    /// Opens a model whose files are found; `model` opens the weights unless the files are made of
+    /// those, too.
+    pub(crate) fn of_files(
+        files: ModelFiles,
+        path: &Path,
+        model: impl FnOnce() -> Result<Model, Error>,
+    ) -> Result<Self, Error> {
         let file = Config::read(&files, "config.json")?;
         Self::assemble(Some(files), path, &file, model)
     }
@@ -158,7 +159,10 @@ impl CausalLm {
     ) -> Result<Self, Error> {
         let (family, names, spec) = family::decoder(file)?;
         let config = LmConfig::new(family, &spec, file, files.as_ref())?;
-        let model = model()?;
+        let model = match files.as_ref().and_then(ModelFiles::gguf) {
+            Some(source) => Model::load(source)?,
+            None => model()?,
+        };
         model.refuse_unrunnable(path, |field| file.get(field))?;
         let decoder = Decoder::new(&spec, &Weights::new(&model, path, model.isa(), names))?;
         let folder = Folder::new(files);

@@ -15,10 +15,14 @@ use crate::container::parse::{Contents, parse};
 use crate::container::{Entry, Storage};
 use crate::error::{Error, FileError, FileErrorKind};
 use crate::experts::Experts;
+use crate::gguf;
+use crate::gguf::load::{Loaded, load};
+use crate::gguf::source::Source;
 use crate::linear::Linear;
 use crate::tensor::{Matrices, PackedTensor, PlainTensor};
 
-/// A model in memory, mapped or read: a safetensors file, or a folder in Hugging Face's layout.
+/// A model in memory, mapped or read: a safetensors file, a folder in Hugging Face's layout, or a
+/// GGUF file.
 ///
 /// Mapping reads only the headers; weights are touched when they are multiplied. Any safetensors
 /// checkpoint can be opened; its tensors are then plain.
@@ -38,14 +42,26 @@ struct Inner {
 
 struct ModelFile {
     bytes: Arc<Bytes>,
+    /// The size of the file, which a GGUF model in memory does not have.
+    file_bytes: u64,
     entries: Vec<Entry>,
     recipe: serde_json::Value,
-    described: bool,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A safetensors file with this library's description.
+    Described,
+    /// Any other safetensors file.
+    Plain,
+    /// All files of a GGUF model.
+    Gguf,
 }
 
 impl Model {
     /// Maps the file or folder at `path`. Nothing is copied: pages come from the operating system's
-    /// cache as they are used.
+    /// cache as they are used. GGUF files are not mapped, but loaded as [`read`](Self::read) does.
     ///
     /// # Safety
     /// While the model, a clone of it or one of its layers lives, nobody may change or truncate its
@@ -70,6 +86,11 @@ impl Model {
     /// much); a map has them only where the file system supports it. Opening takes the time to read
     /// the file, and the memory is taken for as long as the model lives.
     ///
+    /// A GGUF file, any file of a split model, or a folder with the files of one GGUF model is
+    /// loaded on the threads of rayon's current pool: tensors get the names and the order of rows
+    /// that checkpoints have, and blocks are repacked into panels. `docs/gguf.md` says what is
+    /// read.
+    ///
     /// # Errors
     /// See [`map`](Self::map). Also if the system refuses the memory.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
@@ -86,6 +107,9 @@ impl Model {
     }
 
     fn open(path: &Path, bytes: impl Fn(&Path) -> Result<Bytes, Error>) -> Result<Self, Error> {
+        if let Some(file) = gguf::find(path)? {
+            return Self::load(&Source::open(&file)?);
+        }
         let checkpoint = Checkpoint::find(path)?;
         let open = |path: &PathBuf| Ok(ModelFile::new(bytes(path)?).map_err(|error| error.in_file(path))?);
         let files = checkpoint.files().iter().map(open).collect::<Result<Vec<ModelFile>, Error>>()?;
@@ -93,6 +117,15 @@ impl Model {
             files.iter().enumerate().flat_map(|(f, file)| file.entries.iter().map(move |entry| (f, entry.name()))),
         )?;
         Self::new(files, checkpoint.warnings().to_vec())
+    }
+
+    /// Loads a GGUF model.
+    pub(crate) fn load(source: &Source) -> Result<Self, Error> {
+        let Loaded { bytes, entries, warnings } = load(source)?;
+        let file_bytes = source.file_bytes()?;
+        let recipe = serde_json::Value::Null;
+        let file = ModelFile { bytes: bytes.into(), file_bytes, entries, recipe, kind: Kind::Gguf };
+        Self::new(vec![file], warnings)
     }
 
     /// Makes a model of files; no two may have a tensor of the same name.
@@ -127,7 +160,7 @@ impl Model {
     /// Returns whether every file describes its tensors, that is, was written by this library.
     #[must_use]
     pub fn is_described(&self) -> bool {
-        self.0.files.iter().all(|file| file.described)
+        self.0.files.iter().all(|file| file.kind == Kind::Described)
     }
 
     /// Returns warnings about the files, each a sentence; see [`Checkpoint::warnings`].
@@ -139,7 +172,7 @@ impl Model {
     /// Returns the total size of all files in bytes.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
-        self.0.files.iter().map(|file| file.bytes.len() as u64).sum()
+        self.0.files.iter().map(|file| file.file_bytes).sum()
     }
 
     /// Returns the instruction set of this model's layers: the best available, or the one that
@@ -248,7 +281,7 @@ impl Model {
         path: &Path,
         field: impl Fn(&str) -> Option<&'v serde_json::Value>,
     ) -> Result<(), Error> {
-        if self.is_described() {
+        if self.0.files.iter().all(|file| file.kind != Kind::Plain) {
             return Ok(());
         }
         let tensors = || self.tensors().map(|entry| (entry.name(), entry.storage().dtype(), entry.shape()));
@@ -283,7 +316,8 @@ impl fmt::Debug for Model {
 impl ModelFile {
     fn new(bytes: Bytes) -> Result<Self, FileError> {
         let Contents { entries, recipe, described } = parse(&bytes)?;
-        Ok(Self { bytes: Arc::new(bytes), entries, recipe, described })
+        let kind = if described { Kind::Described } else { Kind::Plain };
+        Ok(Self { file_bytes: bytes.len() as u64, bytes: Arc::new(bytes), entries, recipe, kind })
     }
 }
 

@@ -1,17 +1,20 @@
-//! The small files of a model: those in its folder, or files that were made in memory.
+//! The small files of a model: those in its folder, or files that are made of a GGUF file.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::de::DeserializeOwned;
 
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, FileError, FileErrorKind};
 use crate::files::{check_length, folder, parse_json, read_text};
+use crate::gguf::source::Source;
+use crate::gguf::{self, Metadata, config_files};
 
 /// The small files of a model (`config.json`, `tokenizer.json`, ...): all but its weights.
 ///
-/// Cloning is cheap: clones share files that were made in memory.
+/// Cloning is cheap: clones share files that are made of a GGUF file.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelFiles(Place);
 
@@ -23,32 +26,71 @@ enum Place {
 
 #[derive(Debug)]
 struct Made {
-    /// What they were made of, for messages.
+    /// What they are made of, for messages.
     of: PathBuf,
-    files: BTreeMap<String, Vec<u8>>,
+    files: Files,
+    /// Those of [`TEXT`], which are made when one of them is asked for: they are long.
+    text: OnceLock<Result<Files, FileError>>,
+    source: Option<Source>,
 }
 
+type Files = BTreeMap<&'static str, Vec<u8>>;
+
+/// The files of a GGUF file's tokenizer.
+const TEXT: [&str; 2] = ["tokenizer.json", "tokenizer_config.json"];
+
 impl ModelFiles {
-    /// Finds the files of the model at `path`: those in the folder, or beside the file. Nothing is
-    /// read.
-    pub(crate) fn beside(path: &Path) -> Self {
-        Self(Place::Folder(folder(path)))
+    /// Finds the files of the model at `path`: those in the folder, or beside the file; or makes
+    /// them of a GGUF file.
+    ///
+    /// # Errors
+    /// If the folder is not a checkpoint: says what it is, before anything else is missed.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        match gguf::find(path)? {
+            Some(file) => Self::of_gguf(Source::open(&file)?),
+            None => {
+                Checkpoint::find(path)?;
+                Ok(Self(Place::Folder(folder(path))))
+            }
+        }
     }
 
-    /// Takes the files in a folder. Nothing is read.
+    /// Makes the files of a GGUF model.
+    fn of_gguf(source: Source) -> Result<Self, Error> {
+        let read = |tensor: usize| source.read_whole(tensor);
+        let files = config_files(source.gguf(), &read).map_err(|error| match error {
+            Error::File(error) if error.path().is_none() => error.in_file(source.path()).into(),
+            error => error,
+        })?;
+        let (of, files) = (source.path().to_owned(), files.into_iter().collect());
+        Ok(Self(Place::Made(Arc::new(Made { of, files, text: OnceLock::new(), source: Some(source) }))))
+    }
+
+    /// Returns the GGUF model that the files are made of.
+    pub(crate) fn gguf(&self) -> Option<&Source> {
+        match &self.0 {
+            Place::Folder(_) => None,
+            Place::Made(made) => made.source.as_ref(),
+        }
+    }
+
+    /// Takes the files in a folder, with or without weights, or makes those of a GGUF file.
     #[cfg(feature = "text")]
-    pub(crate) fn at(folder: &Path) -> Self {
-        Self(Place::Folder(folder.into()))
+    pub(crate) fn at(path: &Path) -> Result<Self, Error> {
+        match path.is_file() && gguf::Gguf::is_gguf(path) {
+            true => Self::of_gguf(Source::open(path)?),
+            false => Ok(Self(Place::Folder(path.into()))),
+        }
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "GGUF files become these"))]
-    /// Takes files that were made of the file `of`.
-    pub(crate) fn made(of: &Path, files: impl IntoIterator<Item = (&'static str, Vec<u8>)>) -> Self {
-        let files = files.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect();
-        Self(Place::Made(Arc::new(Made { of: of.into(), files })))
+    /// Takes files as if they had been made of the file `of`.
+    #[cfg(test)]
+    fn made(of: &Path, files: impl IntoIterator<Item = (&'static str, Vec<u8>)>) -> Self {
+        let (text, files): (Files, Files) = files.into_iter().partition(|(name, _)| TEXT.contains(name));
+        Self(Place::Made(Arc::new(Made { of: of.into(), files, text: Ok(text).into(), source: None })))
     }
 
-    /// Returns the folder; for files that were made in memory, the file that they were made of.
+    /// Returns the folder; for files that are made of a GGUF file, that file.
     pub(crate) fn place(&self) -> &Path {
         match &self.0 {
             Place::Folder(folder) => folder,
@@ -60,12 +102,13 @@ impl ModelFiles {
     pub(crate) fn exists(&self, name: &str) -> bool {
         match &self.0 {
             Place::Folder(_) => self.path(name).exists(),
-            Place::Made(made) => made.files.contains_key(name),
+            // If they cannot be made, reading them says why.
+            Place::Made(made) => made.get(name).map_or(true, |file| file.is_some()),
         }
     }
 
-    /// Returns the path of a file for messages. A file that was made in memory has the path that it
-    /// would have if what it was made of were a folder.
+    /// Returns the path of a file for messages. A file that is made of another one has the path
+    /// that it would have if that were a folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         name.split('/').fold(self.place().to_owned(), |path, part| path.join(part))
     }
@@ -75,9 +118,10 @@ impl ModelFiles {
         match &self.0 {
             Place::Folder(_) => read_text(&self.path(name), most),
             Place::Made(made) => {
-                let bytes = made.files.get(name).ok_or_else(|| self.missing(name))?;
-                check_length(bytes.len(), most).map_err(|error| error.in_file(&self.path(name)))?;
-                Ok(bytes.clone())
+                let in_file = |error: FileError| error.in_file(&self.path(name));
+                let bytes = made.get(name)?.ok_or_else(|| in_file(missing(name)))?;
+                check_length(bytes.len(), most).map_err(in_file)?;
+                Ok(bytes.to_vec())
             }
         }
     }
@@ -92,11 +136,37 @@ impl ModelFiles {
     pub(crate) fn read_json_if<T: DeserializeOwned>(&self, name: &str, most: usize) -> Result<Option<T>, Error> {
         self.exists(name).then(|| self.read_json(name, most)).transpose()
     }
+}
 
-    fn missing(&self, name: &str) -> Error {
-        let message = format!("the file that it was made of has nothing of which to make {name}");
-        FileError::new(FileErrorKind::Network, message).in_file(&self.path(name)).into()
+impl Made {
+    /// Returns a file, if there is one of this name.
+    fn get(&self, name: &str) -> Result<Option<&[u8]>, FileError> {
+        let files = if TEXT.contains(&name) { self.text()? } else { &self.files };
+        Ok(files.get(name).map(Vec::as_slice))
     }
+
+    /// Returns the files of the tokenizer.
+    fn text(&self) -> Result<&Files, FileError> {
+        let make = || match &self.source {
+            Some(source) => Ok(tokenizer_files(source.gguf().metadata())
+                .map_err(|error| match error.path() {
+                    Some(_) => error,
+                    None => error.in_file(&self.of),
+                })?
+                .into_iter()
+                .collect()),
+            None => Ok(Files::new()),
+        };
+        self.text.get_or_init(make).as_ref().map_err(Clone::clone)
+    }
+}
+
+fn tokenizer_files(_: &Metadata) -> Result<Vec<(&'static str, Vec<u8>)>, FileError> {
+    Ok(vec![])
+}
+
+fn missing(name: &str) -> FileError {
+    FileError::new(FileErrorKind::Network, format!("the GGUF file has nothing of which to make {name}"))
 }
 
 #[cfg(test)]

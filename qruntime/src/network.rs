@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::encoder::Encoder;
 use crate::error::Error;
@@ -61,7 +60,8 @@ impl Network {
     /// # Errors
     /// If there is no checkpoint, or `config.json` cannot be read.
     pub fn kind(path: impl AsRef<Path>) -> Result<NetworkKind, Error> {
-        Ok(match family::find(&read(path.as_ref())?)? {
+        let files = ModelFiles::open(path.as_ref())?;
+        Ok(match family::find(&Config::read(&files, "config.json")?)? {
             Found::Decoder(family) => NetworkKind::CausalLm { family },
             Found::Encoder(family) => NetworkKind::Encoder { family },
             Found::Unknown(_, family) => NetworkKind::Unknown { family },
@@ -75,7 +75,7 @@ impl Network {
     /// names.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        Self::by_kind(path, || CausalLm::open(path), || Encoder::open(path))
+        Self::by_kind(path, || Model::read(path))
     }
 
     /// Opens the network in a folder, mapping the weights.
@@ -90,18 +90,16 @@ impl Network {
     pub unsafe fn map(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         // SAFETY: the caller upholds this function's contract.
-        Self::by_kind(path, || unsafe { CausalLm::map(path) }, || unsafe { Encoder::map(path) })
+        Self::by_kind(path, || unsafe { Model::map(path) })
     }
 
-    fn by_kind(
-        path: &Path,
-        lm: impl FnOnce() -> Result<CausalLm, Error>,
-        encoder: impl FnOnce() -> Result<Encoder, Error>,
-    ) -> Result<Self, Error> {
-        let config = read(path)?;
+    /// Opens the network; `model` opens the weights.
+    fn by_kind(path: &Path, model: impl FnOnce() -> Result<Model, Error>) -> Result<Self, Error> {
+        let files = ModelFiles::open(path)?;
+        let config = Config::read(&files, "config.json")?;
         match family::find(&config)? {
-            Found::Decoder(_) => lm().map(Self::CausalLm),
-            Found::Encoder(_) => encoder().map(Self::Encoder),
+            Found::Decoder(_) => CausalLm::of_files(files, path, model).map(Self::CausalLm),
+            Found::Encoder(_) => Encoder::of_files(files, path, model).map(Self::Encoder),
             Found::Unknown(field, family) => Err(family::unknown(&config, field, &family)),
         }
     }
@@ -124,11 +122,4 @@ impl fmt::Display for NetworkKind {
             Self::Unknown { family } => write!(f, "unknown family ({family:?})"),
         }
     }
-}
-
-/// Reads `config.json` of a checkpoint.
-fn read(path: &Path) -> Result<Config, Error> {
-    // If the folder is not a checkpoint, say what it is before reporting anything else missing.
-    Checkpoint::find(path)?;
-    Config::read(&ModelFiles::beside(path), "config.json")
 }

@@ -96,6 +96,20 @@ impl ElementType {
         }
     }
 
+    /// Returns the format of a matrix whose blocks cannot be multiplied as they are: the same if it
+    /// is only for a factor beside them; for a foreign format, the smallest that adds much less
+    /// error than the format itself has cost; otherwise `q8_0`.
+    #[must_use]
+    pub fn stand_in(self) -> Format {
+        match self {
+            Self::Blocks(format) => format,
+            Self::Foreign(foreign) => {
+                STAND_INS.iter().find(|(found, _)| *found == foreign).map_or(Format::Q8_0, |&(_, format)| format)
+            }
+            Self::Plain(_) => Format::Q8_0,
+        }
+    }
+
     /// Returns the bytes of a row of `cols` elements; `None` if these are not whole blocks, or too
     /// many.
     #[must_use]
@@ -104,6 +118,22 @@ impl ElementType {
         (cols / self.block_len()).checked_mul(self.block_bytes()).filter(|_| whole)
     }
 }
+
+/// For each foreign format the smallest format that adds a relative RMS error of less than 3 %.
+const STAND_INS: &[(Foreign, Format)] = &[
+    (Foreign::Iq1S, Format::Q4K),
+    (Foreign::Iq1M, Format::Q5K),
+    (Foreign::Iq2Xxs, Format::Q4K),
+    (Foreign::Iq2Xs, Format::Q5K),
+    (Foreign::Iq2S, Format::Q5K),
+    (Foreign::Iq3Xxs, Format::Q4K),
+    (Foreign::Iq3S, Format::Q4K),
+    (Foreign::Tq1_0, Format::Q4_0),
+    (Foreign::Tq2_0, Format::Q4_0),
+    (Foreign::Nvfp4, Format::Q6K),
+    (Foreign::Q1_0, Format::Q4_0),
+    (Foreign::Q2_0, Format::Q4_0),
+];
 
 impl fmt::Display for ElementType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

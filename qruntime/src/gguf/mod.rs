@@ -18,8 +18,11 @@
 mod architecture;
 mod config;
 mod element;
+mod find;
+pub(crate) mod load;
 mod parse;
 mod rows;
+pub(crate) mod source;
 mod split;
 mod stored;
 mod tensors;
@@ -34,6 +37,7 @@ use std::path::{Path, PathBuf};
 
 pub use config::{About, Description, ReadFile, config_files, metadata_of};
 pub use element::{ElementType, UnreadType};
+pub(crate) use find::find;
 pub use kernels::Foreign;
 pub use stored::{Stored, StoredPart, stored};
 pub use tensors::{Piece, Pieces, RowOrder, pieces};

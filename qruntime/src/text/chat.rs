@@ -71,7 +71,7 @@ impl ChatTemplate {
     /// If a file cannot be read, the template is not valid Jinja, or none of several templates has
     /// one of these names.
     pub fn open(folder: impl AsRef<Path>) -> Result<Option<Self>, Error> {
-        Self::read(&ModelFiles::at(folder.as_ref()))
+        Self::read(&ModelFiles::at(folder.as_ref())?)
     }
 
     /// Opens the template of a model like [`open`](Self::open).

@@ -53,7 +53,7 @@ impl Tokenizer {
     /// If there is none of these files, if it cannot be parsed, or if it exceeds the limits that
     /// keep memory and time in proportion to the file and to texts (`docs/security.md`).
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::read(&ModelFiles::at(folder.as_ref()), |_| ())
+        Self::read(&ModelFiles::at(folder.as_ref())?, |_| ())
     }
 
     /// Opens the tokenizer of a model like [`open`](Self::open). Before anything is built, `change`
