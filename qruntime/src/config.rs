@@ -10,7 +10,6 @@ use serde_json::{Map, Value};
 use crate::error::{Error, FileError, FileErrorKind};
 use crate::files::MAX_CONFIG;
 use crate::json;
-use crate::model_files::ModelFiles;
 
 /// The permitted numbers of tokens or positions: far beyond any network, and small enough that
 /// `f32` represents every position.
@@ -37,15 +36,9 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Reads a file of a model that holds an object.
-    pub(crate) fn read(files: &ModelFiles, name: &str) -> Result<Self, Error> {
-        let fields = files.read_json(name, MAX_CONFIG)?;
-        Ok(Self { path: files.path(name), scope: String::new(), fields })
-    }
-
-    /// Reads a file that may be missing.
-    pub(crate) fn read_if(files: &ModelFiles, name: &str) -> Result<Option<Self>, Error> {
-        files.exists(name).then(|| Self::read(files, name)).transpose()
+    /// Takes an object, and the file that it is from.
+    pub(crate) fn new(path: PathBuf, fields: Map<String, Value>) -> Self {
+        Self { path, scope: String::new(), fields }
     }
 
     /// Parses the bytes of `config.json`.

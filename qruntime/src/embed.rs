@@ -3,7 +3,6 @@
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-use crate::config::Config;
 use crate::encoder::{Encoder, EncoderConfig};
 use crate::error::Error;
 use crate::model_files::ModelFiles;
@@ -147,7 +146,7 @@ fn class(files: &ModelFiles, settings: &Value) -> Result<String, Error> {
     if let Some(class) = settings["tokenizer_class"].as_str().filter(|class| !class.is_empty()) {
         return Ok(class.to_owned());
     }
-    let config = Config::read_if(files, "config.json")?;
+    let config = files.config_if("config.json")?;
     let class = config.as_ref().map(|config| config.text_if("tokenizer_class")).transpose()?.flatten();
     Ok(class.map(str::to_owned).unwrap_or_else(|| "BertTokenizer".to_owned()))
 }

@@ -129,7 +129,7 @@ impl Encoder {
         path: &Path,
         model: impl FnOnce() -> Result<Model, Error>,
     ) -> Result<Self, Error> {
-        let file = Config::read(&files, "config.json")?;
+        let file = files.config("config.json")?;
         let sentence = Sentence::read(&files)?;
         Self::assemble(Some(files), path, &file, sentence, model)
     }

@@ -83,6 +83,7 @@ mod model_files;
 pub mod names;
 mod network;
 mod nn;
+mod open;
 mod parallel;
 mod pooling;
 mod recognize;

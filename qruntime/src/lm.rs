@@ -146,7 +146,7 @@ impl CausalLm {
         path: &Path,
         model: impl FnOnce() -> Result<Model, Error>,
     ) -> Result<Self, Error> {
-        let file = Config::read(&files, "config.json")?;
+        let file = files.config("config.json")?;
         Self::assemble(Some(files), path, &file, model)
     }
 
@@ -471,7 +471,7 @@ impl CausalLm {
 
 impl LmConfig {
     fn new(family: &str, spec: &DecoderSpec, file: &Config, files: Option<&ModelFiles>) -> Result<Self, Error> {
-        let generation = files.map(|files| Config::read_if(files, "generation_config.json")).transpose()?.flatten();
+        let generation = files.map(|files| files.config_if("generation_config.json")).transpose()?.flatten();
         let tokens = |field: &str| {
             let range = 0..=spec.vocabulary - 1;
             let file = generation.as_ref().filter(|generation| generation.has(field)).unwrap_or(file);

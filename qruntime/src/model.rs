@@ -3,21 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use kernels::Isa;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::bytes::{Bytes, Pages};
-use crate::checkpoint::{Checkpoint, Reader, refuse_foreign};
+use crate::checkpoint::{Reader, refuse_foreign};
 use crate::container::parse::{Contents, parse};
 use crate::container::{Entry, Storage};
 use crate::error::{Error, FileError, FileErrorKind};
 use crate::experts::Experts;
-use crate::gguf;
-use crate::gguf::load::{Loaded, load};
-use crate::gguf::source::Source;
 use crate::linear::Linear;
 use crate::tensor::{Matrices, PackedTensor, PlainTensor};
 
@@ -40,7 +37,7 @@ struct Inner {
     warnings: Vec<String>,
 }
 
-struct ModelFile {
+pub(crate) struct ModelFile {
     bytes: Arc<Bytes>,
     /// The size of the file, which a GGUF model in memory does not have.
     file_bytes: u64,
@@ -60,43 +57,6 @@ enum Kind {
 }
 
 impl Model {
-    /// Maps the file or folder at `path`. Nothing is copied: pages come from the operating system's
-    /// cache as they are used. GGUF files are not mapped, but loaded as [`read`](Self::read) does.
-    ///
-    /// # Safety
-    /// While the model, a clone of it or one of its layers lives, nobody may change or truncate its
-    /// files, neither this process nor another one. The operating system does not enforce this. A
-    /// changed weight can only change results: lengths, offsets and names are copied out of the map
-    /// and checked once, here. But Rust assumes that mapped bytes are constant, and touching a page
-    /// beyond the end of a truncated file kills the process (`SIGBUS`). `quantize convert` replaces
-    /// files by renaming, which is harmless to a map. Where this cannot be promised, use
-    /// [`read`](Self::read).
-    ///
-    /// # Errors
-    /// If a file cannot be opened or is invalid, or if the environment asks for an instruction set
-    /// that is not available.
-    #[expect(unsafe_code, reason = "hands the caller's promise on to the map")]
-    pub unsafe fn map(path: impl AsRef<Path>) -> Result<Self, Error> {
-        // SAFETY: the caller upholds this function's contract.
-        Self::open(path.as_ref(), |path| unsafe { Bytes::map(path) })
-    }
-
-    /// Reads the file or folder at `path` into owned memory. It uses huge pages where the system
-    /// has them, because memory in huge pages is read faster (`docs/benchmarking.md` says by how
-    /// much); a map has them only where the file system supports it. Opening takes the time to read
-    /// the file, and the memory is taken for as long as the model lives.
-    ///
-    /// A GGUF file, any file of a split model, or a folder with the files of one GGUF model is
-    /// loaded on the threads of rayon's current pool: tensors get the names and the order of rows
-    /// that checkpoints have, and blocks are repacked into panels. `docs/gguf.md` says what is
-    /// read.
-    ///
-    /// # Errors
-    /// See [`map`](Self::map). Also if the system refuses the memory.
-    pub fn read(path: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::open(path.as_ref(), Bytes::read)
-    }
-
     /// Opens a file whose bytes are already in memory; they are copied.
     ///
     /// # Errors
@@ -106,30 +66,20 @@ impl Model {
         Self::new(vec![ModelFile::new(bytes)?], vec![])
     }
 
-    fn open(path: &Path, bytes: impl Fn(&Path) -> Result<Bytes, Error>) -> Result<Self, Error> {
-        if let Some(file) = gguf::find(path)? {
-            return Self::load(&Source::open(&file)?);
-        }
-        let checkpoint = Checkpoint::find(path)?;
-        let open = |path: &PathBuf| Ok(ModelFile::new(bytes(path)?).map_err(|error| error.in_file(path))?);
-        let files = checkpoint.files().iter().map(open).collect::<Result<Vec<ModelFile>, Error>>()?;
-        checkpoint.check(
-            files.iter().enumerate().flat_map(|(f, file)| file.entries.iter().map(move |entry| (f, entry.name()))),
-        )?;
-        Self::new(files, checkpoint.warnings().to_vec())
-    }
-
-    /// Loads a GGUF model.
-    pub(crate) fn load(source: &Source) -> Result<Self, Error> {
-        let Loaded { bytes, entries, warnings } = load(source)?;
-        let file_bytes = source.file_bytes()?;
+    /// Takes the tensors of a GGUF model, which lie in `bytes`; its files have `file_bytes`.
+    pub(crate) fn of_gguf(
+        bytes: Bytes,
+        entries: Vec<Entry>,
+        file_bytes: u64,
+        warnings: Vec<String>,
+    ) -> Result<Self, Error> {
         let recipe = serde_json::Value::Null;
         let file = ModelFile { bytes: bytes.into(), file_bytes, entries, recipe, kind: Kind::Gguf };
         Self::new(vec![file], warnings)
     }
 
     /// Makes a model of files; no two may have a tensor of the same name.
-    fn new(files: Vec<ModelFile>, warnings: Vec<String>) -> Result<Self, Error> {
+    pub(crate) fn new(files: Vec<ModelFile>, warnings: Vec<String>) -> Result<Self, Error> {
         let mut tensors = BTreeMap::new();
         for (f, file) in files.iter().enumerate() {
             for (e, entry) in file.entries.iter().enumerate() {
@@ -314,7 +264,11 @@ impl fmt::Debug for Model {
 }
 
 impl ModelFile {
-    fn new(bytes: Bytes) -> Result<Self, FileError> {
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    pub(crate) fn new(bytes: Bytes) -> Result<Self, FileError> {
         let Contents { entries, recipe, described } = parse(&bytes)?;
         let kind = if described { Kind::Described } else { Kind::Plain };
         Ok(Self { file_bytes: bytes.len() as u64, bytes: Arc::new(bytes), entries, recipe, kind })

@@ -7,10 +7,11 @@ use std::sync::{Arc, OnceLock};
 use serde::de::DeserializeOwned;
 
 use crate::checkpoint::Checkpoint;
+use crate::config::Config;
 use crate::error::{Error, FileError, FileErrorKind};
-use crate::files::{check_length, folder, parse_json, read_text};
+use crate::files::{MAX_CONFIG, check_length, folder, parse_json, read_text};
 use crate::gguf::source::Source;
-use crate::gguf::{self, Metadata, config_files};
+use crate::gguf::{self, config_files, tokenizer_files};
 
 /// The small files of a model (`config.json`, `tokenizer.json`, ...): all but its weights.
 ///
@@ -126,6 +127,16 @@ impl ModelFiles {
         }
     }
 
+    /// Reads a file that holds an object.
+    pub(crate) fn config(&self, name: &str) -> Result<Config, Error> {
+        Ok(Config::new(self.path(name), self.read_json(name, MAX_CONFIG)?))
+    }
+
+    /// Reads a file that holds an object and may be missing.
+    pub(crate) fn config_if(&self, name: &str) -> Result<Option<Config>, Error> {
+        self.exists(name).then(|| self.config(name)).transpose()
+    }
+
     /// Reads a JSON file of at most `most` bytes: the parsed value can be 40 times as large.
     pub(crate) fn read_json<T: DeserializeOwned>(&self, name: &str, most: usize) -> Result<T, Error> {
         Ok(parse_json(&self.read(name, most)?).map_err(|error| error.in_file(&self.path(name)))?)
@@ -161,10 +172,6 @@ impl Made {
     }
 }
 
-fn tokenizer_files(_: &Metadata) -> Result<Vec<(&'static str, Vec<u8>)>, FileError> {
-    Ok(vec![])
-}
-
 fn missing(name: &str) -> FileError {
     FileError::new(FileErrorKind::Network, format!("the GGUF file has nothing of which to make {name}"))
 }
@@ -174,7 +181,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::config::Config;
     use crate::sentence::Sentence;
 
     fn made(files: &[(&'static str, String)]) -> ModelFiles {
@@ -197,9 +203,9 @@ mod tests {
             ("1_Pooling/config.json", json!({"pooling_mode": "cls"}).to_string()),
             ("tokenizer_config.json", json!({"model_max_length": 77}).to_string()),
         ]);
-        let config = Config::read(&files, "config.json").unwrap();
+        let config = files.config("config.json").unwrap();
         assert_eq!(config.size("hidden_size", 1..=9).unwrap(), 3);
-        assert!(Config::read_if(&files, "generation_config.json").unwrap().is_none());
+        assert!(files.config_if("generation_config.json").unwrap().is_none());
         let sentence = Sentence::read(&files).unwrap();
         assert_eq!((sentence.pooling, sentence.max_tokens), (vec![crate::Pooling::Cls], Some(77)));
     }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::config::Config;
 use crate::encoder::Encoder;
 use crate::error::Error;
 use crate::family::{self, Found};
@@ -61,7 +60,7 @@ impl Network {
     /// If there is no checkpoint, or `config.json` cannot be read.
     pub fn kind(path: impl AsRef<Path>) -> Result<NetworkKind, Error> {
         let files = ModelFiles::open(path.as_ref())?;
-        Ok(match family::find(&Config::read(&files, "config.json")?)? {
+        Ok(match family::find(&files.config("config.json")?)? {
             Found::Decoder(family) => NetworkKind::CausalLm { family },
             Found::Encoder(family) => NetworkKind::Encoder { family },
             Found::Unknown(_, family) => NetworkKind::Unknown { family },
@@ -96,7 +95,7 @@ impl Network {
     /// Opens the network; `model` opens the weights.
     fn by_kind(path: &Path, model: impl FnOnce() -> Result<Model, Error>) -> Result<Self, Error> {
         let files = ModelFiles::open(path)?;
-        let config = Config::read(&files, "config.json")?;
+        let config = files.config("config.json")?;
         match family::find(&config)? {
             Found::Decoder(_) => CausalLm::of_files(files, path, model).map(Self::CausalLm),
             Found::Encoder(_) => Encoder::of_files(files, path, model).map(Self::Encoder),

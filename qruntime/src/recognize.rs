@@ -11,7 +11,7 @@ pub(crate) const BEGINNING: usize = 512;
 
 /// The leading bytes of other kinds of files, and the message for each.
 const BEGINNINGS: &[(&[u8], &str)] = &[
-    (b"GGUF", "a GGUF file, which is not read: give the original checkpoint that it was made from"),
+    (b"GGUF", "a GGUF file in place of a safetensors file: give its own path"),
     (b"lmgg", BEFORE_GGUF),
     (b"fmgg", BEFORE_GGUF),
     (b"tjgg", BEFORE_GGUF),

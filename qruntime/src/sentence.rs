@@ -69,7 +69,7 @@ impl Sentence {
     fn read_transformer(&mut self, files: &ModelFiles) -> Result<(), Error> {
         const FILES: [&str; 7] = ["bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"];
         for kind in FILES {
-            let Some(config) = Config::read_if(files, &format!("sentence_{kind}_config.json"))? else { continue };
+            let Some(config) = files.config_if(&format!("sentence_{kind}_config.json"))? else { continue };
             if config.is_empty() {
                 continue;
             }
@@ -134,7 +134,7 @@ impl Sentence {
                 if !is_plain_name(path) {
                     return Err(refuse(format!("\"path\": {path:?}, expected the name of a folder")));
                 }
-                Config::read_if(files, &format!("{path}/config.json"))
+                files.config_if(&format!("{path}/config.json"))
             };
             // Modules have moved within the package several times. Modules of other packages need
             // their own code.
@@ -213,7 +213,7 @@ impl Sentence {
     }
 
     fn read_prompts(&mut self, files: &ModelFiles) -> Result<(), Error> {
-        let Some(config) = Config::read_if(files, "config_sentence_transformers.json")? else { return Ok(()) };
+        let Some(config) = files.config_if("config_sentence_transformers.json")? else { return Ok(()) };
         config.one_of("model_type", &[("SentenceTransformer", ())])?;
         // These two may be asked for by name even if they are empty.
         self.prompts = ["query", "document"].map(|name| (name.to_owned(), String::new())).into();
@@ -236,7 +236,7 @@ impl Sentence {
 /// Returns the longest text that `tokenizer_config.json` allows. Python writes 10^30 for "no
 /// limit".
 fn model_max_length(files: &ModelFiles) -> Result<Option<usize>, Error> {
-    let Some(config) = Config::read_if(files, "tokenizer_config.json")? else { return Ok(None) };
+    let Some(config) = files.config_if("tokenizer_config.json")? else { return Ok(None) };
     let field = if config.has("model_max_length") { "model_max_length" } else { "max_len" };
     let length = config.number_if(field, 1.0..=f64::MAX)?;
     Ok(length.map(|length| (length as usize).min(*SIZES.end())))

@@ -326,8 +326,8 @@ fn errors_name_the_file_that_would_be_there() {
     assert!(lm.config().eos.is_empty());
 }
 
-/// The file has matrices in half precision and, as all GGUF files, norms in single precision. Of the
-/// folders, one has all in half precision, the other all in single.
+/// The file has matrices in half precision and, as all GGUF files, norms in single precision. Of
+/// the folders, one has all in half precision, the other all in single.
 #[test]
 fn a_real_model_gives_the_logits_of_its_folder() {
     let [Some(gguf), Some(halves), Some(singles)] =

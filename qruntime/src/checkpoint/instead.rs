@@ -22,7 +22,7 @@ const FORMS: &[(&str, &str, &str)] = &[
     (".pt", "PyTorch weights", SAVE_AGAIN),
     (".pth", "PyTorch weights", SAVE_AGAIN),
     (".ckpt", "PyTorch weights", SAVE_AGAIN),
-    (".gguf", "a GGUF file", "give the original checkpoint that it was made from"),
+    (".gguf", "a GGUF file", "give its own path"),
     (".ggml", "a GGML file", "give the original checkpoint that it was made from"),
     (".onnx", "an ONNX model", "give the original checkpoint that it was made from"),
     (".tflite", "a TensorFlow Lite model", "give the original checkpoint that it was made from"),

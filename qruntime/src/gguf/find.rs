@@ -10,8 +10,8 @@ use crate::files::file_names;
 /// Most names in a message.
 const MAX_NAMES: usize = 8;
 
-/// Returns the file if `path` is a GGUF file, whatever its name, or a folder with those of one model
-/// and no safetensors files; `None` otherwise.
+/// Returns the file if `path` is a GGUF file, whatever its name, or a folder with those of one
+/// model and no safetensors files; `None` otherwise.
 ///
 /// # Errors
 /// If the folder has the files of several models.
