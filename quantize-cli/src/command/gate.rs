@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use kernels::Distortion;
 use qruntime::Network;
+use qruntime::gguf::Gguf;
 use serde::Serialize;
 use serde_json::json;
 
@@ -62,7 +63,9 @@ impl<'a> Question<'a> {
     /// Nothing is asked without a text.
     pub(super) fn new(args: &'a ConvertArgs, output: &dyn Output) -> Result<Option<Self>> {
         let Some(path) = &args.eval_text else { return Ok(None) };
-        let folders = args.source.is_dir() && output.is_folder(&args.out);
+        // A GGUF file holds what else a folder does.
+        let is_whole = args.source.is_dir() || Gguf::is_gguf(&args.source);
+        let folders = is_whole && output.is_folder(&args.out);
         ensure!(folders, "--eval-text needs folders, with config.json and a tokenizer beside the weights");
         let (max_kld, max_ppl_ratio, min_cosine) = (args.max_kld, args.max_ppl_ratio, args.min_cosine);
         let limits = Limits { max_kld, max_ppl_ratio, max_ppl: None, min_cosine };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kernels::Isa;
 use qruntime::CausalLm;
+use qruntime::gguf::Gguf;
 
 use super::eval::protocol;
 use super::trial::{GENERATED, PROMPT, Trial, language_model, load_seconds, speeds};
@@ -35,7 +36,8 @@ pub(super) fn run(args: &ReportArgs) -> Result<Answer> {
     for (i, format) in args.formats.iter().enumerate() {
         ensure!(!args.formats[..i].contains(format), "{format} is there twice");
     }
-    ensure!(args.source.is_dir(), "{}: expected a folder with config.json and a tokenizer", quoted(&args.source));
+    let is_whole = args.source.is_dir() || Gguf::is_gguf(&args.source);
+    ensure!(is_whole, "{}: expected a folder with config.json and a tokenizer", quoted(&args.source));
     let page = pool(args.threads)?.install(|| measure(args))?;
     destination.write(html(&page).as_bytes())?;
     Answer::of(&page, args.json, true, |page| to_text(page, &args.out))
