@@ -195,6 +195,9 @@ fn is_one_of_several(name: &str) -> bool {
         .is_some_and(|count: u32| count > 1)
 }
 
+/// Most bytes of a file that belongs to a model besides its weights.
+const MAX_COMPANION: usize = 64 << 20;
+
 /// Reads a JSON file of a checkpoint, which may be at most as long as the header of a safetensors
 /// file.
 ///
@@ -211,4 +214,13 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
 /// Those of [`read_json`].
 pub fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     files::read_json_within(path, MAX_CONFIG)
+}
+
+/// Reads a file of a model other than its weights, which may have up to 64 MiB.
+///
+/// # Errors
+/// If the file cannot be read, is not an ordinary file, is too long, or something else was
+/// downloaded in its place.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
+    files::read_text(path, MAX_COMPANION)
 }

@@ -76,7 +76,7 @@ impl<'a> Conversion<'a> {
         } else {
             check_space(parent(at), self.plan.bytes())?;
         }
-        self.run(output.create(at, self.plan, recipe)?)
+        self.run(output.create(at, self.plan, recipe, self.source)?)
     }
 
     /// Reads, encodes and writes all tensors in the order of the sink, and finishes it.
@@ -158,12 +158,14 @@ impl<'a> Conversion<'a> {
                 .flat_map(move |matrix| pieces(rows.div_ceil(PANEL_ROWS), each).map(move |panels| (matrix, panels)))
         };
         match (step.layout.form, step.shape.as_slice()) {
-            (Form::Panels(format), &[ref matrices @ .., rows, cols]) if step.action == Action::Keep => {
+            (Form::Panels(format) | Form::Rows(format), &[ref matrices @ .., rows, cols])
+                if step.action == Action::Keep =>
+            {
                 panels(matrices, rows, cols)
                     .map(|(matrix, panels)| job(Work::Repack { format, rows, cols, matrix, panels }))
                     .collect()
             }
-            (Form::Panels(format), &[ref matrices @ .., rows, cols]) => {
+            (Form::Panels(format) | Form::Rows(format), &[ref matrices @ .., rows, cols]) => {
                 let round: Arc<dyn RoundPanel + 'a> =
                     match self.rounder(step).and_then(|r| r.tensor(&step.name, format, cols)) {
                         Ok(round) => Arc::from(round),
@@ -302,6 +304,10 @@ impl Job<'_> {
                 let first_byte = (matrix * rows + first_row) * row_bytes;
                 source.read_stored(index, first_byte..first_byte + blocks.len(), &mut blocks)?;
                 self.check_finite(format, cols, matrix * rows + first_row, &blocks)?;
+                if self.is_by_rows() {
+                    let read = blocks.len() as u64;
+                    return Ok(Done { bytes: blocks, distortion: None, read });
+                }
                 let bytes = format.matrix_bytes(end_row - first_row, cols);
                 let mut bytes = vec![0; bytes.context(ErrorKind::Weights, "panels too large")?];
                 let panel_bytes = format.panel_bytes(cols).context(ErrorKind::Weights, "panels too large")?;
@@ -322,10 +328,18 @@ impl Job<'_> {
                         .encode(isa, Place { matrix, row: first_row }, weights, &mut bytes)
                         .map_err(|error| error.in_panel(panels.start))
                         .with_context(ErrorKind::Weights, || self.describe(matrix))?;
+                    if self.is_by_rows() {
+                        bytes = by_rows(format, cols, end_row - first_row, &bytes)?;
+                    }
                     Ok(Done { bytes, distortion: Some(distortion), read })
                 })
             }
         }
+    }
+
+    /// Whether blocks lie row by row rather than in panels.
+    fn is_by_rows(&self) -> bool {
+        matches!(self.step.layout.form, Form::Rows(_))
     }
 
     /// Refuses rows of blocks, from row `first` on, of which a weight is not finite.
@@ -358,6 +372,17 @@ impl Job<'_> {
         );
         Error::new(ErrorKind::Weights, message)
     }
+}
+
+/// Returns the blocks of so many rows, row by row, of panels.
+fn by_rows(format: Format, cols: usize, rows: usize, panels: &[u8]) -> Result<Vec<u8>> {
+    let row_bytes = format.row_bytes(cols).context(ErrorKind::Weights, "rows too long")?;
+    let mut blocks = vec![0; rows * row_bytes];
+    let panels = panels.chunks_exact(PANEL_ROWS * row_bytes);
+    for (panel, rows) in panels.zip(blocks.chunks_mut(PANEL_ROWS * row_bytes)) {
+        panel::unpack(format, cols, panel, rows)?;
+    }
+    Ok(blocks)
 }
 
 /// Reads weights into this thread's buffer and hands them on. Of the buffer, `kept` bytes stay.

@@ -30,6 +30,8 @@ impl fmt::Display for Action {
 pub enum Form {
     /// Panels of 16 rows, those of each matrix one after the other.
     Panels(Format),
+    /// Blocks row by row.
+    Rows(Format),
     /// Elements of a plain type, row by row.
     Plain(Dtype),
 }

@@ -196,7 +196,7 @@ impl Plan {
         for (position, tensor) in tensors.iter().enumerate() {
             let role = role(tensor);
             let (action, why) = unless_it_is(tensor, decide(tensor, role, &choice, rules));
-            let Some(layout) = stored(tensor, action) else {
+            let Some((action, why, layout)) = fitting(tensor, action, &why, stored) else {
                 let verb = if action == Action::Keep { "keep" } else { "pack" };
                 bail!(ErrorKind::Request, "{why}: cannot {verb} {}", described(tensor));
             };
@@ -248,6 +248,29 @@ fn decide(tensor: &TensorInfo, role: Role, choice: &Choice, rules: &[Rule]) -> (
         Some(rule) => (Action::Keep, format!("{}: not packed by rule {}", role.fate().1, rule.text)),
         None => built_in(tensor, role, choice),
     }
+}
+
+/// Returns an action that the output can carry out, and the layout: the one that was decided on, or
+/// else, where an output does not fill up rows to whole blocks, packing with shorter blocks, or
+/// none.
+fn fitting(
+    tensor: &TensorInfo,
+    action: Action,
+    why: &str,
+    stored: &dyn Fn(&TensorInfo, Action) -> Option<Layout>,
+) -> Option<(Action, String, Layout)> {
+    if let Some(layout) = stored(tensor, action) {
+        return Some((action, why.into(), layout));
+    }
+    let Action::Pack(format) = action else { return None };
+    if tensor.shape().len() < 2 || !tensor.is_float() {
+        return None;
+    }
+    let others = [short_blocks(format), Some(Format::Q8_0)].into_iter().flatten().map(Action::Pack);
+    others.chain([Action::Keep]).find_map(|other| {
+        let layout = stored(tensor, other)?;
+        Some((other, format!("{why}; rows of {} are no whole blocks of {format}", tensor.cols()), layout))
+    })
 }
 
 /// Keeps a tensor that has the format already in which it is to be packed.
@@ -326,15 +349,20 @@ fn built_in(tensor: &TensorInfo, role: Role, choice: &Choice) -> (Action, String
     }
 }
 
-/// The format with blocks of 32 columns that is no worse than `format`, whose blocks are long,
-/// where `format` would take more bytes, its last block of each row being mostly padding.
-fn shorter(tensor: &TensorInfo, format: Format) -> Option<Format> {
-    let other = match format {
+/// Returns the format with blocks of 32 columns that is no worse than one whose blocks are long.
+fn short_blocks(format: Format) -> Option<Format> {
+    Some(match format {
         Format::Q4K => Format::Q4_1,
         Format::Q2K | Format::Q3K | Format::Iq4Xs => Format::Iq4Nl,
         Format::Q5K | Format::Q6K => Format::Q8_0,
         _ => return None,
-    };
+    })
+}
+
+/// Returns the format with short blocks where one with long blocks would take more bytes, the last
+/// block of each row being mostly padding.
+fn shorter(tensor: &TensorInfo, format: Format) -> Option<Format> {
+    let other = short_blocks(format)?;
     let bytes = |format: Format| format.row_bytes(tensor.cols());
     (bytes(other)? < bytes(format)?).then_some(other)
 }

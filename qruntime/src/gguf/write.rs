@@ -10,6 +10,9 @@ use super::{Array, ElementType, Value};
 /// What every tensor begins at a multiple of, in bytes.
 const ALIGNMENT: usize = 32;
 
+/// The one list whose integers are bytes.
+const BYTES: &str = "tokenizer.ggml.precompiled_charsmap";
+
 /// Writes one file, tensor by tensor.
 pub struct Writer<W> {
     out: W,
@@ -24,11 +27,12 @@ impl<W: Write> Writer<W> {
     /// Writes the metadata and the descriptions of tensors: name, type, and shape with the length
     /// of a row last.
     ///
-    /// Integers are written with 32 bits, or with 64 if they need them; other numbers with 32.
+    /// Integers are written with 32 bits, or with 64 if they need them; other numbers with 32. The
+    /// list `tokenizer.ggml.precompiled_charsmap` consists of bytes.
     ///
     /// # Errors
-    /// If the output fails; if a key or the name of a tensor is used twice; if a tensor is empty, its
-    /// rows are not whole blocks, or its size overflows.
+    /// If the output fails; if a key or the name of a tensor is used twice; if a tensor is empty,
+    /// its rows are not whole blocks, or its size overflows.
     pub fn new(
         mut out: W,
         metadata: &[(String, Value)],
@@ -44,7 +48,10 @@ impl<W: Write> Writer<W> {
                 return Err(misuse(format!("key {key:?} is there twice")));
             }
             text(&mut header, key);
-            put(&mut header, value);
+            match value {
+                Value::Array(Array::Integers(list)) if key == BYTES => put_bytes(&mut header, list),
+                value => put(&mut header, value),
+            }
         }
         let (mut names, mut sizes, mut offset) = (BTreeSet::new(), vec![], 0u64);
         for (name, element_type, shape) in tensors {
@@ -135,6 +142,7 @@ fn text(out: &mut Vec<u8>, text: &str) {
 
 /// The numbers of the types that are written.
 mod number {
+    pub(super) const U8: u32 = 0;
     pub(super) const U32: u32 = 4;
     pub(super) const I32: u32 = 5;
     pub(super) const F32: u32 = 6;
@@ -143,6 +151,14 @@ mod number {
     pub(super) const ARRAY: u32 = 9;
     pub(super) const U64: u32 = 10;
     pub(super) const I64: u32 = 11;
+}
+
+/// Appends a list of bytes with its type. Integers beyond them are cut to their lowest byte.
+fn put_bytes(out: &mut Vec<u8>, list: &[i64]) {
+    out.extend(number::ARRAY.to_le_bytes());
+    out.extend(number::U8.to_le_bytes());
+    out.extend((list.len() as u64).to_le_bytes());
+    out.extend(list.iter().map(|&value| value as u8));
 }
 
 /// Appends a value with its type.

@@ -64,8 +64,8 @@ struct Tensor {
 pub(super) fn run(args: &ConvertArgs) -> Result<Answer> {
     let start = Instant::now();
     let isa = Isa::from_env()?;
-    let source = &*source::open(&args.source)?;
     let output = output(&args.out)?;
+    let source = &*output.arrange(source::open(&args.source)?)?;
     let request = Request { to: args.to.unwrap_or(Target::Kept), rules: &args.rules, rounding: args.rounding.name() };
     let plan = Plan::new(source.tensors(), source.companions().model_type(), request, &|t, a| output.stored(t, a))?;
     let mut warnings = [source.warnings(), &plan.warnings].concat();

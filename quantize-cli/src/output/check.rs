@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::gguf;
 use super::panels::{MODEL, companions_of, is_ours};
 use crate::error::{Context, ErrorKind, Result, bail, ensure};
 use crate::report::quoted;
@@ -123,7 +124,7 @@ pub(super) fn check_replaceable(path: &Path) -> Result<()> {
     if !path.is_dir() {
         // Opening anything else could wait forever.
         ensure!(ErrorKind::Output, path.is_file(), "{}", refusal());
-        ensure!(ErrorKind::Output, is_ours(path), "{}", refusal());
+        ensure!(ErrorKind::Output, is_ours(path) || gguf::is_ours(path), "{}", refusal());
         return Ok(());
     }
     let context = || format!("cannot read {}", quoted(path));

@@ -3,6 +3,7 @@
 //! A kind of model has one line in the table [`OUTPUTS`].
 
 mod check;
+mod gguf;
 mod leftover;
 mod panels;
 mod place;
@@ -18,10 +19,11 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::layout::{Action, Layout};
 use crate::plan::Plan;
 use crate::report::quoted;
-use crate::source::TensorInfo;
+use crate::source::{Source, TensorInfo};
 
 pub(crate) use self::check::parent;
 pub use self::check::{check_apart, check_destination, check_place, places};
+pub use self::gguf::GgufFile;
 pub use self::leftover::{check_aside, sweep};
 pub use self::panels::{MODEL, Panels};
 pub use self::place::Temporary;
@@ -35,6 +37,14 @@ pub trait Output: fmt::Debug + Send + Sync {
     /// Whether its model at a path is a folder, with the files that belong to the model.
     fn is_folder(&self, at: &Path) -> bool;
 
+    /// Arranges the tensors of a checkpoint as the model has them: in most kinds as they are.
+    ///
+    /// # Errors
+    /// If the model cannot be of this kind.
+    fn arrange(&self, source: Box<dyn Source>) -> Result<Box<dyn Source>> {
+        Ok(source)
+    }
+
     /// Returns how it stores a tensor; `None` if it cannot store it so.
     fn stored(&self, tensor: &TensorInfo, action: Action) -> Option<Layout>;
 
@@ -42,11 +52,11 @@ pub trait Output: fmt::Debug + Send + Sync {
     /// is.
     fn config(&self, config: &Value, plan: &Plan) -> Option<String>;
 
-    /// Begins a model at `at`, a folder that is there or the name of a file.
+    /// Begins a model of a source at `at`, a folder that is there or the name of a file.
     ///
     /// # Errors
-    /// If it cannot be written there.
-    fn create(&self, at: &Path, plan: &Plan, recipe: &Recipe) -> Result<Box<dyn Sink>>;
+    /// If it cannot be written there, or cannot say what belongs to the source.
+    fn create(&self, at: &Path, plan: &Plan, recipe: &Recipe, source: &dyn Source) -> Result<Box<dyn Sink>>;
 
     /// Replaces the recipe of the finished model at `at` by one that fits into its room.
     ///
@@ -74,7 +84,7 @@ pub trait Sink: Send {
 }
 
 /// The kinds of model; the first that a path means is written there.
-pub const OUTPUTS: &[&dyn Output] = &[&Panels];
+pub const OUTPUTS: &[&dyn Output] = &[&GgufFile, &Panels];
 
 /// Returns the kind of model that a path means.
 ///
@@ -84,7 +94,7 @@ pub fn output(at: &Path) -> Result<&'static dyn Output> {
     OUTPUTS.iter().copied().find(|output| output.is_meant_by(at)).with_context(ErrorKind::Request, || {
         let ending = at.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
         format!(
-            "{}: files of the kind .{ending} are not written; name a folder, or a file that ends in .safetensors",
+            "{}: files of the kind .{ending} are not written; name a folder, or a file that ends in .safetensors or .gguf",
             quoted(at)
         )
     })

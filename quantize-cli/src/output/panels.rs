@@ -15,7 +15,7 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::layout::{Action, Form, Layout};
 use crate::plan::Plan;
 use crate::report::quoted;
-use crate::source::{Stored, TensorInfo, WEIGHTS, is_described};
+use crate::source::{Source, Stored, TensorInfo, WEIGHTS, is_described};
 
 /// The name of the file of tensors in the folder of a model.
 pub const MODEL: &str = WEIGHTS;
@@ -73,10 +73,10 @@ impl Output for Panels {
         Some(serde_json::to_string_pretty(&config).ok()? + "\n")
     }
 
-    fn create(&self, at: &Path, plan: &Plan, recipe: &Recipe) -> Result<Box<dyn Sink>> {
+    fn create(&self, at: &Path, plan: &Plan, recipe: &Recipe, _: &dyn Source) -> Result<Box<dyn Sink>> {
         let path = file_of(at);
         let storage = |form| match form {
-            Form::Panels(format) => Storage::Packed(format),
+            Form::Panels(format) | Form::Rows(format) => Storage::Packed(format),
             Form::Plain(dtype) => Storage::Plain(dtype),
         };
         let tensors = plan.steps.iter();

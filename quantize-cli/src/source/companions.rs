@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use qruntime::checkpoint::{file_names, is_plain_name, read_config};
+use qruntime::checkpoint::{file_names, is_plain_name, read_config, read_file};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -132,6 +132,20 @@ impl Companions {
     pub(crate) fn files(&self) -> impl Iterator<Item = PathBuf> {
         let in_folder = if self.made.is_empty() { self.paths.as_slice() } else { &[] };
         in_folder.iter().map(|path| self.folder.join(path))
+    }
+
+    /// Reads one of the files; `None` if there is none of this name.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is longer than any such file.
+    pub(crate) fn read(&self, name: &str) -> std::result::Result<Option<Vec<u8>>, qruntime::Error> {
+        match self.paths.iter().position(|path| path == Path::new(name)) {
+            None => Ok(None),
+            Some(i) => match self.made.get(i) {
+                Some(content) => Ok(Some(content.clone())),
+                None => read_file(&self.folder.join(name)).map(Some),
+            },
+        }
     }
 
     /// Returns the bytes of all files together.

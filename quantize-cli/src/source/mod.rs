@@ -29,6 +29,7 @@ mod companions;
 mod error;
 mod float;
 mod gguf;
+mod regrouped;
 mod safetensors;
 mod scheme;
 mod shard;
@@ -43,6 +44,7 @@ pub use self::companions::Companions;
 pub(crate) use self::companions::{CONFIG, WEIGHTS, is_written};
 pub use self::error::{SourceError, SourceErrorKind};
 pub(crate) use self::float::plain_bytes;
+pub(crate) use self::regrouped::Regrouped;
 pub(crate) use self::safetensors::is_described;
 pub use self::tensor::{Dtype, Stored, TensorInfo};
 

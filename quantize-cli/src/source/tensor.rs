@@ -37,7 +37,11 @@ impl Stored {
     /// Whether the elements are quantized in blocks.
     #[must_use]
     pub fn is_blocks(self) -> bool {
-        matches!(self, Self::Blocks(_) | Self::Decoded(_))
+        match self {
+            Self::Blocks(_) => true,
+            Self::Decoded(element_type) => !matches!(element_type, ElementType::Plain(_)),
+            Self::Plain(_) | Self::Scaled(_) => false,
+        }
     }
 }
 

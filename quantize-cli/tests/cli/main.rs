@@ -9,6 +9,7 @@ mod bytes;
 mod cases;
 mod eval;
 mod gguf;
+mod gguf_output;
 mod hostile;
 mod mix;
 mod network;

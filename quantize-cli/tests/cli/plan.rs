@@ -296,8 +296,8 @@ fn a_dry_run_refuses_what_a_real_run_refuses() {
         (PathBuf::from("."), ". is no name of a file or folder"),
         (there.join(".."), "is no name of a file or folder"),
         (PathBuf::from("/"), "/ is no name of a file or folder"),
-        (folder.path().join("model.gguf"), "files of the kind .gguf are not written; name a folder"),
-        (folder.path().join("model.GGUF"), "files of the kind .gguf are not written"),
+        (folder.path().join("model.gguf"), "\"num_attention_heads\": missing"),
+        (folder.path().join("model.onnx"), "files of the kind .onnx are not written; name a folder"),
         (folder.path().join("pytorch_model.bin"), "files of the kind .bin are not written"),
     ];
     if cfg!(target_os = "linux") {
