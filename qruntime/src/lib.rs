@@ -61,6 +61,7 @@
 
 #![deny(unsafe_code)]
 
+mod base64;
 mod bytes;
 pub mod checkpoint;
 mod config;

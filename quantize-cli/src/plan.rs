@@ -288,7 +288,7 @@ fn as_stored(tensor: &TensorInfo, role: Role) -> (Action, String) {
     match tensor.stored() {
         Stored::Blocks(_) => (Action::Keep, "blocks as they are".into()),
         Stored::Decoded(element_type) if role.fate().0 != Fate::Kept => {
-            let format = stand_in::of(element_type);
+            let format = element_type.stand_in();
             let format = shorter(tensor, format).unwrap_or(format);
             (Action::Pack(format), format!("{element_type} is only read: {format} stands in for it"))
         }

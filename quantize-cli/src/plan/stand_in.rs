@@ -1,40 +1,8 @@
 //! Formats that stand in for those that are only read.
 
-use kernels::{Foreign, Format};
-use qruntime::gguf::ElementType;
-
 use super::{Step, Target};
 use crate::layout::Action;
 use crate::source::{Stored, TensorInfo};
-
-/// For each format that is only read, the smallest format that adds a relative RMS error of less
-/// than 3 %: much less than what the format itself has cost.
-const STAND_INS: &[(Foreign, Format)] = &[
-    (Foreign::Iq1S, Format::Q4K),
-    (Foreign::Iq1M, Format::Q5K),
-    (Foreign::Iq2Xxs, Format::Q4K),
-    (Foreign::Iq2Xs, Format::Q5K),
-    (Foreign::Iq2S, Format::Q5K),
-    (Foreign::Iq3Xxs, Format::Q4K),
-    (Foreign::Iq3S, Format::Q4K),
-    (Foreign::Tq1_0, Format::Q4_0),
-    (Foreign::Tq2_0, Format::Q4_0),
-    (Foreign::Nvfp4, Format::Q6K),
-    (Foreign::Q1_0, Format::Q4_0),
-    (Foreign::Q2_0, Format::Q4_0),
-];
-
-/// Returns the format that stands in for blocks that cannot be kept: their own, if it is only for a
-/// factor beside them.
-pub(super) fn of(element_type: ElementType) -> Format {
-    match element_type {
-        ElementType::Blocks(format) => format,
-        ElementType::Foreign(foreign) => {
-            STAND_INS.iter().find(|(found, _)| *found == foreign).map_or(Format::Q8_0, |&(_, format)| format)
-        }
-        ElementType::Plain(_) => Format::Q8_0,
-    }
-}
 
 /// Says what it means that formats stand in for others, if no format was asked for.
 pub(super) fn warning(steps: &[Step], tensors: &[TensorInfo], to: Target) -> Option<String> {
@@ -67,9 +35,8 @@ pub(super) fn warning(steps: &[Step], tensors: &[TensorInfo], to: Target) -> Opt
 
 #[cfg(test)]
 mod tests {
-    use kernels::{Encoding, Isa, Rounding};
-
-    use super::*;
+    use kernels::{Encoding, Foreign, Isa, Rounding};
+    use qruntime::gguf::ElementType;
 
     /// Random blocks with scales as they occur.
     fn blocks(foreign: Foreign, count: usize) -> Vec<u8> {
@@ -104,8 +71,8 @@ mod tests {
     #[test]
     fn what_stands_in_for_a_format_adds_little() {
         let (rows, cols) = (16, 2048);
-        assert_eq!(STAND_INS.len(), Foreign::ALL.len());
-        for &(foreign, format) in STAND_INS {
+        for &foreign in Foreign::ALL {
+            let format = ElementType::Foreign(foreign).stand_in();
             let blocks = blocks(foreign, rows * cols / foreign.block_len());
             let mut weights = vec![0.0; rows * cols];
             foreign.decode(&blocks, &mut weights).expect("whole blocks");

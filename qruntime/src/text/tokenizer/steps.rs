@@ -38,6 +38,7 @@ use tokenizers::{Decoder, NormalizedString, Normalizer, PreTokenizedString, PreT
 use super::call::{STEP_GROWTH, may_make, most, spend, unmask};
 use super::pattern;
 use super::search::Search;
+use crate::base64;
 
 /// Most steps of a normalizer, a pre-tokenizer, a decoder or a post-processor. The longest known
 /// has seven.
@@ -200,7 +201,7 @@ fn normalizer(place: &str, kind: &str, part: &Value) -> Result<Step<Normal>, Fau
 /// number, a tree of that many bytes, and texts that end with a zero byte.
 fn longest_entry(place: &str, base64: &str) -> Result<usize, Fault> {
     let place = format!("{place}.precompiled_charsmap");
-    let table = decode_base64(base64).ok_or_else(|| format!("{place} is no base64"))?;
+    let table = base64::decode(base64).ok_or_else(|| format!("{place} is no base64"))?;
     let (head, rest) = table.split_first_chunk().ok_or_else(|| format!("{place} is empty"))?;
     let tree = u32::from_le_bytes(*head) as usize;
     let texts = rest.get(tree..).ok_or_else(|| {
@@ -211,28 +212,6 @@ fn longest_entry(place: &str, base64: &str) -> Result<usize, Fault> {
         true => Ok(longest.max(1)),
         false => Err(format!("{place} has an entry of {longest} bytes, expected at most {STEP_GROWTH}")),
     }
-}
-
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut count) = (0_u32, 0);
-    for digit in text.trim_end_matches('=').bytes() {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    Some(bytes)
 }
 
 impl Normalizer for Normalize {

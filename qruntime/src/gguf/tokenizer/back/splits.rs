@@ -6,6 +6,7 @@ use super::super::SPACE;
 use super::super::pre::{self, DIGIT, GPT2, Row};
 use super::file::{File, steps};
 use super::{bad, unsaid};
+use crate::base64;
 use crate::error::FileError;
 
 /// Returns whether the tokens of a BPE model spell bytes.
@@ -133,7 +134,8 @@ pub(super) fn likeliest(file: &File) -> Result<(Option<Vec<u8>>, bool, bool), Fi
         match step["type"].as_str() {
             Some("Precompiled") if table.is_none() && !trimmed => {
                 let text = step["precompiled_charsmap"].as_str().unwrap_or_default();
-                table = Some(bytes(text).ok_or_else(|| bad("normalizer: the precompiled_charsmap is no base64"))?);
+                table =
+                    Some(base64::decode(text).ok_or_else(|| bad("normalizer: the precompiled_charsmap is no base64"))?);
             }
             Some("Replace") if spaces || ends => trimmed = true,
             Some("Strip") => trimmed = true,
@@ -155,27 +157,4 @@ pub(super) fn likeliest(file: &File) -> Result<(Option<Vec<u8>>, bool, bool), Fi
         Some(prefix) => Ok((table, trimmed, prefix)),
         None => Err(unsaid("pre_tokenizer", &file.pre_tokenizer, "Metaspace with a unigram model")),
     }
-}
-
-/// Reads base64.
-fn bytes(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut count) = (0_u32, 0);
-    for digit in text.trim_end_matches('=').bytes() {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    Some(bytes)
 }
