@@ -113,7 +113,8 @@ impl Model {
         self.0.files.iter().all(|file| file.kind == Kind::Described)
     }
 
-    /// Returns warnings about the files, each a sentence; see [`Checkpoint::warnings`].
+    /// Returns warnings about the files, each a sentence; see
+    /// [`Checkpoint::warnings`](crate::checkpoint::Checkpoint::warnings).
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.0.warnings
