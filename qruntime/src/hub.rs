@@ -2,11 +2,13 @@
 
 use std::env::var_os;
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::files::{is_plain_name, is_there};
+use crate::files::{is_plain_name, is_there, read_text};
+
+/// Most bytes of a file that names a commit.
+const MAX_REFERENCE: usize = 1024;
 
 /// Returns where a model is, given by a path or by its id.
 ///
@@ -102,7 +104,8 @@ impl Id {
             return if is_id { missing("no model of this name".into()) } else { Ok(model.into()) };
         }
         let revision = self.revision.as_deref().unwrap_or("main");
-        let commit = fs::read_to_string(folder.join("refs").join(revision)).unwrap_or_else(|_| revision.into());
+        let commit = read_text(&folder.join("refs").join(revision), MAX_REFERENCE).ok();
+        let commit = commit.and_then(|commit| String::from_utf8(commit).ok()).unwrap_or_else(|| revision.into());
         let snapshot = folder.join("snapshots").join(commit.trim());
         if !is_plain_name(commit.trim()) || !snapshot.is_dir() {
             return missing(format!("no revision {revision:?} of this model"));
@@ -117,6 +120,7 @@ impl Id {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::fs;
 
     use super::*;
 

@@ -135,6 +135,9 @@ impl Maker {
     ) -> Result<(), Error> {
         let refuse =
             |expected: String| Error::from(FileError::network(text, format!("{shape:?}, expected {expected}")));
+        if shape.contains(&0) {
+            return Err(refuse("no dimension to be empty".into()));
+        }
         let rows = match shape {
             [elements] => *elements,
             [outer @ .., _] => outer.iter().product(),

@@ -95,7 +95,7 @@ impl Output for GgufFile {
             .map(|(name, values)| (name.clone(), ElementType::Plain(Dtype::F32), vec![values.len()]))
             .collect();
         for step in &plan.steps {
-            let name = names.parse(&step.name).and_then(|name| name.gguf());
+            let name = source.tensors()[step.tensor].name_in_gguf().map(str::to_owned);
             let name = name.with_context(ErrorKind::Request, || format!("{:?}: GGUF has no name for it", step.name))?;
             let element_type = match step.layout.form {
                 Form::Rows(format) | Form::Panels(format) => ElementType::Blocks(format),
@@ -143,7 +143,8 @@ impl Sink for GgufSink {
 /// Returns what the folder of a model does not say about its GGUF file.
 fn about(source: &dyn Source, plan: &Plan) -> About {
     let mut about = About::default();
-    let folder = source.path().file_stem().or_else(|| source.path().file_name());
+    let path = source.path();
+    let folder = if path.is_dir() { path.file_name() } else { path.file_stem() };
     about.name = folder.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     about.parameters = plan.elements();
     let experts = plan.steps.iter().filter(|step| step.name.contains("expert") && step.shape.len() == 3);

@@ -1,10 +1,12 @@
 //! A checkpoint whose rows are grouped into the tensors of a GGUF file: experts stacked, rows of
 //! queries and keys in llama.cpp's order, 1 added to norms that are stored so.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
 use qruntime::gguf::{self, ElementType, StoredPart};
+use qruntime::names::Names;
 
 use super::{Companions, Dtype, Source, SourceError, Stored, TensorInfo};
 
@@ -28,7 +30,18 @@ impl Regrouped {
     pub(crate) fn new(inner: Box<dyn Source>, config: &[u8]) -> Result<Self, SourceError> {
         let tensors: Vec<(&str, &[usize])> = inner.tensors().iter().map(|info| (info.name(), info.shape())).collect();
         let (groups, unused) = gguf::stored(config, &tensors)?;
-        let infos = groups.iter().map(|group| describe(&*inner, group)).collect();
+        let names = inner.companions().model_type().and_then(qruntime::names_of);
+        let mut used = BTreeSet::new();
+        let infos = groups.iter().map(|group| {
+            let first = group.parts.first().map_or("", |part| inner.tensors()[part.tensor].name());
+            // Two tensors of the file may begin with the same tensor.
+            let name = match used.insert(first) {
+                true => first.to_owned(),
+                false => usual_name(names, &group.name).unwrap_or_else(|| group.name.clone()),
+            };
+            describe(&*inner, group, &name)
+        });
+        let infos = infos.collect();
         let unused: Vec<String> = unused.into_iter().map(|tensor| inner.tensors()[tensor].name().to_owned()).collect();
         let mut warnings = inner.warnings().to_vec();
         if let [first, ..] = unused.as_slice() {
@@ -83,7 +96,7 @@ impl Regrouped {
 }
 
 /// Describes a tensor of the file.
-fn describe(inner: &dyn Source, group: &gguf::Stored) -> TensorInfo {
+fn describe(inner: &dyn Source, group: &gguf::Stored, name: &str) -> TensorInfo {
     let parts = || group.parts.iter().map(|part| &inner.tensors()[part.tensor]);
     let first = parts().next();
     let stored = first.map(TensorInfo::stored).filter(|stored| {
@@ -97,8 +110,17 @@ fn describe(inner: &dyn Source, group: &gguf::Stored) -> TensorInfo {
         let rows = if info.shape().len() < 2 { info.elements() } else { info.rows() };
         info.bytes() / rows.max(1) * part.rows.len()
     };
-    let name = first.map_or(group.name.as_str(), TensorInfo::name);
-    TensorInfo::new(name, &group.shape, stored, group.parts.iter().map(bytes).sum())
+    let bytes = group.parts.iter().map(bytes).sum();
+    TensorInfo::new(name, &group.shape, stored, bytes).named_in_gguf(&group.name)
+}
+
+/// Returns the usual name in checkpoints of a tensor of a GGUF file, or of its first expert.
+fn usual_name(names: Option<&Names>, name: &str) -> Option<String> {
+    let names = names?;
+    let parsed = names.parse_gguf(name)?;
+    let mut expert = parsed;
+    expert.expert = Some(0);
+    names.candidates(expert).next().or_else(|| names.candidates(parsed).next())
 }
 
 impl Source for Regrouped {
@@ -173,5 +195,41 @@ impl Source for Regrouped {
 
     fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+    use crate::source;
+
+    /// Fused matrices of experts become two tensors of the file, and a tied embedding may be the
+    /// head as well.
+    #[test]
+    fn tensors_have_names_of_their_own() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../qruntime/tests/data/families");
+        for network in ["mixtral-fused", "granitemoe-fused", "granitemoe", "qwen2-moe", "llama", "gemma3"] {
+            let source = source::open(&folder.join(network)).expect("a checkpoint");
+            let mut config = source.companions().config().expect("a config").clone();
+            config["tie_word_embeddings"] = (network == "qwen2-moe").into();
+            let regrouped = Regrouped::new(source, config.to_string().as_bytes());
+            let Ok(regrouped) = regrouped else {
+                assert_eq!(network, "gemma3", "{regrouped:?}");
+                continue;
+            };
+            let infos = regrouped.tensors();
+            let names: BTreeSet<&str> = infos.iter().map(TensorInfo::name).collect();
+            let in_gguf: BTreeSet<_> = infos.iter().map(|info| info.name_in_gguf().expect("a name")).collect();
+            assert_eq!((names.len(), in_gguf.len()), (infos.len(), infos.len()), "{network}: {names:?}");
+            for (i, info) in infos.iter().enumerate() {
+                let mut values = vec![f32::NAN; info.elements()];
+                regrouped.read_f32(i, 0..values.len(), &mut values).expect("elements");
+                assert!(values.iter().all(|value| value.is_finite()), "{network}: {}", info.name());
+                assert_eq!(regrouped.position(info.name()), Some(i));
+            }
+        }
     }
 }

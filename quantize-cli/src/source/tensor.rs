@@ -63,18 +63,29 @@ pub struct TensorInfo {
     shape: Vec<usize>,
     stored: Stored,
     bytes: usize,
+    name_in_gguf: Option<String>,
 }
 
 impl TensorInfo {
     /// Describes a tensor that takes so many bytes in its file. The product of `shape` must not
     /// overflow.
     pub(super) fn new(name: &str, shape: &[usize], stored: Stored, bytes: usize) -> Self {
-        Self { name: name.into(), shape: shape.into(), stored, bytes }
+        Self { name: name.into(), shape: shape.into(), stored, bytes, name_in_gguf: None }
     }
 
     /// Describes the same tensor, stored in another way.
     pub(super) fn stored_as(&self, stored: Stored) -> Self {
         Self { stored, ..self.clone() }
+    }
+
+    /// Gives it a name in a GGUF file.
+    pub(super) fn named_in_gguf(self, name: &str) -> Self {
+        Self { name_in_gguf: Some(name.into()), ..self }
+    }
+
+    /// Returns its name in a GGUF file, if it is arranged for one.
+    pub(crate) fn name_in_gguf(&self) -> Option<&str> {
+        self.name_in_gguf.as_deref()
     }
 
     /// Returns the name that Hugging Face's checkpoints have for it.

@@ -366,9 +366,9 @@ fn tensors_that_do_not_fit_are_named() {
     let rows: Vec<Row> = vec![
         (json!({}), vec![("qweight", zeros(I32, &[4, 64]))], "codes without"),
         (json!({}), gptq(&[4, 64], &[1, 8], zeros(F16, &[64]), None), "expected matrices"),
-        (json!({}), gptq(&[4, 64], &[1, 8], zeros(F16, &[0, 64]), None), "expected matrices"),
+        (json!({}), gptq(&[4, 64], &[1, 8], zeros(F16, &[0, 64]), None), "codes without"),
         (json!({}), gptq(&[4, 64], &[2, 8], zeros(F16, &[1, 64]), None), "do not fit as GPTQ"),
-        (json!({}), gptq(&[4, 64], &[1, 0], zeros(F16, &[1, 64]), None), "do not fit as GPTQ"),
+        (json!({}), gptq(&[4, 64], &[1, 7], zeros(F16, &[1, 64]), None), "do not fit as GPTQ"),
         (json!({}), gptq(&[4, 64], &[1, 8], zeros(F16, &[1, 64]), Some(zeros(I32, &[31]))), "do not fit as GPTQ"),
         (
             json!({}),

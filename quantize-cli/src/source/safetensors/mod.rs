@@ -206,6 +206,11 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn Source>, SourceError> {
     refuse_foreign(path, |field| config.as_ref()?.get(field), described, reader)?;
     let claims = claims?;
     let source = Safetensors::new(path, raw, claims, companions, stamps, checkpoint.warnings().to_vec());
+    if source.positions.len() != source.tensors.len() {
+        let twice = source.tensors.iter().enumerate().find(|(i, info)| source.positions[info.name()] != *i);
+        let name = twice.map(|(_, info)| info.name());
+        return Err(SourceError::checkpoint(path, name, "is there twice: plain, and as codes of a quantized weight"));
+    }
     Ok(Box::new(source))
 }
 

@@ -19,7 +19,6 @@ use serde_json::Value;
 use super::matrix::{ByRows, floats};
 use super::rows::{Element, Factor, Groups, Rows};
 use super::{Claims, Composed, Named, Raw};
-use crate::source::float::power_of_two;
 use crate::source::{Dtype, SourceError, Stored, TensorInfo};
 
 /// What the name of a tensor with the state begins with, after the name of its weight.
@@ -116,7 +115,7 @@ pub(super) fn claim(
             cols,
             groups: Groups::Of(cols.max(1)),
             scales,
-            byte_scale: power_of_two,
+            byte_scale: None,
             factor: Factor::OfWeights(1.0 / 127.0),
             element: Element::Signed,
         };
@@ -124,6 +123,12 @@ pub(super) fn claim(
         matrix.check(raw, &described)?;
         claims.compose(raw, codes, &[scales], described, Box::new(ByRows(matrix)))?;
         if let Some(tensor) = named.get(&format!("{layer}.weight_format")) {
+            let mut order = [0];
+            raw.read_bytes(tensor, 0..1, &mut order)?;
+            if order != [0] {
+                let problem = format!("{}, an order of bytes for one processor, expected 0 (row by row)", order[0]);
+                return Err(raw.refused(tensor, problem));
+            }
             claims.drop(raw, tensor)?;
         }
         kind = "bitsandbytes (8 bits, a scale for each row)".into();

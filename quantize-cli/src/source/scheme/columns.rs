@@ -61,8 +61,10 @@ impl Matrix for Columns {
         let scales = self.whole.floats(raw, self.scales)?;
         let zeros = self.zeros.map(|zeros| self.whole.bytes(raw, zeros)).transpose()?;
         let middle = 1u8 << (self.bits - 1);
+        // A zero point of 0 is stored as the largest code by the version that stores one less.
+        let most = u8::MAX >> (8 - self.bits);
         let zero = |group, row| match &zeros {
-            Some(zeros) => f32::from(u16::from(self.zero(zeros, group, row)) + u16::from(self.zero_offset)),
+            Some(zeros) => f32::from(self.zero(zeros, group, row).wrapping_add(self.zero_offset) & most),
             None => f32::from(middle),
         };
         let groups = self.groups.count(self.cols);

@@ -96,7 +96,13 @@ fn describe(
         Dtype::I8 if !is_packed => 8,
         _ => 0,
     };
-    if bits == 0 || rows != info.rows() || cols == 0 || rows == 0 || row_bytes < (cols * bits).div_ceil(8) {
+    let unit = if info.dtype() == Dtype::I32 { 32 } else { 8 };
+    if bits == 0
+        || rows != info.rows()
+        || cols == 0
+        || rows == 0
+        || row_bytes != (cols * bits).div_ceil(unit) * unit / 8
+    {
         let problem = format!(
             "{} of shape {:?} for a weight of shape {shape:?}, expected codes of 4 or 8 bits in I32 (or U8: floats of 4 bits)",
             info.dtype(),
@@ -104,7 +110,16 @@ fn describe(
         );
         return Err(raw.refused(codes, problem));
     }
-    let count = (raw.tensors()[scales].elements() / rows).max(1);
+    let is_float = info.dtype() == Dtype::U8;
+    let count = match (is_float, raw.tensors()[scales].dtype()) {
+        (true, Dtype::F8_E4M3) => cols.div_ceil(16),
+        (true, _) => cols.div_ceil(32),
+        (false, _) => (raw.tensors()[scales].elements() / rows).max(1),
+    };
+    if !is_float && !cols.is_multiple_of(count) {
+        let problem = format!("{count} groups for {cols} columns, expected groups of equal size");
+        return Err(raw.refused(scales, problem));
+    }
     let groups = match listed {
         Some(listed) if raw.tensors()[listed].shape() == [cols] => {
             Groups::Listed(groups_of_columns(raw, listed, count)?, count)
@@ -112,7 +127,6 @@ fn describe(
         Some(listed) => return Err(raw.refused(listed, format!("expected the shape [{cols}]"))),
         None => Groups::Of(cols.div_ceil(count)),
     };
-    let is_float = info.dtype() == Dtype::U8;
     let element = match zeros {
         Some(_) if is_float => return Err(raw.refused(codes, "floats of 4 bits with zero points".into())),
         None if is_float => Element::E2m1,
@@ -142,7 +156,8 @@ fn describe(
         Some(global) => Factor::UnderScales(one_float(raw, global)?),
         None => Factor::None,
     };
-    let matrix = Rows { codes, bits, row_bytes, cols, groups, scales, byte_scale: power_of_two, factor, element };
+    let byte_scale: Option<fn(u8) -> f32> = if is_float { Some(power_of_two) } else { None };
+    let matrix = Rows { codes, bits, row_bytes, cols, groups, scales, byte_scale, factor, element };
     let parts = [Some(scales), zeros, listed, global, logical].into_iter().flatten().collect();
     Ok((matrix, shape, parts))
 }

@@ -79,7 +79,7 @@ fn compose(
         cols,
         groups: Groups::Of(group),
         scales,
-        byte_scale: power_of_two,
+        byte_scale: if group == 16 { None } else { Some(power_of_two) },
         factor,
         element: Element::E2m1,
     };

@@ -120,6 +120,9 @@ impl Variant {
                 return Err(raw.refused(tensor, format!("{}, expected I32", info(tensor).dtype())));
             }
         }
+        if !info(scales).is_float() {
+            return Err(raw.refused(scales, format!("scales of {}, expected a float", info(scales).dtype())));
+        }
         let ([groups, rows], [height, width]) = match (info(scales).shape(), info(codes).shape()) {
             (&[groups, rows], &[height, width]) if groups > 0 && rows > 0 => ([groups, rows], [height, width]),
             (scales, found) => {
@@ -159,7 +162,8 @@ impl Variant {
             return Err(raw.refused(codes, format!("codes of {bits} bits, but the config says {expected}")));
         }
         let size = settings.size("group_size")?.or(settings.size("q_group_size")?);
-        let size = size.filter(|_| uniform).unwrap_or(cols.div_ceil(groups)).min(cols);
+        let even = if cols.is_multiple_of(groups) { cols / groups } else { 0 };
+        let size = size.filter(|_| uniform).unwrap_or(even).min(cols);
         let order = listed.map(|listed| groups_of_columns(raw, listed, groups)).transpose()?;
         let groups = match order {
             Some(order) => Groups::Listed(order, groups),

@@ -34,7 +34,7 @@ pub(super) fn claim(
     for (layer, scales) in named.ending(".scales") {
         let Some(codes) = named.get(&format!("{layer}.weight")) else { continue };
         let info = &raw.tensors()[codes];
-        if info.dtype() != Dtype::U32 {
+        if info.dtype() != Dtype::U32 || info.shape().len() < 2 {
             continue;
         }
         let setting = |key: &str| settings?.get(layer).and_then(|own| own.get(key)).or_else(|| settings?.get(key));
@@ -90,7 +90,7 @@ pub(super) fn claim(
             cols,
             groups: Groups::Of(group),
             scales,
-            byte_scale,
+            byte_scale: Some(byte_scale),
             factor: Factor::None,
             element,
         };

@@ -130,12 +130,18 @@ pub(super) fn claim(raw: &dyn Raw, config: Option<&Value>, config_path: &Path) -
     Ok(claims)
 }
 
-/// Raw tensors by name.
+/// Most rows and columns of a weight that a scheme decodes: far beyond any network, and small
+/// enough for arithmetic with bits.
+const MAX_SIZE: usize = 1 << 24;
+
+/// Raw tensors by name, without those that have no elements or are too wide for a weight.
 struct Named<'a>(BTreeMap<&'a str, usize>);
 
 impl<'a> Named<'a> {
     fn new(raw: &'a dyn Raw) -> Self {
-        Self(raw.tensors().iter().enumerate().map(|(i, tensor)| (tensor.name(), i)).collect())
+        let usual = |tensor: &TensorInfo| tensor.shape().iter().all(|size| (1..=MAX_SIZE).contains(size));
+        let tensors = raw.tensors().iter().enumerate().filter(|(_, tensor)| usual(tensor));
+        Self(tensors.map(|(i, tensor)| (tensor.name(), i)).collect())
     }
 
     fn get(&self, name: &str) -> Option<usize> {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Raw;
 use super::matrix::{E2M1, Matrix, code, floats};
-use crate::source::float::e4m3;
+use crate::source::float::{e4m3, power_of_two};
 use crate::source::{Dtype, SourceError, TensorInfo};
 
 /// A matrix of codes, row by row. Tensors are raw ones.
@@ -19,8 +19,8 @@ pub(super) struct Rows {
     pub(super) groups: Groups,
     /// Scales `[rows, groups]`, or one for all.
     pub(super) scales: usize,
-    /// What a scale means that is a byte.
-    pub(super) byte_scale: fn(u8) -> f32,
+    /// What a scale means that is a byte, if scales may be bytes.
+    pub(super) byte_scale: Option<fn(u8) -> f32>,
     pub(super) factor: Factor,
     pub(super) element: Element,
 }
@@ -97,22 +97,43 @@ impl Rows {
     pub(super) fn check(&self, raw: &dyn Raw, weight: &TensorInfo) -> Result<(), SourceError> {
         let scales = &raw.tensors()[self.scales];
         let (rows, groups) = (weight.rows(), self.groups.count(self.cols));
-        if !matches!(
-            scales.dtype(),
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F8_E4M3 | Dtype::F8_E8M0 | Dtype::U8
-        ) {
-            let problem = format!("scales of {}, expected F32, F16, BF16, F8_E4M3, F8_E8M0 or U8", scales.dtype());
+        let is_byte = matches!(scales.dtype(), Dtype::F8_E8M0 | Dtype::U8);
+        if !matches!(scales.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F8_E4M3)
+            && !(is_byte && self.byte_scale.is_some())
+        {
+            let problem = format!("scales of {}, which does not fit these codes", scales.dtype());
             return Err(raw.refused(self.scales, problem));
         }
-        if scales.elements() != 1 && scales.elements() != rows * groups {
-            let (name, shape) = (weight.name(), weight.shape());
-            let problem = format!(
-                "scales of shape {:?} for {name:?} of shape {shape:?}, expected [{rows}, {groups}]",
-                scales.shape()
-            );
-            return Err(raw.refused(self.scales, problem));
+        self.check_shape(raw, weight, self.scales, "scales")?;
+        match self.element {
+            Element::Plus(offsets) => self.check_shape(raw, weight, offsets, "offsets"),
+            Element::LessZero(Zeros::Bytes(zeros)) => self.check_shape(raw, weight, zeros, "zero points"),
+            Element::LessZero(Zeros::Packed(zeros)) => {
+                let (found, expected) = (raw.tensors()[zeros].shape(), [(rows * self.bits).div_ceil(32), groups]);
+                if found == expected {
+                    return Ok(());
+                }
+                Err(raw.refused(zeros, format!("zero points of shape {found:?}, expected {expected:?}")))
+            }
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Checks that a tensor has one element for each row and group of `weight`; scales may be one
+    /// for all.
+    fn check_shape(&self, raw: &dyn Raw, weight: &TensorInfo, tensor: usize, what: &str) -> Result<(), SourceError> {
+        let groups = self.groups.count(self.cols);
+        let found = raw.tensors()[tensor].shape();
+        let leading = &weight.shape()[..weight.shape().len() - 1];
+        let each = [leading, &[groups]].concat();
+        let is_one = tensor == self.scales && !matches!(self.element, Element::Plus(_));
+        let fits = found == each || groups == 1 && found == leading || is_one && found.iter().product::<usize>() == 1;
+        if fits {
+            return Ok(());
+        }
+        let (name, shape) = (weight.name(), weight.shape());
+        Err(raw
+            .refused(tensor, format!("{what} of shape {found:?} for {name:?} of shape {shape:?}, expected {each:?}")))
     }
 
     /// Reads the scales of rows.
@@ -124,7 +145,8 @@ impl Rows {
             Dtype::F8_E8M0 | Dtype::U8 => {
                 let mut bytes = vec![0; range.len()];
                 raw.read_bytes(self.scales, range, &mut bytes)?;
-                bytes.into_iter().map(self.byte_scale).collect()
+                let value = self.byte_scale.unwrap_or(power_of_two);
+                bytes.into_iter().map(value).collect()
             }
             _ => floats(raw, self.scales, range)?,
         };
