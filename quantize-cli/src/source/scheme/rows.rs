@@ -98,9 +98,8 @@ impl Rows {
         let scales = &raw.tensors()[self.scales];
         let (rows, groups) = (weight.rows(), self.groups.count(self.cols));
         let is_byte = matches!(scales.dtype(), Dtype::F8_E8M0 | Dtype::U8);
-        if !matches!(scales.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F8_E4M3)
-            && !(is_byte && self.byte_scale.is_some())
-        {
+        let is_float = matches!(scales.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F8_E4M3);
+        if !is_float && (!is_byte || self.byte_scale.is_none()) {
             let problem = format!("scales of {}, which does not fit these codes", scales.dtype());
             return Err(raw.refused(self.scales, problem));
         }

