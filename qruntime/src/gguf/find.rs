@@ -42,10 +42,12 @@ pub(crate) fn find(path: &Path) -> Result<Option<PathBuf>, Error> {
     }
 }
 
-/// Returns the name without what numbers the files of a split model.
-fn stem(name: &str) -> &str {
-    let stem = name.trim_end_matches(".gguf");
+/// Returns the name without what numbers the files of a split model, and how many of these there
+/// are, as the name says; none of a model in one file.
+fn stem(name: &str) -> (&str, &str) {
+    let stem = name.strip_suffix(".gguf").unwrap_or(name);
     let numbered = stem.rsplit_once("-of-").filter(|(_, count)| count.bytes().all(|b| b.is_ascii_digit()));
-    let number = numbered.and_then(|(before, _)| before.rsplit_once('-'));
-    number.filter(|(_, number)| number.bytes().all(|b| b.is_ascii_digit())).map_or(stem, |(stem, _)| stem)
+    let number = numbered.and_then(|(before, count)| Some((before.rsplit_once('-')?, count)));
+    let number = number.filter(|((_, number), _)| number.bytes().all(|b| b.is_ascii_digit()));
+    number.map_or((stem, ""), |((stem, _), count)| (stem, count))
 }

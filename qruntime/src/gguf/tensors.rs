@@ -192,7 +192,7 @@ impl<'a> Finder<'a> {
         let rows = rows(tensor);
         let row_len = tensor.elements() / rows.max(1);
         let matrix = |rows: usize| if tensor.shape().len() < 2 { vec![rows] } else { vec![rows, row_len] };
-        let mut add = |name: TensorName, rows: Range<usize>, element: usize| {
+        let mut add = |name: TensorName, rows: Range<usize>, expert: Option<usize>| {
             if pieces.len() == MAX_PIECES {
                 return Err(FileError::network(tensor.name(), format!("more than {MAX_PIECES} tensors")));
             }
@@ -203,7 +203,7 @@ impl<'a> Finder<'a> {
                 order: self.order(tensor, name.part, rows.len())?,
                 rows,
                 add: if self.architecture.plus_one && is_norm(name.part) { -1.0 } else { 0.0 },
-                factor: self.factor(tensor, element)?,
+                factor: self.factor(tensor, expert)?,
             });
             Ok(())
         };
@@ -215,7 +215,7 @@ impl<'a> Finder<'a> {
                 let parts = [Part::Query, Part::Key, Part::Value];
                 let ends = [0, queries, queries + keys, rows];
                 for (part, ends) in parts.into_iter().zip(ends.windows(2)) {
-                    add(TensorName { part, ..name }, ends[0]..ends[1], 0)?;
+                    add(TensorName { part, ..name }, ends[0]..ends[1], None)?;
                 }
             }
             Part::ExpertGate | Part::ExpertUp | Part::ExpertDown | Part::ExpertGateUp if name.expert.is_none() => {
@@ -232,13 +232,16 @@ impl<'a> Finder<'a> {
                 for expert in 0..self.experts {
                     for (i, &part) in parts.iter().enumerate() {
                         let first = expert * each + i * half;
-                        add(TensorName { part, expert: Some(expert), ..name }, first..first + half, expert)?;
+                        add(TensorName { part, expert: Some(expert), ..name }, first..first + half, Some(expert))?;
                     }
                 }
             }
-            _ => add(name, 0..rows, 0)?,
+            _ => add(name, 0..rows, None)?,
         }
-        // One row in checkpoints.
+        // One row in checkpoints, and a vector in files.
+        if name.part == Part::SharedRouter && tensor.shape().len() > 1 && tensor.rows() != 1 {
+            return Err(FileError::network(tensor.name(), format!("{:?}, expected one row", tensor.shape())));
+        }
         if name.part == Part::SharedRouter
             && let Some(piece) = pieces.last_mut()
         {
@@ -273,15 +276,16 @@ impl<'a> Finder<'a> {
     }
 
     /// Returns the factor of a tensor: the one of all of it, or this of several.
-    fn factor(&self, tensor: &GgufTensor, element: usize) -> Result<Option<(usize, usize)>, FileError> {
+    fn factor(&self, tensor: &GgufTensor, expert: Option<usize>) -> Result<Option<(usize, usize)>, FileError> {
         let Some(stem) = tensor.name().strip_suffix(".weight") else { return Ok(None) };
         let name = format!("{stem}.scale");
         let Some(&index) = self.indices.get(name.as_str()) else { return Ok(None) };
-        match self.gguf.tensors()[index].elements() {
-            1 => Ok(Some((index, 0))),
-            elements if elements == self.experts && element < elements => Ok(Some((index, element))),
-            elements => {
-                Err(FileError::network(&name, format!("{elements} elements, expected 1 or one for each expert")))
+        match (self.gguf.tensors()[index].elements(), expert) {
+            (1, _) => Ok(Some((index, 0))),
+            (elements, Some(expert)) if elements == self.experts => Ok(Some((index, expert))),
+            (elements, _) => {
+                let message = format!("{elements} elements, expected 1, or one for each expert of a tensor of all");
+                Err(FileError::network(&name, message))
             }
         }
     }
